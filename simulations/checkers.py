@@ -11,7 +11,7 @@ from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mycomesh.simulations.oracle import Oracle, text_of, tokens_in
+from mycomesh.simulations.oracle import Oracle, kept_tokens, text_of, tokens_in
 from mycomesh.simulations.traitor import FORGED
 from mycomesh.simulations.workload import REPORTS
 
@@ -30,12 +30,6 @@ SELECT name FROM sqlite_schema
 WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"""
 REPAIRED = "warning: repair.done"
 LISTED_MAX = 20  # violations in a result; more of them would say the same
-# Where the file keeps a value that is not visible. The word of a member that rows were deleted takes none of so few rows.
-KEPT = (
-    ("mycomesh_conflicts", "lost", "reason NOT LIKE 'deleted elsewhere%'"),
-    ("mycomesh_parked", "content", "1"),
-    ("mycomesh_held", "content", "1"),
-)
 
 
 def digests(host: Host) -> tuple[tuple[str, bytes], ...]:
@@ -188,16 +182,6 @@ def contents_of(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
 def content_hash(contents: dict[str, list[tuple[object, ...]]]) -> str:
     """Return one hash of all user tables."""
     return blake2b(repr(sorted(contents.items())).encode(), digest_size=16).hexdigest()
-
-
-def kept_tokens(db: apsw.Connection) -> list[int]:
-    """Return the tokens in conflicts, parked rows and held values, which no user table shows."""
-    tokens: list[int] = []
-    for table, column, condition in KEPT:
-        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None:
-            for (value,) in db.execute(f"SELECT {column} FROM {table} WHERE {condition} ORDER BY 1"):
-                tokens += tokens_in(value)
-    return tokens
 
 
 def _without(rows: dict[str, list[tuple[object, ...]]], names: frozenset[str]) -> dict[str, list[tuple[object, ...]]]:

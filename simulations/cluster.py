@@ -16,7 +16,7 @@ import apsw
 
 from mycomesh.mesh.versions import SUPPORTED
 from mycomesh.simulations.disk import Disk
-from mycomesh.simulations.oracle import Oracle
+from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
 from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
 from mycomesh.simulations.workload import Application
@@ -201,12 +201,12 @@ class Cluster:
         lost = host.disk.cut_power(host.path, kept, self._rng)
         self.network.faults["power_cut"] += 1
         self._record(f"power cut {host.index}, {lost} bytes of the WAL are lost")
-        if lost:
-            self.network.faults["power_cut_with_loss"] += 1
-            self.oracle.excuse(host.index, host.disk.synced_us)
         if host.shell is not None:
             host.shell.kill(silent=True)
         host.application.close()
+        if lost:
+            self.network.faults["power_cut_with_loss"] += 1
+            self._excuse_lost(host, kept, host.disk.synced_us)
         host.path = kept
 
     def revoke(self, index: int) -> None:
@@ -284,10 +284,16 @@ class Cluster:
         self.stop(index)
         self.network.faults["restore"] += 1
         path, since_us = host.backup
-        self.oracle.excuse(index, since_us)
+        self._excuse_lost(host, path, since_us)
         host.path = path
         host.backup = None
         self.start(index)
+
+    def _excuse_lost(self, host: Host, kept: str, since_us: int) -> None:
+        """Excuse what is in the file of a host alone, which is about to be replaced by `kept`."""
+        self.oracle.excuse(host.index, since_us)
+        lost, there = (_kept_in(path) for path in (host.path, kept))
+        self.oracle.excuse_records(token for token in lost if token not in there)
 
     def clone(self, source: int, index: int) -> None:
         """Start a new member on a copy of another's file; do nothing if it has run before, or that machine is off."""
@@ -400,3 +406,12 @@ class Cluster:
 
     def _record(self, text: str) -> None:
         self._world.trace.record(self._world.now_us, -1, text)
+
+
+def _kept_in(path: str) -> dict[int, None]:
+    """Return the values that the conflicts of a file record."""
+    db = apsw.Connection(path)
+    try:
+        return dict.fromkeys(kept_tokens(db, KEPT[:1]))
+    finally:
+        db.close()

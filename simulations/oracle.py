@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["TOKEN", "Oracle", "Written"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import apsw
+
+__all__ = ["KEPT", "TOKEN", "Oracle", "Written", "kept_tokens"]
 
 TOKEN = re.compile(rb"<w(\d+)>")
+# Where the file keeps a value that is not visible. The word of a member that rows were deleted takes none of so few rows.
+KEPT = (
+    ("mycomesh_conflicts", "lost", "reason NOT LIKE 'deleted elsewhere%'"),
+    ("mycomesh_parked", "content", "1"),
+    ("mycomesh_held", "content", "1"),
+)
 
 
 @dataclass(slots=True)
@@ -76,6 +88,10 @@ class Oracle:
             if where == node and at_us >= since_us:
                 self.excused[token] = None
 
+    def excuse_records(self, tokens: Iterable[int]) -> None:
+        """Excuse values of which a file that is lost had the record of a conflict: it may have been the only one."""
+        self.excused.update(dict.fromkeys(tokens))
+
     def record_revocation(self, node: int, since_us: int, at_us: int) -> None:
         """Record that a node was revoked at `at_us`. Its later writes are void; those since `since_us` may be refused."""
         self.excuse(node, since_us)
@@ -117,3 +133,13 @@ def tokens_in(value: object) -> list[int]:
     if not isinstance(value, bytes):
         return []
     return [int(found) for found in TOKEN.findall(value)]
+
+
+def kept_tokens(db: apsw.Connection, tables: Iterable[tuple[str, str, str]] = KEPT) -> list[int]:
+    """Return the tokens in conflicts, parked rows and held values, which no user table shows."""
+    tokens: list[int] = []
+    for table, column, condition in tables:
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None:
+            for (value,) in db.execute(f"SELECT {column} FROM {table} WHERE {condition} ORDER BY 1"):
+                tokens += tokens_in(value)
+    return tokens

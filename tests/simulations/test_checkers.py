@@ -6,8 +6,8 @@ from collections import Counter
 
 import apsw
 
-from mycomesh.simulations.checkers import contents_of, history_violations, kept_tokens
-from mycomesh.simulations.oracle import Oracle, Written, text_of
+from mycomesh.simulations.checkers import contents_of, history_violations
+from mycomesh.simulations.oracle import Oracle, Written, kept_tokens, text_of
 from mycomesh.simulations.workload import SCHEMA
 
 

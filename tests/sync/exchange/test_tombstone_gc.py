@@ -232,7 +232,7 @@ def test_random_histories_resurrect_nothing_and_lose_nothing(fleet_of, seed):
     assert all(fleet.tombstones(number, table) == 0 for number in numbers for table in ("t", "bag", "words"))
 
 
-def test_a_reader_that_was_away_for_long_is_named_once(fleet_of):
+def test_a_reader_away_for_long_is_named_once(fleet_of):
     fleet = fleet_of(2)
     filled(fleet)
     feed = fleet.nodes[0].peer.replica.feed

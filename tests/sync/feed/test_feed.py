@@ -277,7 +277,7 @@ def test_a_cursor_moved_by_sql_becomes_idle_from_then(two):
     assert [cursor.name for cursor in feed.tidy(2 * month)] == ["reader"]
 
 
-def test_touched_rows_go_although_readers_move_by_sql_alone(two):
+def test_touched_rows_go_where_sql_moves_readers(two):
     one, _ = two
     reader = Reader(one, "t")
     one.sql("INSERT INTO t VALUES(1, 'a', 1), (2, 'b', 2), (3, 'c', 3)")
