@@ -74,6 +74,7 @@ COMMANDS = (
     Command("revoke", "remove a member for good and rotate the mesh secret", SET_UP),
     Command("up", "serve a database file: run the node in the foreground", RUN, stays=True),
     Command("service", "install a systemd unit that runs the node from boot or login on", RUN),
+    Command("bridge", "connect tables with brokers, vehicles and TAK servers", RUN),
     Command("down", "stop the running node", RUN),
     Command("status", "show the running node with its file, peers and tables", LOOK),
     Command("top", "watch the mesh live: map, peers, tables and events", LOOK),

@@ -237,6 +237,38 @@ _DATABASE = (
         "start the reader again, or forget it with mycomesh cursors --drop NAME",
     ),
     Code(
+        "child.ended",
+        "a process that the node runs for a section of config.toml has ended",
+        "it failed, or something killed it; the notice has its last words, and the node starts it again, later each time",
+        "mycomesh status shows whether it runs; run it in the foreground to see more, such as: mycomesh bridge run NAME",
+    ),
+    Code(
+        "child.refused",
+        "a process that the node runs cannot use its section of config.toml",
+        "the notice says what is wrong there; the process is not started again by itself, and the node goes on without it",
+        "correct config.toml, then run mycomesh bridge resume NAME",
+    ),
+    Code(
+        "bridge.waiting",
+        "a bridge has no connection",
+        "the outside system cannot be reached or ended the connection; the bridge tries again, and the change log keeps what"
+        " is to be sent",
+        "check the address and the network; mycomesh bridge test URL tries it step by step",
+    ),
+    Code(
+        "bridge.refused",
+        "the outside system refuses what a bridge asks for",
+        "its name or password is wrong, a right, a stream, a queue or a topic is missing; the bridge tries again every 15 s, and"
+        " nothing is lost",
+        "do what the notice says, or set create = true in the bridge's section",
+    ),
+    Code(
+        "bridge.stopped",
+        "a bridge has stopped",
+        "20 of the last 50 changes or messages failed, so that going on would set all aside; its position stays where it is",
+        "mycomesh dead lists them with the reasons; repair the cause, then run mycomesh bridge resume NAME",
+    ),
+    Code(
         "feed.refused",
         "a reader of the change feed cannot read",
         "the table or the cursor does not exist, another reader uses the cursor, or the cursor holds no position; nothing was"

@@ -67,6 +67,15 @@ _READER = {
     "moved_at": "text",
     "idle": "bool",
 }
+_CHILD = {
+    "kind": "text",
+    "name": "text",
+    "state": "text",
+    "text": "text",
+    "pid": "int?",
+    "starts": "int",
+    "figures": {"*": "number"},
+}
 _STATUS = {
     "schema": "int",
     "version": "text",
@@ -93,6 +102,7 @@ _STATUS = {
     "free_bytes": "int?",
     "accounts": [_ACCOUNT],
     "readers": [_READER],
+    "children": [_CHILD],
     "revoked": "bool",
 }
 _MEMBER = {
@@ -364,6 +374,15 @@ MANUAL = {
             "values": "any?",
             "columns": ["text"],
         },
+    ),
+    "bridge": Page(
+        (
+            ("mycomesh bridge list", "print the bridges of config.toml"),
+            ("mycomesh bridge status", "print what each does, and what it has sent and received"),
+            ("mycomesh bridge pause ground", "end the process of one until 'resume'"),
+            ("mycomesh bridge run ground", "run one in the foreground"),
+        ),
+        [_CHILD],
     ),
     "dead": Page(
         (

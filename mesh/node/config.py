@@ -24,13 +24,28 @@ from mycomesh.sync.sqlite.versions import Version, parse_version
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "Hook", "NodeConfig", "PeerName", "load", "metrics_address"]
+__all__ = [
+    "KEYS",
+    "LOG_FORMATS",
+    "PORT_DEFAULT",
+    "Hook",
+    "NodeConfig",
+    "PeerName",
+    "Section",
+    "load",
+    "metrics_address",
+    "sections_of",
+]
 
 PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
 METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
 HOOKS_MAX = 32  # each is a reader and a process
 HOOK_TIMEOUT_S_MAX = 86_400
+SECTIONS_MAX = 32  # each is a process
+# Sections that a process of its own runs, as `mycomesh KIND run NAME` -> whether there are several, as [KIND.NAME]. The command
+# checks what is in its section.
+KINDS = {"bridge": True}
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
@@ -68,6 +83,7 @@ KEYS = {
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
     "hook": "hooks",
+    **dict.fromkeys(KINDS, "children"),
 }
 
 
@@ -140,6 +156,32 @@ class Hook:
         return cls(name, on, run, begin == "now", timeout_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of config.toml that a child process runs: its kind, and its name, "" where there is one section only."""
+
+    kind: str
+    name: str
+
+    @classmethod
+    def parse(cls, kind: str, value: Any) -> tuple[Section, ...]:
+        """Return the sections of one kind.
+
+        Raises:
+            ConfigError: the value is no table, or a name cannot be used.
+        """
+        if not KINDS[kind]:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{kind!r} must be a table such as [{kind}], not {value!r}")
+            return (cls(kind, ""),)
+        if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
+            raise ConfigError(f"{kind!r} must be tables such as [{kind}.NAME]")
+        wrong = next((name for name in value if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)), None)
+        if wrong is not None:
+            raise ConfigError(f"{kind} {wrong!r}: a name has 1 to 64 letters, digits, '-' and '_'")
+        return tuple(cls(kind, name) for name in value)
+
+
 def metrics_address(text: str) -> PeerName:
     """Parse the address at which metrics are served; raise `ConfigError` for anything else."""
     return PeerName.parse(text, "metrics", METRICS_PORT_DEFAULT)
@@ -170,6 +212,7 @@ class NodeConfig:
     cursor_days: days after which a cursor of the change feed that has not moved keeps no deletes any more, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
+    children: the sections that child processes run, at most 32 (`children.Children`).
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
         it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
     """
@@ -193,6 +236,7 @@ class NodeConfig:
     sqlite_floor: Version | None = None
     extensions: tuple[str, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    children: tuple[Section, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -212,12 +256,13 @@ class NodeConfig:
         for label, names in (("only", self.only), ("except", self.exclude), ("urgent", self.urgent)):
             if len(names) > TABLES_MAX or not all(names):
                 raise ConfigError(f"'{label}' must be a list of 0..{TABLES_MAX} table names, none of them empty")
-        if len(self.extensions) > EXTENSIONS_MAX:
-            raise ConfigError(
-                f"{len(self.extensions)} extensions are more than {EXTENSIONS_MAX}; name those that triggers need"
-            )
-        if len(self.hooks) > HOOKS_MAX:
-            raise ConfigError(f"{len(self.hooks)} hooks are more than {HOOKS_MAX}; let one command do several things")
+        for items, most, label, remedy in (
+            (self.extensions, EXTENSIONS_MAX, "extensions", "name those that triggers need"),
+            (self.hooks, HOOKS_MAX, "hooks", "let one command do several things"),
+            (self.children, SECTIONS_MAX, "sections with processes", "join some of them"),
+        ):
+            if len(items) > most:
+                raise ConfigError(f"{len(items)} {label} are more than {most}; {remedy}")
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is in both 'only' and 'except'; remove it from one")
@@ -252,10 +297,26 @@ def load(path: Path, **overrides: Any) -> NodeConfig:
     settings = NodeConfig()
     for key, value in _table(path, text).items():
         try:
-            settings = replace(settings, **{_field(key): _value(key, value)})
+            field, found = _field(key), _value(key, value)
+            if field == "children":  # several keys have one field
+                found = (*settings.children, *found)
+            settings = replace(settings, **{field: found})
         except ConfigError as error:
             raise ConfigError(f"{path}:{_line(text, key)}: {error}") from error
     return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
+
+
+def sections_of(path: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """Return the sections [KIND.NAME] of config.toml by name, as plain values; a single section [KIND] has the name "".
+
+    Raises:
+        ConfigError: the file cannot be used, or these are no sections.
+    """
+    found = _table(path, _text(path)).get(kind)
+    if found is None:
+        return {}
+    named = {each.name for each in Section.parse(kind, found)}
+    return {name: section for name, section in found.items() if name in named} if KINDS[kind] else {"": found}
 
 
 def _text(path: Path) -> str:
@@ -315,15 +376,21 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
-        case "hook":
-            if isinstance(value, dict):
-                return tuple(Hook.parse(name, each) for name, each in value.items())
-            wanted = "a table such as [hook.NAME]"
+        case _ if key in ("hook", *KINDS):
+            return _sections(key, value)
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
             wanted = "a list of strings"
     raise ConfigError(f"{key!r} must be {wanted}, not {value!r}")
+
+
+def _sections(key: str, value: Any) -> Any:
+    if key != "hook":
+        return Section.parse(key, value)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key!r} must be a table such as [hook.NAME], not {value!r}")
+    return tuple(Hook.parse(name, each) for name, each in value.items())
 
 
 def _from_text(key: str, text: str) -> Any:

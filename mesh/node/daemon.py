@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
+    from mycomesh.mesh.node.children import Children
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.control.metrics_server import MetricsServer
     from mycomesh.mesh.node.home import Home
@@ -155,6 +156,7 @@ class Daemon:
         self._feed_requests = FeedRequests()
         self._home_watch = HomeWatch(home, self._control, self._notify)
         self._node: ServingNode | None = None
+        self._children: Children | None = None
         self._identity: Identity | None = None
         loop = asyncio.get_running_loop()
         self._ending = _Ending(loop.create_future(), loop.create_future())
@@ -247,14 +249,24 @@ class Daemon:
             notify_manager(f"READY=1\nSTATUS={text}")
             self.serving.set_result(node)
             watchdog.start()
+            self._start_children()
             await self._ending.requested
         finally:
             watchdog.stop()
+            if self._children is not None:
+                await self._children.close()
             self._node = None
             self._notify(Notice("node.stopping", "stopping"))
             notify_manager("STOPPING=1")
             await self._stop(node)
             self._home_watch.store(lambda: store.store_addresses(tuple(self._addresses)))
+
+    def _start_children(self) -> None:
+        """Start the processes that config.toml asks for. The module is loaded only then, to save memory."""
+        if self._config.children:
+            module = importlib.import_module("mycomesh.mesh.node.children")
+            self._children = module.Children(self._config.children, self._home, self._notify)
+            self._children.start()
 
     async def _stop(self, node: ServingNode) -> None:
         """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
@@ -345,24 +357,29 @@ class Daemon:
                 return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke" | "remove-members":
                 return members.answer(self._store, self._node, request)
-            case "isolate" | "scrub" as order:
-                if order == "scrub":
-                    self._serving().scrub()
-                else:
-                    self._isolate(cut=request.get("cut") is True)
-                return {}
+            case "isolate" | "scrub" | "down" as order:
+                return await self._on_order(order, request)
             case "verify":
                 return await compare.answer(self._serving())
             case "accept-drop" | "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "changes" | "cursors" | "dead":
                 return await self._feed_requests.answer(self._serving(), request)
-            case "down":
-                return await self._down(request)
+            case "children":
+                return {"children": []} if self._children is None else await self._children.answer(request)
             case other:
                 raise NodeError(
                     f"this node does not know the request {other!r}; use the same version for node and command"
                 )
+
+    async def _on_order(self, order: str, request: dict[str, Any]) -> dict[str, Any]:
+        if order == "down":
+            return await self._down(request)
+        if order == "scrub":
+            self._serving().scrub()
+        else:
+            self._isolate(cut=request.get("cut") is True)
+        return {}
 
     async def _down(self, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("remove") is True:
@@ -424,6 +441,7 @@ class Daemon:
             free_bytes=None if snapshot is None else snapshot.free_bytes,
             accounts=() if snapshot is None else snapshot.accounts,
             readers=() if snapshot is None else snapshot.readers,
+            children=() if self._children is None else self._children.views,
             revoked=membership is not None and membership.is_revoked,
         )
 

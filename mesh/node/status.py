@@ -8,7 +8,7 @@ Invariant: a `Status` turns into JSON values and back without loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from mycomesh.mesh.node.errors import NodeError
@@ -16,6 +16,7 @@ from mycomesh.mesh.node.errors import NodeError
 __all__ = [
     "SCHEMA",
     "AccountView",
+    "ChildView",
     "LinkView",
     "PeerView",
     "ProgressView",
@@ -127,6 +128,35 @@ class ReaderView:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildView:
+    """A child process of the node: the kind and the name of its section, and what it reported last.
+
+    `state` is starting, running, paused, refused, failed, or a word of its own such as waiting or stopped; `text` says why.
+    `pid` is None without a process. `figures` are numbers with names, such as sent and received.
+    """
+
+    kind: str
+    name: str
+    state: str
+    text: str
+    pid: int | None
+    starts: int
+    figures: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    def with_process(self, pid: int | None) -> ChildView:
+        """Return the view after a process has started, or with None, after it has ended."""
+        return replace(self, pid=pid, starts=self.starts + (pid is not None))
+
+    def with_state(self, state: str, text: str, figures: Mapping[str, float]) -> ChildView:
+        """Return the view after a report."""
+        return replace(self, state=state, text=text, figures=figures)
+
+
+@dataclass(frozen=True, slots=True)
 class ScrubView:
     """The last complete scrub: when it ended, how many uncaptured rows it found, and in which tables."""
 
@@ -176,6 +206,7 @@ class Status:
     free_bytes: int | None = None  # on the disk of the file; None if it is not known
     accounts: tuple[AccountView, ...] = ()
     readers: tuple[ReaderView, ...] = ()
+    children: tuple[ChildView, ...] = ()
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -201,6 +232,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "roles": tuple(value.get("roles", ())),
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
+            "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})

@@ -13,6 +13,7 @@ import apsw
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.errors import FeedError
 from mycomesh.sync.feed.change import Change
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["LETTERS_BYTES_MAX", "LETTERS_MAX", "DeadLetter", "DeadLetters"]
@@ -20,11 +21,6 @@ __all__ = ["LETTERS_BYTES_MAX", "LETTERS_MAX", "DeadLetter", "DeadLetters"]
 LETTERS_MAX = 10_000
 LETTERS_BYTES_MAX = 64 << 20
 WHY_MAX = 500  # characters
-_CREATE = (
-    "CREATE TABLE IF NOT EXISTS mycomesh_dead_letters("
-    'seq INTEGER PRIMARY KEY, reader TEXT, id TEXT, "table" TEXT, row TEXT, body TEXT, why TEXT, tries INTEGER,'
-    " first_at TEXT, last_at TEXT, UNIQUE(reader, id))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +58,9 @@ class DeadLetters:
     def add(self, reader: str, change: Change, why: str, tries: int, wall_ms: int) -> None:
         """Set a change aside; inside a transaction. A change that is there already counts the further tries."""
         db, at = self._store.db, time_text(wall_ms)
-        db.execute(_CREATE)
+        db.execute(CREATE_LETTERS)
         db.execute(
-            "INSERT INTO mycomesh_dead_letters VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(reader, id) DO UPDATE"
-            " SET tries = tries + excluded.tries, why = excluded.why, body = excluded.body, last_at = excluded.last_at",
+            ADD_LETTER,
             (reader, change.id, change.table, change.row, change.to_json(), why[:WHY_MAX], tries, at, at),
         )
         total = "SELECT count(*), coalesce(sum(length(body)), 0) FROM mycomesh_dead_letters"

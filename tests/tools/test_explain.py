@@ -31,9 +31,20 @@ INNER = {
     "BenchError",
     "ReleaseError",
     "StaleMutationError",
+    # A bridge turns these into its state, a notice or a dead letter.
+    "BodyError",
+    "FlowStoppedError",
+    "LinkError",
+    "SchemeError",
+    "TopicError",
+    "WrongRowError",
 }
-SAYS = {"Notice", "notify", "say", "_link_notice"}
-PASSES_ON = {"mesh/node/core.py", "sync/exchange/turn.py"}  # hand on a notice of somebody else's
+SAYS = {"Notice", "notify", "say", "_link_notice", "_tell"}
+PASSES_ON = {
+    "mesh/node/children.py",
+    "mesh/node/core.py",
+    "sync/exchange/turn.py",
+}  # hand on a notice of somebody else's
 
 
 @functools.cache

@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
-import sqlite3
 import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
+from mycomesh.tools.condition import Condition
 from mycomesh.tools.moments import clock_time
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one line for each change, until ^C or the node stops; a change is acknowledged once it is printed."""
     begin = args.begin or ("start" if args.cursor is not None or args.once else "now")
-    where = None if args.where is None else _Condition(args.where)
+    where = None if args.where is None else Condition(args.where, "--where")
     before: OrderedDict[str, dict[str, Any]] = OrderedDict()
     token, done = os.urandom(12).hex(), 0
     request: dict[str, Any] = {"token": token, "pid": os.getpid(), "table": args.table, "rows": ROWS_MAX}
@@ -104,36 +103,3 @@ def _line(change: dict[str, Any], before: dict[str, Any] | None) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= WIDTH_MAX else f"{text[: WIDTH_MAX - 3]}..."
-
-
-class _Condition:
-    """A condition in SQL over the columns of a change; a delete, of which only the key is known, always holds."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._db = sqlite3.connect(":memory:")
-        self._columns: tuple[str, ...] = ()
-        if re.search(r";\s*\S", text):
-            raise NodeError(f"--where takes one condition, not statements: {text!r}")
-
-    def holds(self, change: dict[str, Any]) -> bool:
-        """Return True if the row of a change meets the condition."""
-        values = change["values"]
-        if values is None:
-            return True
-        names = ", ".join(f'? AS "{name.replace(chr(34), chr(34) * 2)}"' for name in values)
-        try:
-            found = self._db.execute(
-                f"SELECT 1 FROM (SELECT {names}) WHERE ({self._text})", [_bound(value) for value in values.values()]
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise NodeError(f"--where {self._text!r}: {error}; columns are {', '.join(values)}") from error
-        return found is not None
-
-
-def _bound(plain: Any) -> Any:
-    """Return the value of SQL that a value of JSON represents; text that is not UTF-8 as its bytes."""
-    from mycomesh.sync.merge.records import value_of  # noqa: PLC0415 - it loads SQLite, which few conditions need
-
-    value = value_of(plain) if isinstance(plain, dict) else plain
-    return value[0] if isinstance(value, list) else value

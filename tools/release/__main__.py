@@ -33,6 +33,7 @@ COLLECTED = (
     "mycomesh.mesh",
     "mycomesh.sync",
     "mycomesh.simulations",
+    "mycomesh.tools.bridges",
     "mycomesh.tools.commands",
     "mycomesh.tools.top",
     "mycomesh.tools.data",

@@ -1,6 +1,7 @@
 """Requests about the change feed: pages of changes for programs outside of the node, and the list of cursors.
 
-A client names its reader by a token of its own, asks for one page after another, and acknowledges each with the next request.
+A client names its reader by a token of its own and asks for one page after another. Each request may acknowledge changes, the
+oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wait for that.
 A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
@@ -25,13 +26,20 @@ __all__ = ["FeedRequests"]
 IDLE_S = 15
 WAIT_MS_MAX = 10_000
 TOKEN_MAX = 64  # characters
+PAGES_MAX = 4  # of a reader that wait for their acknowledgement, each at most a megabyte and one change
+
+
+@dataclass(slots=True)
+class _Waiting:
+    page: Page
+    done: int = 0  # of its changes, so many are acknowledged
 
 
 @dataclass(slots=True)
 class _Session:
     reader: Reader
     pid: int | None  # of the client
-    page: Page | None = None  # the last page, until it is acknowledged
+    pages: list[_Waiting] = field(default_factory=list)  # those that are not acknowledged, the oldest first
     timer: asyncio.TimerHandle | None = None
     busy: bool = False
 
@@ -86,19 +94,20 @@ class FeedRequests:
                 session.timer = asyncio.get_running_loop().call_later(IDLE_S, self._close, token)
 
     async def _next(self, session: _Session, request: dict[str, Any]) -> dict[str, Any]:
-        page, done = session.page, request.get("done", 0)
-        if page is not None and isinstance(done, int) and done > 0:
-            await session.reader.move(page.after(done), min(done, len(page.changes)))
-            session.page = None
+        done, failed = request.get("done", 0), request.get("failed", [])
+        if isinstance(done, int) and done > 0:
+            await _acknowledge(session, done, failed if isinstance(failed, list) else [])
         if request.get("close") is True:
             return {"changes": [], "more": False}
+        if len(session.pages) >= PAGES_MAX:
+            raise NodeError(f"{PAGES_MAX} pages of this reader wait for their acknowledgement; acknowledge the first")
         rows, wait_ms = request.get("rows"), request.get("wait_ms")
         rows_max = min(rows, PAGE_ROWS_MAX) if isinstance(rows, int) and rows > 0 else PAGE_ROWS_MAX
         limit_s = min(max(wait_ms, 0), WAIT_MS_MAX) / 1000 if isinstance(wait_ms, int) else 0.0
         page = await session.reader.page(rows_max=rows_max, wait_s=limit_s)
-        session.page = page
         if page is None:
             return {"changes": [], "more": False}
+        session.pages.append(_Waiting(page))
         return {"changes": [change.to_json() for change in page.changes], "more": page.more}
 
     def _close_dead(self) -> None:
@@ -111,6 +120,25 @@ class FeedRequests:
         session = self._sessions.pop(token, None)
         if session is not None:
             session.reader.close()
+
+
+async def _acknowledge(session: _Session, count: int, failed: list[Any]) -> None:
+    """Acknowledge the oldest changes; those that `failed` names by their number among these become dead letters first."""
+    whys = {each[0]: str(each[1]) for each in failed if isinstance(each, list) and len(each) == 2}
+    number = 0
+    while count > number and session.pages:
+        waiting = session.pages[0]
+        changes = waiting.page.changes
+        upto = min(len(changes), waiting.done + count - number)
+        for at in range(waiting.done, upto):
+            if number + at - waiting.done in whys:
+                await session.reader.set_aside(changes[at], whys[number + at - waiting.done], 1)
+        good = sum(number + at - waiting.done not in whys for at in range(waiting.done, upto))
+        await session.reader.move(waiting.page.after(upto), good)
+        number += upto - waiting.done
+        waiting.done = upto
+        if upto == len(changes):
+            session.pages.pop(0)
 
 
 async def _dead(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:

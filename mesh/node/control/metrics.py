@@ -74,6 +74,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield from _of_tables(status)
     yield from _of_origins(status)
     yield from _of_readers(status)
+    yield from _of_children(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 
 
@@ -123,6 +124,18 @@ def _of_readers(status: Status) -> Iterator[_Metric]:
     yield _Metric("reader_behind_rows", "gauge", "Changes that a reader of the change feed has not passed.", behind)
     late = tuple((labels, reader.behind_s or 0.0) for labels, reader in named)
     yield _Metric("reader_behind_seconds", "gauge", "Age of the first change that a reader has not passed.", late)
+
+
+def _of_children(status: Status) -> Iterator[_Metric]:
+    named = [({"kind": child.kind, "name": child.name}, child) for child in status.children]
+    running = tuple((labels, float(child.state == "running")) for labels, child in named)
+    yield _Metric("child_running", "gauge", "1 while the process of a section of config.toml does its work.", running)
+    starts = tuple((labels, float(child.starts)) for labels, child in named)
+    yield _Metric("child_starts_total", "counter", "How often the process was started.", starts)
+    figures = tuple(
+        ({**labels, "figure": name}, float(value)) for labels, child in named for name, value in child.figures.items()
+    )
+    yield _Metric("child_figure", "gauge", "A figure that the process reports of itself.", figures)
 
 
 def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:

@@ -16,10 +16,12 @@ from mycomesh.mesh.node.config import (
     HOOKS_MAX,
     KEYS,
     PORT_DEFAULT,
+    SECTIONS_MAX,
     Hook,
     NodeConfig,
     PeerName,
     load,
+    sections_of,
 )
 from mycomesh.mesh.node.errors import ConfigError
 
@@ -265,6 +267,27 @@ def test_hooks_are_checked_in_one_line(file, text, fault):
     file.write_text(text)
     if not fault:
         assert load(file).hooks
+        return
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("bridge = 'nats'", "'bridge' must be tables such as [bridge.NAME]"),
+        ("[bridge]\nurl = 'x'", "'bridge' must be tables such as [bridge.NAME]"),
+        ("[bridge.'a b']", "a name has 1 to 64 letters"),
+        ("".join(f"[bridge.a{n}]\n" for n in range(SECTIONS_MAX)), ""),
+        ("".join(f"[bridge.a{n}]\n" for n in range(SECTIONS_MAX + 1)), "33 sections with processes are more than 32"),
+    ],
+)
+def test_sections_are_checked_in_one_line(file, text, fault):
+    file.write_text(text)
+    if not fault:
+        assert [section.kind for section in load(file).children] == ["bridge"] * SECTIONS_MAX
+        assert list(sections_of(file, "bridge")) == [f"a{n}" for n in range(SECTIONS_MAX)]
         return
     with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
         load(file)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mycomesh.mesh.node.status import SCHEMA, AccountView, PeerView, ReaderView, ScrubView, Status, TableView
+from mycomesh.mesh.node.status import SCHEMA, AccountView, ChildView, PeerView, ReaderView, ScrubView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
 STATUS = Status(
@@ -35,6 +35,7 @@ STATUS = Status(
         ReaderView("pager", "alerts", 5, 2.5, "2026-12-01", False),
         ReaderView("old", "t", 0, None, "2026-01-01", True),
     ),
+    children=(ChildView("bridge", "ground", "running", "", 7, 2, {"sent": 12}),),
 )
 
 

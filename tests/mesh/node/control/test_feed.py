@@ -121,3 +121,20 @@ def test_a_request_that_is_malformed_is_refused(within, words):
             await requests.answer(node, {"do": "cursors", "drop": "nobody"})
 
     within(story)
+
+
+def test_pages_wait_for_their_acknowledgement_up_to_the_limit(within, tmp_path):
+    async def story(node):
+        requests = feed.FeedRequests()
+        with apsw.Connection(str(tmp_path / "f.db")) as db:
+            db.execute("INSERT INTO t VALUES(4), (5)")
+        for number in range(feed.PAGES_MAX):
+            assert rows(await requests.answer(node, request(cursor="c", rows=1))) == [str(number + 1)]
+        with pytest.raises(NodeError, match="acknowledge the first"):
+            await requests.answer(node, request(cursor="c", rows=1))
+        await requests.answer(node, request(cursor="c", done=2, failed=[[1, "poison"]], close=True))
+        letters = (await requests.answer(node, {"do": "dead"}))["letters"]
+        assert [(letter["row"], letter["why"]) for letter in letters] == [("2", "poison")]
+        assert rows(await requests.answer(node, request("b", cursor="c", rows=1))) == ["3"]
+
+    within(story)

@@ -1,0 +1,236 @@
+"""Supervisor of a node's child processes: one `mycomesh KIND run NAME` for each section such as [bridge.NAME] in config.toml.
+
+A child that ends is started again, later each time. One that refuses its section (exit code 2) waits for `resume`. A child
+reads its standard input, a pipe of this process, and ends when that ends, so that it never outlives the node, even after
+kill -9. It reports on standard output, one JSON object a line: `state`, `text` and `figures` replace those it reported before,
+and `notice` goes to the node's log.
+
+A node without such sections does not import this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.events import Notice
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.status import ChildView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mycomesh.mesh.node.config import Section
+    from mycomesh.mesh.node.home import Home
+
+__all__ = ["Children", "command_line"]
+
+PAUSES_S = (1, 2, 5, 10, 30)  # before a child that has ended is started again
+STEADY_S = 60  # a child that has run for so long starts with the shortest pause again
+END_S = 4  # a child gets SIGTERM, and this long; the node itself has 10 s to stop
+REPORT_BYTES_MAX = 64 * 1024  # one line of a child
+ERRORS_BYTES_MAX = 4_096  # of a child's standard error that are kept to say why it ended
+REFUSED = 2  # the exit code of a command that cannot use its arguments or its section
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def command_line(home: Home) -> list[str]:
+    """Return the words that run a `mycomesh` command for this home, with this interpreter."""
+    frozen = getattr(sys, "frozen", False)
+    own = [sys.executable] if frozen else [sys.executable, "-P", "-m", "mycomesh.tools"]
+    return [*own, "--home", str(home.config)] if home.state.parent == home.config else own
+
+
+class Children:
+    """The child processes of one node. All methods run on the event loop's thread."""
+
+    def __init__(self, sections: Sequence[Section], home: Home, notify: Callable[[Notice], None]) -> None:
+        words = command_line(home)
+        self._runs = {(each.kind, each.name): _Child(each, words, notify) for each in sections}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every child, and keep it running."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(run.forever()) for run in self._runs.values()]
+
+    async def close(self) -> None:
+        """End all children; return when they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def views(self) -> tuple[ChildView, ...]:
+        """Every child, in the order of config.toml."""
+        return tuple(run.view for run in self._runs.values())
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Pause or resume one child (`action`, `kind`, `name`), or do neither; return all children as plain values.
+
+        Raises:
+            NodeError: config.toml has no such section.
+        """
+        action = request.get("action")
+        if action in ("pause", "resume"):
+            child = self._runs.get((str(request.get("kind")), str(request.get("name"))))
+            if child is None:
+                known = ", ".join(name for kind, name in self._runs if kind == request.get("kind")) or "none"
+                raise NodeError(
+                    f"no {request.get('kind')} {request.get('name')!r} in the config.toml that this node has read;"
+                    f" there are: {known}"
+                )
+            await (child.pause() if action == "pause" else child.resume())
+        return {"children": [view.to_json() for view in self.views]}
+
+
+class _Child:
+    """One child."""
+
+    def __init__(self, section: Section, words: Sequence[str], notify: Callable[[Notice], None]) -> None:
+        self._section = section
+        self._words = [*words, section.kind, "run", *([section.name] if section.name else [])]
+        self._notify = notify
+        self._process: asyncio.subprocess.Process | None = None
+        self._ended = asyncio.Event()  # no process runs
+        self._ended.set()
+        self._go = asyncio.Event()
+        self._go.set()
+        self._paused = False
+        self.view = ChildView(section.kind, section.name, "starting", "", None, 0, {})
+
+    async def pause(self) -> None:
+        """End the process, and start none until `resume`."""
+        self._paused = True
+        self._go.clear()
+        self._set("paused", f"'mycomesh {self._section.kind} resume' lets it go on")
+        await self._end()
+        await self._ended.wait()
+
+    async def resume(self) -> None:
+        """Start the process now, also if it waits after a failure, was refused or reported that it has stopped."""
+        was_paused, self._paused = self._paused, False
+        if not was_paused:
+            await self._end()
+        self._go.set()
+
+    async def forever(self) -> None:
+        """Run the process again and again until this task is cancelled."""
+        loop, failures = asyncio.get_running_loop(), 0
+        try:
+            while True:
+                await self._go.wait()
+                began = loop.time()
+                self._set("starting", "")
+                code, said = await self._run_once()
+                if self._paused:
+                    continue
+                failures = 1 if loop.time() - began > STEADY_S else failures + 1
+                pause_s = PAUSES_S[min(failures, len(PAUSES_S)) - 1]
+                self._on_end(code, said, pause_s)
+                self._go.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._go.wait(), None if code == REFUSED else pause_s)
+                if not self._paused:
+                    self._go.set()
+        finally:
+            await self._end()
+
+    def _on_end(self, code: int, said: str, pause_s: int) -> None:
+        kind, name = self._section.kind, self._section.name
+        label = f"{kind} {name!r}" if name else kind
+        detail = {"kind": kind, "name": name}
+        if code == REFUSED:
+            text = said or "it refuses its section of config.toml"
+            self._set("refused", text)
+            remedy = f"repair it, then run: mycomesh {kind} resume {name}".rstrip()
+            self._notify(Notice("child.refused", f"{label}: {text}; {remedy}", detail, "warning"))
+            return
+        why = said or (f"killed by signal {-code}" if code < 0 else f"ended with {code}")
+        self._set("failed", why)
+        text = f"{label}: {why}; starts again in {pause_s} s"
+        self._notify(Notice("child.ended", text, detail, "warning"))
+
+    async def _run_once(self) -> tuple[int, str]:
+        """Run the process to its end; return its exit code and the last line of its errors."""
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._words,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=REPORT_BYTES_MAX,
+            env={**os.environ, "MYCOMESH_CHILD": "1"},
+            start_new_session=True,  # ^C in the terminal goes to the node, which then ends its children
+        )
+        self._ended.clear()
+        self.view = self.view.with_process(process.pid)
+        try:
+            said, _ = await asyncio.gather(self._read_errors(process), self._read_reports(process))
+            code = await process.wait()
+        finally:
+            await _finish(process)
+            self._process = None
+            self.view = self.view.with_process(None)
+            self._ended.set()
+        return code, said
+
+    async def _read_reports(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than the limit; the reader has dropped it
+                continue
+            if not line:
+                return
+            with contextlib.suppress(ValueError, RecursionError):
+                self._on_report(json.loads(line))
+
+    def _on_report(self, report: Any) -> None:
+        if not isinstance(report, dict):
+            return
+        notice = report.get("notice")
+        if isinstance(notice, dict) and isinstance(notice.get("event"), str):
+            level = notice["level"] if notice.get("level") in LEVELS else "info"
+            detail = {"kind": self._section.kind, "name": self._section.name}
+            self._notify(Notice(notice["event"], str(notice.get("text", "")), detail, level))
+        if self._paused or not isinstance(report.get("state"), str):
+            return
+        figures = report.get("figures")
+        plain = figures if isinstance(figures, dict) else {}
+        numbers = {str(name): value for name, value in plain.items() if isinstance(value, int | float)}
+        self._set(report["state"], str(report.get("text", "")), numbers)
+
+    async def _read_errors(self, process: asyncio.subprocess.Process) -> str:
+        """Return the last line that the process wrote to its standard error, without the command's name before it."""
+        assert process.stderr is not None
+        kept = b""
+        while piece := await process.stderr.read(ERRORS_BYTES_MAX):
+            kept = (kept + piece)[-ERRORS_BYTES_MAX:]
+        lines = kept.decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("mycomesh: ") if lines else ""
+
+    def _set(self, state: str, text: str, figures: dict[str, float] | None = None) -> None:
+        self.view = self.view.with_state(state, text, self.view.figures if figures is None else figures)
+
+    async def _end(self) -> None:
+        if self._process is not None:
+            await _finish(self._process)
+
+
+async def _finish(process: asyncio.subprocess.Process) -> None:
+    """End a process that still runs, and what it has started."""
+    if process.stdin is not None:
+        process.stdin.close()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(process.wait()), END_S)

@@ -1,0 +1,19 @@
+"""Counters of a bridge: sent, received, refused, duplicates and more, since its process started."""
+
+from __future__ import annotations
+
+__all__ = ["Figures"]
+
+# Always there, so that a graph of them begins at 0.
+NAMES = ("sent", "received", "refused", "duplicates", "echoes", "republished", "bytes", "reconnects")
+
+
+class Figures:
+    """Counters by name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = dict.fromkeys(NAMES, 0)
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count so many more."""
+        self.values[name] = self.values.get(name, 0) + count

@@ -1,0 +1,219 @@
+"""The process of one bridge: `mycomesh bridge run NAME`, by hand or as a child of the node.
+
+It connects, runs one task for each table that goes out and one for what comes in, and begins again when the connection is lost.
+A mistake in config.toml ends it with exit code 2; anything outside that is wrong is reported and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.tools.bridges.figures import Figures
+from mycomesh.tools.bridges.inbound import receive
+from mycomesh.tools.bridges.judge import FlowStoppedError
+from mycomesh.tools.bridges.node_link import NodeLink
+from mycomesh.tools.bridges.outbound import Outbound, check_columns
+from mycomesh.tools.bridges.scheme import LinkError, SchemeError
+from mycomesh.tools.bridges.settings import load
+from mycomesh.tools.bridges.turn import Turn
+from mycomesh.tools.bridges.writer import Writer
+from mycomesh.tools.child import Reports, end_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.tools.bridges.scheme import Scheme
+    from mycomesh.tools.bridges.settings import BridgeSettings
+
+__all__ = ["Bridge", "run"]
+
+PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next connection
+REFUSED_PAUSE_S = 15  # where the outside system refuses, a person has to act
+TABLE_PAUSE_S = 1  # while a table is not there yet
+REPORT_S = 1
+
+
+def run(home: Home, name: str) -> None:
+    """Run a bridge until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: its section is wrong.
+    """
+    settings = load(home, name)
+    end_with_parent()
+    asyncio.run(_run_until_signal(home, settings))
+
+
+async def _run_until_signal(home: Home, settings: BridgeSettings) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    bridge = Bridge(home, settings, Reports())
+    with contextlib.suppress(asyncio.CancelledError):
+        await bridge.run()
+
+
+class Bridge:
+    """One bridge of one node."""
+
+    def __init__(self, home: Home, settings: BridgeSettings, reports: Reports) -> None:
+        self._home = home
+        self._settings = settings
+        self._reports = reports
+        self._figures = Figures()
+        self._turn = Turn()
+        self._state = ("starting", "")
+        self._told = ""
+        self._members: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Run for ever; what is wrong is reported and tried again.
+
+        Raises:
+            ConfigError: the section does not fit the table.
+        """
+        reporting = asyncio.ensure_future(self._report_figures())
+        try:
+            status = await self._status()
+            settings = self._settings
+            if settings.on and status["node"] not in settings.on:
+                self._set("standing by", f"'on' names other nodes: {', '.join(settings.on)}")
+                await asyncio.Event().wait()
+            options = settings.options(status["node"], settings.secrets())
+            writer = Writer(status["file"], settings, self._figures, self._is_own)
+            try:
+                scheme = settings.scheme(options)
+                self._make_tables(writer, scheme)
+                await self._wait_for_tables(writer)
+                await self._serve(scheme, writer)
+            finally:
+                writer.close()
+        finally:
+            reporting.cancel()
+
+    async def _status(self) -> dict[str, Any]:
+        """Return the node's status once it serves."""
+        link = NodeLink(self._home)
+        try:
+            while True:
+                try:
+                    status = await link.ask("status")
+                except NoNodeError as error:
+                    self._set("waiting", str(error))
+                else:
+                    if status["phase"] == "serving":
+                        ids = [status["node_id"], *(peer["node_id"] for peer in status["peers"])]
+                        self._members = frozenset(each[:16] for each in ids)
+                        return status
+                    self._set("waiting", "the node does not serve yet")
+                await asyncio.sleep(TABLE_PAUSE_S)
+        finally:
+            link.close()
+
+    def _is_own(self, message_id: str) -> bool:
+        """Return whether the id of a message is that of a change of this mesh: its site begins with a member's id."""
+        parts = message_id.split("/")
+        return len(parts) >= 3 and any(part[:16] in self._members for part in parts[1:] if len(part) == 32)
+
+    def _make_tables(self, writer: Writer, scheme: Scheme) -> None:
+        if not self._settings.create:
+            return
+        for pattern in self._settings.incoming:
+            if pattern.text in scheme.schema:
+                writer.execute(scheme.schema[pattern.text].replace("{table}", quoted(pattern.table)))
+
+    async def _wait_for_tables(self, writer: Writer) -> None:
+        """Return once every table is there; raise `ConfigError` if a topic does not fit its table."""
+        tables = {*self._settings.out, *(pattern.table for pattern in self._settings.incoming)}
+        for table in sorted(tables):
+            while (shape := writer.shape(table)) is None:
+                self._set("waiting", f"there is no table {table} yet")
+                await asyncio.sleep(TABLE_PAUSE_S)
+            wrong = (
+                check_columns(self._settings, table, list(shape.columns), shape.key)
+                if table in self._settings.out
+                else ""
+            )
+            if wrong:
+                raise ConfigError(f"[bridge.{self._settings.name}] {wrong}")
+
+    async def _serve(self, scheme: Scheme, writer: Writer) -> None:
+        failures = 0
+        while True:
+            try:
+                await scheme.connect()
+                self._told, failures = "", 0
+                await self._flow(scheme, writer)
+            except (LinkError, NodeError) as error:
+                pause_s = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
+                failures += 1
+                self._set("waiting", str(error))
+                self._tell("bridge.waiting", f"{error}; tries again")
+                self._figures.add("reconnects")
+            except SchemeError as error:
+                pause_s = REFUSED_PAUSE_S
+                self._set("refused", str(error))
+                self._tell("bridge.refused", str(error))
+            except FlowStoppedError as error:
+                self._set("stopped", str(error))
+                self._tell(
+                    "bridge.stopped",
+                    f"{error}; 'mycomesh dead' lists them; repair the cause, then run: mycomesh bridge"
+                    f" resume {self._settings.name}",
+                )
+                await scheme.close()
+                await asyncio.Event().wait()
+            finally:
+                await scheme.close()
+            await asyncio.sleep(pause_s)
+
+    async def _flow(self, scheme: Scheme, writer: Writer) -> None:
+        """Run all directions until one of them fails; raise its error."""
+        settings = self._settings
+        if scheme.everywhere:
+            self._turn.set(active=True, holder="")
+        works = [
+            Outbound(self._home, settings, table, self._figures, writer.is_echo).run(scheme, self._turn)
+            for table in settings.out
+        ]
+        if settings.incoming:
+            turn = None if scheme.everywhere or (scheme.shares and not settings.out) else self._turn
+            works.append(receive(scheme, writer, turn))
+        tasks = [asyncio.ensure_future(work) for work in works]
+        self._set("running", "")
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and task.exception() is not None:
+                task.result()
+
+    # ---- reports
+
+    def _set(self, state: str, text: str) -> None:
+        self._state = (state, text)
+        self._reports.report(state, text, self._figures.values)
+
+    def _tell(self, event: str, text: str) -> None:
+        """Let the node log a notice, once for each cause in turn."""
+        if text != self._told:
+            self._told = text
+            self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
+
+    async def _report_figures(self) -> None:
+        last: Mapping[str, float] = {}
+        while True:
+            await asyncio.sleep(REPORT_S)
+            if self._figures.values != last:
+                last = dict(self._figures.values)
+                self._reports.report(*self._state, last)

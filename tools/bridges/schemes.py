@@ -1,0 +1,39 @@
+"""The schemes of bridges by the name in a URL; the module of a scheme is loaded in a bridge that uses it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from mycomesh.tools.bridges.scheme import SchemeError
+
+if TYPE_CHECKING:
+    from mycomesh.tools.bridges.scheme import Scheme
+
+__all__ = ["SCHEMES", "scheme_named"]
+
+# Scheme of the URL -> (MODULE:CLASS in this package, the extra of pip that brings its library, "" for none).
+SCHEMES = {
+    "file": ("file:FileScheme", ""),
+}
+
+
+def scheme_named(name: str) -> type[Scheme]:
+    """Return the class of a scheme; this imports its module and its client library.
+
+    Raises:
+        SchemeError: no scheme has this name, or its library is not installed.
+    """
+    if name not in SCHEMES:
+        raise SchemeError(f"no scheme {name!r}; known are {', '.join(f'{each}://' for each in SCHEMES)}")
+    place, extra = SCHEMES[name]
+    module, _, kind = place.partition(":")
+    try:
+        found: type[Scheme] = getattr(importlib.import_module(f"mycomesh.tools.bridges.{module}"), kind)
+    except ImportError as error:
+        if not extra:
+            raise
+        raise SchemeError(
+            f"{name}:// needs {error.name or 'a library'}, which is not installed; run: pip install 'mycomesh[{extra}]'"
+        ) from error
+    return found

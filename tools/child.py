@@ -1,0 +1,78 @@
+"""The child's end of a supervised process: reports to the node, and an end together with the node.
+
+`mesh.node.children` has the other end. Run by hand, such a process prints its reports as text for a person.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SUPERVISED", "Reports", "end_with_parent", "is_supervised"]
+
+SUPERVISED = "MYCOMESH_CHILD"  # set in the environment by the node
+GRACE_S = 5  # after SIGTERM to itself
+TEXT_CHARS_MAX = 1_000  # of one report, whose line is limited
+
+
+def is_supervised() -> bool:
+    """Return whether a node started this process."""
+    return SUPERVISED in os.environ
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process when its standard input ends, as the node does, and end it if that does not help.
+
+    A thread waits, so that an event loop that hangs ends too. Without a supervisor it does nothing.
+    """
+    if is_supervised():
+        threading.Thread(target=_wait_for_end, name="mycomesh-parent", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4_096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+class Reports:
+    """Reports of a child about itself. A state is written when it changes, figures as often as the caller reports them."""
+
+    def __init__(self) -> None:
+        self._supervised = is_supervised()
+        self._last = ("", "")
+
+    def report(self, state: str, text: str = "", figures: Mapping[str, float] | None = None) -> None:
+        """Report the state, such as running or waiting, why, and numbers by name."""
+        text = text[:TEXT_CHARS_MAX]
+        if self._supervised:
+            _write({"state": state, "text": text, "figures": dict(figures or {})})
+        elif self._last != (state, text):
+            print(f"{state}: {text}" if text else state, flush=True)
+        self._last = state, text
+
+    def notify(self, event: str, text: str, level: str = "info") -> None:
+        """Let the node log a notice; `event` is a code of `mycomesh explain`."""
+        text = text[:TEXT_CHARS_MAX]
+        if self._supervised:
+            _write({"notice": {"event": event, "text": text, "level": level}})
+        else:
+            print(f"{level}: {text} [{event}]", file=sys.stderr, flush=True)
+
+
+def _write(value: dict[str, object]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the node has ended, and this process is about to
+        sys.stdout.write(f"{json.dumps(value)}\n")
+        sys.stdout.flush()

@@ -1,0 +1,91 @@
+"""`mycomesh bridge`: lists, runs, pauses, replays and tests the bridges of config.toml."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mycomesh.mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+KIND = "bridge"
+ACTIONS = {
+    "list": "print the bridges of config.toml, also without a node",
+    "status": "print what each does and has done",
+    "run": "run one in the foreground, as the node does in the background",
+    "pause": "end the process of one",
+    "resume": "start one that was paused, refused or stopped",
+}
+WITHOUT_NAME = ("list", "status")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    actions = ", ".join(f"{name} ({text})" for name, text in ACTIONS.items())
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the bridge")
+    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs (list, status)")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Carry out one action."""
+    if (args.name is None) != (args.action in WITHOUT_NAME):
+        wanted = "takes no name" if args.name is not None else "needs the name of a bridge"
+        raise exits.UsageError(f"'bridge {args.action}' {wanted}; 'mycomesh bridge list' prints the names")
+    match args.action:
+        case "list":
+            _list(args, home)
+        case "status":
+            _status(args, home)
+        case "run":
+            importlib.import_module("mycomesh.tools.bridges.process").run(home, args.name)
+        case _:
+            ask(home, "children", action=args.action, kind=KIND, name=args.name)
+    return exits.DONE
+
+
+def _list(args: argparse.Namespace, home: Home) -> None:
+    settings = importlib.import_module("mycomesh.tools.bridges.settings")
+    found = [settings.load(home, name) for name in settings.names(home)]
+    shown = [
+        {
+            "name": each.name,
+            "url": each.url,
+            "out": {table: template.text for table, template in each.out.items()},
+            "in": {pattern.text: pattern.table for pattern in each.incoming},
+        }
+        for each in found
+    ]
+    if args.json:
+        print_json(shown)
+        return
+    rows = []
+    for each in shown:
+        ways = [f"{table} -> {topic}" for table, topic in each["out"].items()]
+        ways += [f"{table} <- {topic}" for topic, table in each["in"].items()]
+        rows += [
+            (each["name"] if not number else "", each["url"] if not number else "", way)
+            for number, way in enumerate(ways)
+        ]
+    print_table(("BRIDGE", "URL", "FLOW"), rows)
+
+
+def _status(args: argparse.Namespace, home: Home) -> None:
+    children: list[dict[str, Any]] = [each for each in ask(home, "children")["children"] if each["kind"] == KIND]
+    if args.json:
+        print_json(children)
+        return
+    rows = []
+    for each in children:
+        figures = each["figures"]
+        counts = [str(round(figures.get(name, 0))) for name in ("sent", "received", "refused", "duplicates")]
+        rows.append((each["name"], each["state"], *counts, each["text"]))
+    print_table(("BRIDGE", "STATE", "SENT", "RECEIVED", "REFUSED", "DUPLICATES", "NOTE"), rows)
