@@ -132,7 +132,7 @@ class ChildView:
     """A child process of the node: the kind and the name of its section, and what it reported last.
 
     `state` is starting, running, paused, refused, failed, or a word of its own such as waiting or stopped; `text` says why.
-    `pid` is None without a process. `figures` are numbers with names, such as sent and received.
+    `pid` is the process, or None. `figures` are numbers with names, such as sent and received.
     """
 
     kind: str
