@@ -57,7 +57,7 @@ clean:
 
 .venv/core: pyproject.toml
 	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv
-	@command -v uv >/dev/null && uv pip install -q -p .venv -e . || $(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[web]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[web]'
 	@touch $@
 .venv/dev: .venv/core
 	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[dev]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'

@@ -78,6 +78,7 @@ COMMANDS = (
     Command("down", "stop the running node", RUN),
     Command("status", "show the running node with its file, peers and tables", LOOK),
     Command("top", "watch the mesh live: map, peers, tables and events", LOOK),
+    Command("web", "serve a page with the map, the mesh and the tables, and an HTTP API", LOOK, stays=True),
     Command("peers", "list the members that the running node knows", LOOK, "listings:peers"),
     Command("tables", "list the replicated tables with their hashes", LOOK, "listings:tables"),
     Command("verify", "check that this node and its peers, or two files, are equal", LOOK),

@@ -702,8 +702,54 @@ _RUN = (
     ),
 )
 
+_WEB = (
+    Code(
+        "web.request",
+        "the console cannot read a request",
+        "a parameter, a header or the body is malformed, missing or too large; nothing was changed",
+        "GET /api/openapi.json describes every request",
+    ),
+    Code("web.unknown", "the console has nothing at this address", "there is no such page, table, row or file"),
+    Code(
+        "web.token",
+        "the console asks for its token",
+        "away from this machine, and for everything that writes, a request needs it",
+        "open the address that mycomesh web prints, or send the header Authorization: Bearer TOKEN",
+    ),
+    Code(
+        "web.host",
+        "the console was asked under a name that is not its own",
+        "a page of another site may have pointed its name at this machine, so only known names are answered",
+        "mycomesh web --name HOST, if the name is this machine's",
+    ),
+    Code(
+        "web.origin",
+        "a page of another site asked the console to do something",
+        "a browser sends the page's origin with each such request, and only the console's own page may send them",
+        "open the console's own page",
+    ),
+    Code(
+        "web.read-only",
+        "the console does not write",
+        "it was started without --allow-writes",
+        "mycomesh web --allow-writes",
+    ),
+    Code(
+        "web.busy",
+        "the console cannot do this now",
+        "too many connections, streams or queries are open, or another program holds the write lock",
+        "try again later; close pages that nobody looks at",
+    ),
+    Code(
+        "web.sql",
+        "a statement was refused by the console or by SQLite",
+        "it has an error, writes where only reading is allowed, is more than one statement, or takes longer than 3 s",
+        "try it with sqlite3; narrow it with a condition, or add an index",
+    ),
+)
+
 CODES = {
     each.code: each
-    for group in (_EXITS, _LOCAL, _DATABASE, _ROUNDS, _BATCHES, _LINKS, _MEMBERS, _CERTIFICATES, _RUN)
+    for group in (_EXITS, _LOCAL, _DATABASE, _ROUNDS, _BATCHES, _LINKS, _MEMBERS, _CERTIFICATES, _RUN, _WEB)
     for each in group
 }

@@ -237,6 +237,18 @@ MANUAL = {
             "lag_unit": "text",
         },
     ),
+    "web": Page(
+        (
+            ("mycomesh web", "serve the console of the running node at 127.0.0.1:7480"),
+            (
+                "mycomesh web 0.0.0.0:7480 --allow-writes",
+                "for other machines, and with decisions; prints the address with the token",
+            ),
+            ("mycomesh web --basemap alps.pmtiles", "with a map of streets and mountains below the data"),
+            ("mycomesh web --replay report/trace.jsonl", "look at a simulation instead of a node"),
+        ),
+        why_not="it serves until it is stopped",
+    ),
     "peers": Page((("mycomesh peers", "list every other member, as this node sees it"),), [_PEER]),
     "tables": Page((("mycomesh tables", "equal hashes on two nodes mean equal contents"),), [_TABLE]),
     "verify": Page(
@@ -344,7 +356,10 @@ MANUAL = {
         {"conflict": "text", "done": "text"},
     ),
     "parked": Page(
-        (("mycomesh parked", "list the parked rows and the reasons"),),
+        (
+            ("mycomesh parked", "list the parked rows and the reasons"),
+            ("mycomesh parked --retry drones", "try the refused rows of a table again"),
+        ),
         [{"table": "text", "key": "text", "reason": "text", "content": "any?", "since": "text"}],
     ),
     "log": Page(

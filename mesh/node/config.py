@@ -95,8 +95,8 @@ class PeerName:
     port: int
 
     @classmethod
-    def parse(cls, text: str, what: str = "peer", port: int = PORT_DEFAULT) -> PeerName:
-        """Parse `host`, `host:port` or `[v6]:port`, with `port` as the default.
+    def parse(cls, text: str, what: str = "peer", port: int = PORT_DEFAULT, *, free: bool = False) -> PeerName:
+        """Parse `host`, `host:port` or `[v6]:port`, with `port` as the default; with `free`, port 0 means any free one.
 
         Raises:
             ConfigError: the text has another form; the message calls it `what`.
@@ -114,7 +114,7 @@ class PeerName:
             port_text = port_text if colon else str(port)
         if not plain or not host or len(host) > NAME_CHARS_MAX or not host.isprintable() or " " in host:
             raise ConfigError(f"{what} {text!r} is not host:port; write for example 192.168.1.7:{port}")
-        if not port_text.isascii() or not port_text.isdigit() or not 1 <= int(port_text[:6]) <= 65535:
+        if not port_text.isascii() or not port_text.isdigit() or not int(not free) <= int(port_text[:6]) <= 65535:
             raise ConfigError(f"{what} {text!r} has no port between 1 and 65535; write for example {host}:{port}")
         return cls(host, int(port_text))
 

@@ -32,11 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", type=Path, metavar="FILE.db", help="read this file (default: the one that the running node serves)"
     )
+    parser.add_argument(
+        "--retry",
+        metavar="TABLE",
+        help="try the parked rows of this table again; they are also tried after each change",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one row for each parked row, the oldest first."""
+    if args.retry is not None:
+        if args.file is not None:
+            raise exits.UsageError("--retry: needs a running node; leave out --file")
+        ask(home, "retry-parked", table=args.retry)
     parked = _parked(args.file.absolute()) if args.file else _parked(Path(ask(home, "status")["file"]))
     if args.json:
         print_json(parked)

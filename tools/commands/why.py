@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
     from mycomesh.sync.admin.provenance import Loss, Provenance, Written
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "read", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Read the file; the running node supplies only its path and the members' names."""
     file = args.file or _served(home)
-    # Loaded late, so that a missing node is reported before SQLite loads.
-    reader = importlib.import_module("mycomesh.sync.admin.provenance")
-    errors = importlib.import_module("mycomesh.sync.errors")
-    try:
-        found: Provenance = reader.read_provenance(file, args.table, args.key)
-    except errors.SyncError as error:
-        raise NodeError.of(error) from error
-    names = member_names(home)
     if args.json:
-        print_json(_as_json(found, names))
+        print_json(read(home, file, args.table, args.key))
         return exits.DONE
+    found = _provenance(file, args.table, args.key)
+    names = member_names(home)
     print(printable(_head(found, names)))
     if found.cells:
         print_table(("COLUMN", "VALUE", "WRITTEN", "BY"), [_cell(cell, names) for cell in found.cells])
@@ -62,6 +56,26 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print_table(("ID", "LOST", "WRITTEN", "BY", "TO", "WHY"), [_loss(loss, names) for loss in found.losses])
         print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
     return exits.DONE
+
+
+def read(home: Home, file: Path, table: str, key: str) -> dict[str, Any]:
+    """Return what `--json` prints about a row.
+
+    Raises:
+        NodeError: the file has no such replicated table, or knows no such row.
+    """
+    return _as_json(_provenance(file, table, key), member_names(home))
+
+
+def _provenance(file: Path, table: str, key: str) -> Provenance:
+    # Loaded late, so that a missing node is reported before SQLite loads.
+    reader = importlib.import_module("mycomesh.sync.admin.provenance")
+    errors = importlib.import_module("mycomesh.sync.errors")
+    try:
+        found: Provenance = reader.read_provenance(file, table, key)
+    except errors.SyncError as error:
+        raise NodeError.of(error) from error
+    return found
 
 
 def _served(home: Home) -> Path:

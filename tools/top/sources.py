@@ -109,6 +109,16 @@ class TraceSource:
                 self._play()
         return self._trace.picture("end of the trace" if self._next is None else "")
 
+    @property
+    def t(self) -> float:
+        """Virtual seconds of the last line that was played."""
+        return self._trace.t
+
+    @property
+    def ended(self) -> bool:
+        """Whether every line was played."""
+        return self._next is None
+
     def _play(self) -> None:
         while self._next is not None and self._time_of(self._next) <= self._t:
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
 from mycomesh.sync.schema.policy import OWN_IDS, SHARED_IDS
+from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,9 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
             return lambda replica: {
                 "conflicts": [_with_names(conflict, names) for conflict in replica.conflicts.latest(limit)]
             }
+        case "retry-parked":
+            table = _text(request, "table")
+            return lambda replica: {"rows": _retry_parked(replica, table)}
         case "restore":
             which = _text(request, "conflict")
             if request.get("undo") is True:
@@ -77,6 +81,15 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
 def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
     replica.decisions.declare_counter(table, column)
     return {}
+
+
+def _retry_parked(replica: Replica, name: str) -> int:
+    """Queue the parked rows of a table for the next drain; return how many there are."""
+    table = replica.tables.get(fold(name))
+    if table is None:
+        raise NodeError(f"no replicated table {name!r}; 'mycomesh tables' lists them")
+    replica.outbox.retry(table)
+    return next((each.parked for each in replica.status().tables if fold(each.name) == fold(name)), 0)
 
 
 def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:

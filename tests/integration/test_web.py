@@ -1,0 +1,336 @@
+"""The console beside real nodes: its API as a program in another language sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from urllib.parse import quote
+
+import pytest
+
+from mycomesh.tools.web import api
+from mycomesh.tools.web.api import CLIENTS_MAX, CONFLICTS_MAX, PARKED_MAX, READERS_MAX, TABLES_MAX
+from tests.integration.machines import ROOT, SQLITE, Machine, eventually
+
+pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
+START_S = 60
+
+
+class Web:
+    """One console, as a process."""
+
+    def __init__(self, machine, *words):
+        self.process = subprocess.Popen(
+            machine.command("web", "127.0.0.1:0", *words), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        line = self.process.stdout.readline()
+        found = re.fullmatch(r"console at http://127\.0\.0\.1:(\d+)/(?:#token=(\S+))?\n", line)
+        assert found, line
+        self.port, self.token = int(found[1]), found[2]
+
+    def ask(self, path, *, method="GET", body=None, token=None, **headers):
+        """Return (status, headers, body) of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token:
+            sent["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+            body = json.dumps(body)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+
+    def json(self, path, **options):
+        status, _, body = self.ask(path, **options)
+        assert status == 200, body
+        return json.loads(body)
+
+    @contextlib.contextmanager
+    def events(self, path, **headers):
+        """Yield an iterator of (name, id, data) of server-sent events."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)) as connection:
+            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+
+            def read():
+                fields = {}
+                while line := answer.readline().decode():
+                    name, _, value = line.rstrip("\n").partition(": ")
+                    if name:
+                        fields[name] = value
+                    elif "event" in fields:
+                        yield fields["event"], fields.get("id"), json.loads(fields["data"])
+                        fields = {}
+                    else:
+                        fields = {}
+
+            yield read()
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(START_S) == 0
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """Two members with a table, and a console that may write beside the second."""
+    folder = tmp_path_factory.mktemp("web")
+    first, second = (Machine(folder, name) for name in ("first", "second"))
+    first.done("init", "--node-name", "first")
+    first.up("--port", "0")
+    code = first.done("invite").strip()
+    second.done("join", code, "--no-multicast", "--peer", first.address, "--node-name", "second")
+    second.up("--port", "0", "--peer", first.address)
+    first.sql(
+        "CREATE TABLE drones(id TEXT PRIMARY KEY, lat REAL, lon REAL, note); INSERT INTO drones VALUES('d1', 46.5, 7.5, 'a');"
+        "CREATE TABLE plain(id INTEGER PRIMARY KEY, v)"
+    )
+    second.shows("SELECT count(*) FROM drones", "1\n")
+    web = Web(second, "--allow-writes")
+    yield first, second, web
+    web.close()
+    for machine in (first, second):
+        machine.terminate()
+
+
+def next_of(events, name):
+    return next(each for each in events if each[0] == name)
+
+
+def test_status_peers_and_tables_are_those_of_the_commands(fleet):
+    _, second, web = fleet
+    assert web.json("/api/status")["node"] == json.loads(second.done("status", "--json"))["node"]
+    assert [peer["name"] for peer in web.json("/api/peers")] == ["first"]
+    tables = {table["name"]: table for table in web.json("/api/tables")}
+    assert set(tables) == {"drones", "plain"}
+    assert tables["drones"]["layer"] == {
+        "table": "drones",
+        "kind": "pair",
+        "lat": "lat",
+        "lon": "lon",
+        "entity": "",
+        "time": "",
+    }
+    assert tables["plain"]["layer"] is None
+
+
+def test_rows_come_as_json_csv_and_geojson(fleet):
+    _, _, web = fleet
+    where = quote("id = 'd1'")
+    found = web.json(f"/api/tables/drones?where={where}")
+    assert (found["columns"], found["rows"], found["keys"]) == (
+        ["id", "lat", "lon", "note"],
+        [["d1", 46.5, 7.5, "a"]],
+        ["d1"],
+    )
+    _, headers, body = web.ask(f"/api/tables/drones?where={where}&format=csv")
+    assert (headers["Content-Type"], body) == ("text/csv", b"id,lat,lon,note\r\nd1,46.5,7.5,a\r\n")
+    (feature,) = web.json(f"/api/tables/drones?where={where}&format=geojson")["features"]
+    assert feature["geometry"] == {"type": "Point", "coordinates": [7.5, 46.5]}
+    assert web.json("/api/why/drones/d1")["cells"][0]["by"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/api/tables/absent", 404, "web.unknown"),
+        ("/api/why/drones/absent", 404, "decision.refused"),
+        ("/api/tables/drones?where=(", 400, "web.sql"),
+        ("/api/tables/drones?order=x", 400, "web.request"),
+        ("/api/tables/drones?limit=x", 400, "web.request"),
+        ("/api/tables/plain?format=geojson", 400, "web.unknown"),
+        ("/api/changes", 400, "web.request"),
+        ("/api/changes?table=absent", 404, "web.unknown"),
+        ("/api/query?sql=DELETE+FROM+plain", 403, "web.sql"),
+        ("/api/execute", 405, "web.request"),
+        ("/api/nothing", 404, "web.unknown"),
+        ("/static/..%2f..%2fserver.py", 404, "web.unknown"),
+        ("/api/trace", 404, "web.unknown"),
+        ("/basemap/file", 404, "web.unknown"),
+    ],
+)
+def test_wrong_request_gets_one_line_and_a_code(fleet, path, status, code):
+    got, _, body = fleet[2].ask(path)
+    assert got == status, body
+    assert json.loads(body)["code"] == code
+
+
+def test_changes_of_other_nodes_come_as_events(fleet):
+    first, _, web = fleet
+    with web.events("/api/changes?table=drones") as events:
+        assert next_of(events, "ready")[2] == {"table": "drones"}
+        first.sql("UPDATE drones SET note = 'b' WHERE id = 'd1'")
+        _, identity, change = next_of(events, "change")
+        assert (change["op"], change["values"]["note"], change["who"]) == ("update", "b", "first")
+        assert identity == change["id"]
+        first.sql("UPDATE drones SET note = 'c' WHERE id = 'd1'; INSERT INTO drones VALUES('d2', 1, 2, 'n')")
+        later = [next_of(events, "change") for _ in range(2)]
+    with web.events("/api/changes?table=drones") as keeping:  # else the feed ends, and forgets what was recent
+        next_of(keeping, "ready")
+        first.sql("UPDATE drones SET note = 'd' WHERE id = 'd1'")
+        _, last, _ = next_of(keeping, "change")
+        first.sql("UPDATE drones SET note = 'e' WHERE id = 'd1'")
+        expected = next_of(keeping, "change")
+        with web.events("/api/changes?table=drones", Last_Event_ID=last) as resumed:
+            assert next_of(resumed, "change") == expected
+        with web.events("/api/changes?table=drones", Last_Event_ID=later[0][1] + "9") as unknown:
+            assert next(unknown)[0] == "reset"
+            assert next(unknown)[0] == "ready"
+
+
+def test_durable_cursor_goes_on_where_it_was(fleet):
+    first, second, web = fleet
+    second.sql("DELETE FROM plain; INSERT INTO plain VALUES(1, 'a'), (2, 'b')")
+    first.shows("SELECT count(*) FROM plain", "2\n")
+
+    def dumped():
+        body = web.ask("/api/changes?table=plain&cursor=shop&once=1")[2]
+        return [each["row"] for each in map(json.loads, body.splitlines()) if each["op"] != "delete"]
+
+    assert dumped() == ["1", "2"]
+    assert dumped() == []
+    first.sql("INSERT INTO plain VALUES(3, 'c')")
+    second.shows("SELECT count(*) FROM plain", "3\n")
+    assert dumped() == ["3"]
+    assert "shop" in second.done("cursors")
+
+
+def test_live_stream_has_mesh_and_rows(fleet):
+    first, _, web = fleet
+    with web.events("/api/live?table=drones&table=plain") as events:
+        assert {node["name"] for node in next_of(events, "status")[2]["mesh"]["nodes"]} == {"first", "second"}
+        first.sql("UPDATE drones SET lat = lat + 0.1 WHERE id = 'd1'")
+        found = next_of(events, "changes")[2]
+        assert (found["table"], [each["row"] for each in found["changes"]]) == ("drones", ["d1"])
+
+
+def test_live_query_answers_again_after_a_commit(fleet):
+    first, _, web = fleet
+    sql = quote("SELECT count(*) FROM plain WHERE v = 'live'")
+    with web.events(f"/api/query?sql={sql}", Accept="text/event-stream") as events:
+        assert next(events)[2]["rows"] == [[0]]
+        first.sql("INSERT INTO plain(v) VALUES('live')")
+        assert next(events)[2]["rows"] == [[1]]
+
+
+def test_writes_need_the_token_and_spread(fleet):
+    first, _, web = fleet
+    sql = {"sql": "INSERT INTO plain(id, v) VALUES(?, ?)", "values": [77, "by http"]}
+    assert web.ask("/api/execute", method="POST", body=sql)[0] == 401
+    assert web.json("/api/execute", method="POST", body=sql, token=web.token)["rows"] == [[1]]
+    first.shows("SELECT v FROM plain WHERE id = 77", "by http\n")
+    cookie = web.ask("/session", method="POST", body={"token": web.token})[1]["Set-Cookie"].partition(";")[0]
+    sql["values"][0] = 78
+    status, _, body = web.ask("/api/execute", method="POST", body=sql, Cookie=cookie, Origin="http://evil.example")
+    assert (status, json.loads(body)["code"]) == (403, "web.origin")
+    assert web.json("/api/execute", method="POST", body=sql, Cookie=cookie)["rows"] == [[1]]
+
+
+def test_conflict_is_restored_with_the_command_shown(fleet):
+    first, second, web = fleet
+    first.done("isolate")
+    first.sql("INSERT OR REPLACE INTO drones VALUES('both', 1, 1, 'first')")
+    second.sql("INSERT OR REPLACE INTO drones VALUES('both', 1, 1, 'second')")
+    first.done("rejoin")
+    conflict = eventually(lambda: [each for each in web.json("/api/conflicts") if each["key"] == "both"], "a conflict")[
+        0
+    ]
+    done = web.json("/api/restore", method="POST", body={"conflict": conflict["id"]}, token=web.token)
+    assert done["command"] == f"mycomesh restore {conflict['id']}"
+    lost = json.loads(json.dumps(conflict["lost"]))["note"]
+    first.shows("SELECT note FROM drones WHERE id = 'both'", f"{lost}\n")
+
+
+def test_parked_row_is_listed_and_tried_again(fleet):
+    first, second, web = fleet
+    second.sql("CREATE UNIQUE INDEX once ON plain(v) WHERE id > 900")
+    second.sql("INSERT INTO plain VALUES(901, 'u')")
+    first.shows("SELECT v FROM plain WHERE id = 901", "u\n")
+    assert web.json("/api/parked") == []
+    done = web.json("/api/parked/retry", method="POST", body={"table": "plain"}, token=web.token)
+    assert done == {"done": "0 parked rows of plain are tried again", "command": "mycomesh parked --retry plain"}
+    assert second.done("parked", "--retry", "plain") == ""
+    assert web.json("/api/dead") == []
+
+
+def test_another_host_name_is_not_answered(fleet):
+    for host in ("evil.example", f"evil.example:{fleet[2].port}"):
+        status, _, body = fleet[2].ask("/api/status", Host=host)
+        assert (status, json.loads(body)["code"]) == (421, "web.host")
+
+
+def test_streams_and_tables_have_limits(fleet, monkeypatch):
+    _, _, web = fleet
+    names = "&".join(["table=plain"] * TABLES_MAX)
+    with web.events(f"/api/live?{names}") as events:
+        assert next_of(events, "ready")[2] == {"tables": ["plain"]}
+    assert web.ask(f"/api/live?{names}&table=plain")[0] == 400
+    with contextlib.ExitStack() as stack:
+        for _ in range(READERS_MAX):
+            next_of(stack.enter_context(web.events("/api/changes?table=plain&from=start")), "ready")
+        assert web.ask("/api/changes?table=plain&from=start")[0] == 503
+        next_of(stack.enter_context(web.events("/api/changes?table=plain")), "ready")
+    assert CLIENTS_MAX >= 100
+    assert len(web.json("/api/conflicts?limit=9999")) <= CONFLICTS_MAX
+    assert len(web.json("/api/parked")) <= PARKED_MAX == api.PARKED_MAX
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node (apt-get install nodejs)")
+def test_javascript_client_follows_a_table(fleet):
+    first, _, web = fleet
+    command = ["node", "docs/examples/watch.mjs", f"http://127.0.0.1:{web.port}", "plain"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdout.readline().startswith("id, v: ")
+            assert client.stdout.readline() == "ready\n"
+            first.sql("INSERT INTO plain VALUES(500, 'from js')")
+            line = next(line for line in client.stdout if " 500 " in line)
+        finally:
+            client.kill()
+    assert line.startswith('insert 500 {"id":500,"v":"from js"} by first plain/')
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
+def test_curl_client_reads_and_writes(fleet):
+    first, _, web = fleet
+    sql = "INSERT INTO plain VALUES(600, 'from curl')"
+    done = subprocess.run(
+        ["docs/examples/watch.sh", f"http://127.0.0.1:{web.port}", "plain", "curl"],
+        cwd=ROOT,
+        env={**os.environ, "TOKEN": web.token, "SQL": sql},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("id,v\n")
+    assert '{"columns":["changes"],"rows":[[1]],"more":false}' in done.stdout
+    first.shows("SELECT v FROM plain WHERE id = 600", "from curl\n")
+
+
+def test_console_without_a_node_says_so(tmp_path):
+    lone = Machine(tmp_path, "lone")
+    done = lone.run("web", "127.0.0.1:0")
+    assert done.returncode == 69
+    assert "no node runs" in done.stderr
+
+
+def test_address_in_use_is_one_line(fleet):
+    _, second, _ = fleet
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = second.run("web", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "choose another HOST:PORT" in done.stderr
+    assert done.stderr.count("\n") == 1

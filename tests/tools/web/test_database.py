@@ -1,0 +1,178 @@
+"""Queries under limits: nothing is written, nothing runs long, and any value of a file comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+
+import apsw
+import pytest
+
+from mycomesh.tools.web import database
+from mycomesh.tools.web.database import (
+    BYTES_MAX,
+    QUERIES_MAX,
+    QUERY_S_MAX,
+    ROWS_MAX,
+    SQL_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    Database,
+)
+from mycomesh.tools.web.errors import BusyError, HttpError, QueryError, UnknownError
+
+
+@pytest.fixture
+def made(tmp_path):
+    path = tmp_path / "a.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a'), (2, NULL), (3, x'00ff');"
+            "CREATE TABLE pair(a TEXT, b TEXT, PRIMARY KEY(a, b)) WITHOUT ROWID; INSERT INTO pair VALUES('x', 'y');"
+            'CREATE TABLE "rowid; <b>"(rowid TEXT, "o""k" TEXT); INSERT INTO "rowid; <b>" VALUES(\'z\', \'w\');'
+            "CREATE TABLE bag(v); INSERT INTO bag VALUES(CAST(x'41ff' AS TEXT));"
+            "CREATE TABLE mycomesh_conflicts(x); CREATE VIEW seen AS SELECT * FROM t"
+        )
+    db.close()
+    return Database(path)
+
+
+def run(base, work):
+    return asyncio.run(base.run(work))
+
+
+def refused(base, sql):
+    with pytest.raises(QueryError) as caught:
+        run(base, lambda: base.query(sql))
+    return str(caught.value)
+
+
+def test_a_select_returns_columns_and_rows(made):
+    found = run(made, lambda: made.query("SELECT id, v AS word FROM t WHERE id < 3 ORDER BY id"))
+    assert (found.columns, found.rows, found.more) == (("id", "word"), [(1, "a"), (2, None)], False)
+    assert run(made, lambda: made.query("SELECT id FROM t WHERE 0")).columns == ("id",)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES(9, 9)",
+        "CREATE TABLE other(x)",
+        "CREATE TEMP TABLE other(x)",
+        "DROP TABLE t",
+        "ATTACH ':memory:' AS m",
+        "DETACH main",
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA user_version = 7",
+        "PRAGMA temp_store_directory = '/tmp'",
+        "PRAGMA wal_checkpoint",
+        "SELECT load_extension('x')",
+        "BEGIN",
+        "SAVEPOINT s",
+        "VACUUM INTO '/tmp/x'",
+        "REINDEX",
+        "ANALYZE",
+        "SELECT 1; SELECT 2",
+        "WITH x AS (SELECT 1) DELETE FROM t",
+    ],
+)
+def test_nothing_but_a_select_is_run(made, sql, tmp_path):
+    before = (tmp_path / "a.db").read_bytes()
+    refused(made, sql)
+    assert (tmp_path / "a.db").read_bytes() == before
+    assert run(made, lambda: made.query("SELECT count(*) FROM t")).rows == [(3,)]
+
+
+def test_endless_query_is_ended(made, monkeypatch):
+    assert QUERY_S_MAX <= 5
+    monkeypatch.setattr(database, "QUERY_S_MAX", 0.05)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    assert "took longer" in refused(made, endless)
+    assert run(made, lambda: made.query("SELECT 1")).rows == [(1,)]
+
+
+def test_rows_and_bytes_of_an_answer_are_limited(made, monkeypatch):
+    count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n"
+    for rows, more in ((ROWS_MAX - 1, False), (ROWS_MAX, False), (ROWS_MAX + 1, True)):
+        found = run(made, lambda rows=rows: made.query(count.format(rows)))
+        assert (len(found.rows), found.more) == (min(rows, ROWS_MAX), more)
+    monkeypatch.setattr(database, "BYTES_MAX", 10_000)
+    assert BYTES_MAX <= 1 << 26
+    found = run(made, lambda: made.query(f"SELECT zeroblob(4000) FROM ({count.format(10)})"))
+    assert (len(found.rows), found.more) == (3, True)
+
+
+def test_one_value_and_one_statement_are_limited(made):
+    assert run(made, lambda: made.query(f"SELECT length(zeroblob({VALUE_BYTES_MAX}))")).rows == [(VALUE_BYTES_MAX,)]
+    assert "too big" in refused(made, f"SELECT length(zeroblob({VALUE_BYTES_MAX + 1}))")
+    fits = "SELECT 1".ljust(SQL_BYTES_MAX - 1)
+    assert run(made, lambda: made.query(fits)).rows == [(1,)]
+    assert refused(made, fits + "  ")
+
+
+def test_queries_beyond_the_limit_are_turned_away(made, monkeypatch):
+    monkeypatch.setattr(database, "QUERIES_MAX", 4)
+    assert QUERIES_MAX >= 16
+    release = threading.Event()
+
+    async def crowd():
+        waiting = [asyncio.create_task(made.run(release.wait)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await made.run(release.wait)
+        release.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(crowd()) == [True] * 4
+
+
+def test_internal_tables_are_left_out(made):
+    found = run(made, made.tables)
+    assert list(found) == ["bag", "pair", "rowid; <b>", "t"]
+    assert (found["pair"].key, found["pair"].rowid) == (("a", "b"), "")
+    assert (found["rowid; <b>"].key, found["rowid; <b>"].rowid) == ((), "_rowid_")
+
+
+def test_page_has_keys_of_rows_in_order(made):
+    def page(name, **options):
+        return run(made, lambda: made.page(made.table(name), **options))
+
+    assert [row[0] for row in page("t", limit=2).rows] == [(1,), (2,)]
+    assert page("t", limit=2).more
+    assert [row[1] for row in page("t", order="id", descending=True, limit=2, offset=1).rows] == [2, 1]
+    assert page("t", where="v IS NULL -- a comment").rows == [((2,), 2, None)]
+    assert page("pair").rows == [(("x", "y"), "x", "y")]
+    assert page("rowid; <b>").rows == [((1,), "z", "w")]
+    assert page("bag").rows == [((1,), [b"A\xff"])]
+    with pytest.raises(HttpError, match="no column"):
+        page("t", order="id; DROP TABLE t")
+    with pytest.raises(UnknownError):
+        page("absent")
+
+
+@pytest.mark.parametrize("where", ["1); SELECT (1", "1) UNION SELECT 1, 2, 3 --", "(", "1 ORDER BY", "'"])
+def test_condition_cannot_leave_its_parentheses(made, where):
+    with pytest.raises(QueryError):
+        run(made, lambda: made.page(made.table("t"), where=where))
+
+
+def test_execute_writes_as_any_client_does(made):
+    assert run(made, lambda: made.execute("INSERT INTO t(v) VALUES(?), (?)", ["x", 1.5])).rows == [(2,)]
+    assert run(made, lambda: made.execute("DELETE FROM t WHERE id = ? RETURNING id", [1])).rows == [(1,)]
+    for sql in (
+        "INSERT INTO mycomesh_conflicts VALUES(1)",
+        "DROP TABLE t",
+        "ATTACH 'x' AS y",
+        "PRAGMA user_version = 1",
+    ):
+        with pytest.raises(QueryError):
+            run(made, lambda sql=sql: made.execute(sql, []))
+    with pytest.raises(QueryError, match="one statement"):
+        run(made, lambda: made.execute("DELETE FROM t WHERE id = 2; DELETE FROM t", []))
+
+
+def test_statement_that_fails_changes_nothing(made, tmp_path):
+    with pytest.raises(QueryError):
+        run(made, lambda: made.execute("INSERT INTO t VALUES(10, 1), (1, 2)", []))
+    db = apsw.Connection(str(tmp_path / "a.db"))
+    assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)

@@ -1,0 +1,462 @@
+"""The HTTP API of the console: status, tables, changes, queries, and the decisions that a console may carry out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools.web import tables
+from mycomesh.tools.web.database import QUERY_S_MAX, ROWS_MAX, Database, Rows
+from mycomesh.tools.web.errors import BusyError, HttpError, RefusedByNodeError, UnknownError
+from mycomesh.tools.web.feeds import Feeds, Subscriber, browser_safe_lines, event, events_of
+from mycomesh.tools.web.http import Request, Response
+from mycomesh.tools.web.node_client import ask, pages
+from mycomesh.tools.web.routes import Parameter, Route
+from mycomesh.tools.web.values import browser_safe, plain
+
+if TYPE_CHECKING:
+    from mycomesh.tools.web.watching import Commits
+
+__all__ = ["CLIENTS_MAX", "ROUTES", "TABLES_MAX", "Api"]
+
+EVENTS = "text/event-stream"
+CLIENTS_MAX = 128  # streams at a time: each is one reader of shared events, some tens of kB
+READERS_MAX = 16  # streams with a cursor or from the start: each is a reader of its own in the node
+TABLES_MAX = 64  # of one live stream
+QUIET_S = 15
+LIMIT = 100
+LIVE_S_MIN = 0.1  # between two runs of a live query
+LIVE_SHARE = 10  # and so many times what the query takes
+CONFLICTS_MAX = 1_000
+PARKED_MAX = 1_000
+PARKED = "SELECT table_name, row_key, reason, content, since FROM mycomesh_parked ORDER BY since, table_name, row_key LIMIT ?"
+
+_TABLE = Parameter("table", "the name of the table", place="path")
+_LIMIT = Parameter("limit", f"at most so many rows, up to {ROWS_MAX:,}; default {LIMIT}", "integer")
+ROUTES = (
+    Route("GET", "/api/status", "status", "The node, its peers and its tables", "as `mycomesh status --json`"),
+    Route("GET", "/api/peers", "peers", "The other members of the mesh", "as `mycomesh peers --json`"),
+    Route("GET", "/api/tables", "tables", "All tables with their columns", "a list; `layer` says where positions are"),
+    Route(
+        "GET",
+        "/api/tables/{table}",
+        "rows",
+        "Rows of one table",
+        "columns, rows, the rows' keys, and whether there are more",
+        (
+            _TABLE,
+            Parameter("where", "a condition in SQL"),
+            Parameter("order", "the column to sort by; default: the key"),
+            Parameter("desc", "1 for the greatest first", "integer"),
+            _LIMIT,
+            Parameter("offset", "skip so many rows", "integer"),
+            Parameter("format", "json (default), csv or geojson"),
+        ),
+        ("application/json", "text/csv", "application/geo+json"),
+    ),
+    Route(
+        "GET",
+        "/api/why/{table}/{key...}",
+        "why",
+        "The writer and time of each cell of a row, and the writes that lost",
+        "as `mycomesh why --json`",
+        (_TABLE, Parameter("key", "the key as text; a JSON array of several columns", place="path")),
+    ),
+    Route(
+        "GET",
+        "/api/changes",
+        "changes",
+        "Follow the committed changes of a table, local and remote",
+        "server-sent events: `change` with the id of the change and JSON as `mycomesh tail --json` prints; `ready` once the"
+        " stream has begun; `reset` where changes were missed",
+        (
+            Parameter("table", "the name of the table", required=True),
+            Parameter("cursor", "a name under which the file remembers how far this reader has come"),
+            Parameter("from", "now (default), or start: with the rows that are there"),
+            Parameter("once", "1: end when everything committed so far was sent; JSON lines, no events", "integer"),
+        ),
+        (EVENTS, "application/x-ndjson"),
+    ),
+    Route(
+        "GET",
+        "/api/live",
+        "live",
+        "Follow the node, the mesh and some tables in one stream",
+        "server-sent events: `status`, `notice`, `changes` with a list of changes, `reset`",
+        (Parameter("table", "the name of a table; as often as there are tables", many=True),),
+        (EVENTS,),
+    ),
+    Route(
+        "GET",
+        "/api/query",
+        "query",
+        "The answer of one SELECT",
+        f"columns and rows, at most {ROWS_MAX:,} within {QUERY_S_MAX:g} s; with Accept: {EVENTS} again after each change",
+        (Parameter("sql", "the statement", required=True), _LIMIT, Parameter("format", "json (default) or csv")),
+        ("application/json", "text/csv", EVENTS),
+    ),
+    Route(
+        "POST",
+        "/api/execute",
+        "execute",
+        "Run one statement that may write",
+        "columns and rows, or the number of rows that changed",
+        body=(
+            Parameter("sql", "the statement", required=True),
+            Parameter("values", "values for its parameters", "array"),
+        ),
+        writes=True,
+    ),
+    Route(
+        "GET", "/api/conflicts", "conflicts", "Concurrent writes that lost", "as `mycomesh conflicts --json`", (_LIMIT,)
+    ),
+    Route("GET", "/api/parked", "parked", "Rows of peers that a constraint refuses", "a list, the oldest first"),
+    Route("GET", "/api/dead", "dead", "Changes that readers have set aside", "as `mycomesh dead --json`"),
+    Route(
+        "POST",
+        "/api/restore",
+        "restore",
+        "Write the losing side of a conflict again",
+        "what was done, and the command that does the same",
+        body=(
+            Parameter("conflict", "its id", required=True),
+            Parameter("undo", "undo an earlier restore", "boolean"),
+            Parameter("as_new_row", "keep the winner, and write another row", "boolean"),
+        ),
+        writes=True,
+    ),
+    Route(
+        "POST",
+        "/api/parked/retry",
+        "retryParked",
+        "Try the parked rows of a table again",
+        "what was done, and the command that does the same",
+        body=(Parameter("table", "the name of the table", required=True),),
+        writes=True,
+    ),
+    Route(
+        "POST",
+        "/api/dead",
+        "decideDead",
+        "Give a change to its readers again, or forget it",
+        "what was done, and the command that does the same",
+        body=(Parameter("retry", "its number", "integer"), Parameter("drop", "its number", "integer")),
+        writes=True,
+    ),
+)
+
+
+@dataclass(slots=True)
+class _Counts:
+    streams: int = 0
+    readers: int = 0
+
+
+class Api:
+    """The handlers of the routes: one method named as each route."""
+
+    def __init__(self, home: Home, database: Database, feeds: Feeds, commits: Commits) -> None:
+        self._home = home
+        self._database = database
+        self._feeds = feeds
+        self._commits = commits
+        self._counts = _Counts()
+
+    async def status(self, _request: Request) -> Response:
+        """Answer with the node's status."""
+        return _json(await self._ask("status"))
+
+    async def peers(self, _request: Request) -> Response:
+        """Answer with the node's peers."""
+        return _json((await self._ask("status"))["peers"])
+
+    async def tables(self, _request: Request) -> Response:
+        """Answer with the tables of the file, and what the node says about those that it serves."""
+        views: dict[str, Any] = {}
+        with contextlib.suppress(NoNodeError):
+            views = {each["name"]: each for each in (await ask(self._home, "status"))["tables"]}
+
+        def look() -> list[dict[str, Any]]:
+            found = []
+            for name, table in self._database.tables().items():
+                layer = tables.layer_in(self._database, table)
+                found.append(
+                    {
+                        "name": name,
+                        "columns": table.columns,
+                        "key": table.key,
+                        "rows": views[name]["rows"] if name in views else None,
+                        "view": views.get(name),
+                        "layer": None if layer is None else asdict(layer),
+                    }
+                )
+            return found
+
+        return _json(await self._database.run(look))
+
+    async def rows(self, request: Request, table: str) -> Response:
+        """Answer with some rows of a table."""
+        form = request.one("format") or "json"
+        if form not in ("json", "csv", "geojson"):
+            raise HttpError(f"format is json, csv or geojson, not {form!r}")
+        limit, offset = _number(request, "limit", LIMIT, ROWS_MAX), _number(request, "offset", 0, 1 << 62)
+
+        def read() -> Response:
+            spec = self._database.table(table)
+            found = self._database.page(
+                spec,
+                where=request.one("where") or "",
+                order=request.one("order") or "",
+                descending=request.one("desc") == "1",
+                limit=limit,
+                offset=offset,
+            )
+            if form == "csv":
+                return Response(tables.as_csv(spec.columns, [row[1:] for row in found.rows]), content_type="text/csv")
+            if form == "json":
+                return Response(tables.as_json(spec, found))
+            layer = tables.layer_in(self._database, spec)
+            if layer is None:
+                raise UnknownError(f"table {table!r} has no columns with positions", 400)
+            return Response(tables.as_geojson(spec, layer, found), content_type="application/geo+json")
+
+        return await self._database.run(read)
+
+    async def why(self, _request: Request, table: str, key: str) -> Response:
+        """Answer with the provenance of a row."""
+        command = importlib.import_module("mycomesh.tools.commands.why")
+
+        def read() -> Any:
+            return command.read(self._home, self._database.path, table, key)
+
+        try:
+            return _json(await self._database.run(read))
+        except NodeError as error:
+            raise RefusedByNodeError(error, 404) from error
+
+    async def changes(self, request: Request) -> Response:
+        """Stream the changes of a table."""
+        name, cursor, begin = request.one("table"), request.one("cursor"), request.one("from")
+        if not name:
+            raise HttpError("give the table: /api/changes?table=NAME")
+        if begin not in (None, "now", "start"):
+            raise HttpError(f"from is now or start, not {begin!r}")
+        table = (await self._database.run(lambda: self._database.table(name))).name
+        from_now = begin == "now" if cursor is not None else begin != "start"
+        if request.one("once") == "1":
+            return self._stream(self._dump(table, cursor), reader=True, content_type="application/x-ndjson")
+        if cursor is None and from_now:
+            return self._stream(self._shared(table, request.headers.get("last-event-id", "")))
+        return self._stream(self._own(table, cursor, from_now=from_now), reader=True)
+
+    async def live(self, request: Request) -> Response:
+        """Stream the node's status, its notices and the changes of some tables."""
+        names = request.query.get("table", [])
+        if len(names) > TABLES_MAX:
+            raise HttpError(f"{len(names)} tables are more than {TABLES_MAX}")
+        found = await self._database.run(lambda: [self._database.table(name).name for name in names])
+        return self._stream(self._everything(list(dict.fromkeys(found))))
+
+    async def query(self, request: Request) -> Response:
+        """Answer with the rows of a SELECT, or stream its answers."""
+        sql, limit = request.one("sql"), _number(request, "limit", ROWS_MAX, ROWS_MAX)
+        if not sql:
+            raise HttpError("give the statement: /api/query?sql=SELECT...")
+        found = await self._database.run(lambda: self._database.query(sql, rows_max=limit))
+        if EVENTS in request.headers.get("accept", ""):
+            return self._stream(self._answers(sql, limit, found))
+        if request.one("format") == "csv":
+            return Response(tables.as_csv(found.columns, found.rows), content_type="text/csv")
+        return Response(_rows_json(found))
+
+    async def execute(self, request: Request) -> Response:
+        """Run one statement."""
+        body = request.json()
+        sql, values = body.get("sql"), body.get("values", [])
+        if (
+            not isinstance(sql, str)
+            or not isinstance(values, list)
+            or any(isinstance(each, list | dict) for each in values)
+        ):
+            raise HttpError('send {"sql": TEXT, "values": [...]}; a value is text, a number or null')
+        return Response(_rows_json(await self._database.run(lambda: self._database.execute(sql, values))))
+
+    async def conflicts(self, request: Request) -> Response:
+        """Answer with the latest conflicts."""
+        limit = _number(request, "limit", LIMIT, CONFLICTS_MAX)
+        return _json((await self._ask("conflicts", limit=max(1, limit)))["conflicts"])
+
+    async def parked(self, _request: Request) -> Response:
+        """Answer with the parked rows."""
+        found = await self._database.run(lambda: self._database.query(PARKED, (PARKED_MAX,)))
+        names = ("table", "key", "reason", "content", "since")
+        return _json([dict(zip(names, row, strict=True)) for row in found.rows])
+
+    async def dead(self, _request: Request) -> Response:
+        """Answer with the dead letters."""
+        return _json((await self._ask("dead"))["letters"])
+
+    async def restore(self, request: Request) -> Response:
+        """Restore the losing side of a conflict."""
+        body = request.json()
+        conflict, undo, beside = str(body.get("conflict", "")), body.get("undo") is True, body.get("as_new_row") is True
+        done = (await self._ask("restore", conflict=conflict, undo=undo, as_new_row=beside))["done"]
+        option = " --undo" if undo else " --as-new-row" if beside else ""
+        return _json({"done": done, "command": f"mycomesh restore {conflict}{option}"})
+
+    async def retryParked(self, request: Request) -> Response:  # noqa: N802 -- the operation's name in OpenAPI
+        """Try the parked rows of a table again."""
+        table = str(request.json().get("table", ""))
+        count = (await self._ask("retry-parked", table=table))["rows"]
+        return _json(
+            {"done": f"{count} parked rows of {table} are tried again", "command": f"mycomesh parked --retry {table}"}
+        )
+
+    async def decideDead(self, request: Request) -> Response:  # noqa: N802 -- the operation's name in OpenAPI
+        """Retry or drop a dead letter."""
+        body = request.json()
+        given = {name: body[name] for name in ("retry", "drop") if type(body.get(name)) is int}
+        if len(given) != 1:
+            raise HttpError('send {"retry": NUMBER} or {"drop": NUMBER}')
+        ((what, number),) = given.items()
+        await self._ask("dead", **given)
+        return _json({"done": f"{what} {number}", "command": f"mycomesh dead --{what} {number}"})
+
+    # ---- streams
+
+    async def _shared(self, table: str, last: str) -> AsyncIterator[bytes]:
+        subscriber = Subscriber()
+
+        def take(found: list[str] | str) -> None:
+            subscriber.put(_gap(found) if isinstance(found, str) else events_of(found))
+
+        yield b": connected\n\n"
+        with self._feeds.table(table, take) as feed:
+            missed = feed.after(last) if last else None
+            if missed:
+                subscriber.put(events_of(missed))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(feed.running.wait(), QUIET_S)
+            if last and missed is None:
+                yield _gap("the id of the last event is not known any more")
+            yield event("ready", json.dumps({"table": table}))
+            async for data in subscriber.events(QUIET_S):
+                yield data
+
+    async def _own(self, table: str, cursor: str | None, *, from_now: bool) -> AsyncIterator[bytes]:
+        """Stream from a reader of its own. The node moves its cursor when the next page is asked for."""
+        yield b": connected\n\n"
+        try:
+            async for lines in pages(self._home, table, cursor=cursor, from_now=from_now):
+                yield events_of(browser_safe_lines(lines)) if lines else event("ready", json.dumps({"table": table}))
+        except NodeError as error:
+            yield event("error", json.dumps({"error": str(error), "code": error.code}))
+
+    async def _dump(self, table: str, cursor: str | None) -> AsyncIterator[bytes]:
+        try:
+            async for lines in pages(self._home, table, cursor=cursor, from_now=False, once=True):
+                if lines:
+                    yield ("\n".join(browser_safe_lines(lines)) + "\n").encode()
+        except NodeError as error:
+            yield json.dumps({"error": str(error), "code": error.code}).encode() + b"\n"
+
+    async def _everything(self, names: list[str]) -> AsyncIterator[bytes]:
+        subscriber = Subscriber()
+
+        def taker(table: str) -> Callable[[list[str] | str], None]:
+            head = f'{{"table":{json.dumps(table)},"changes":['
+
+            def take(found: list[str] | str) -> None:
+                subscriber.put(
+                    event("reset", json.dumps({"table": table, "why": found}))
+                    if isinstance(found, str)
+                    else event("changes", f"{head}{','.join(found)}]}}")
+                )
+
+            return take
+
+        yield b": connected\n\n"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._feeds.status(subscriber))
+            started = [stack.enter_context(self._feeds.table(name, taker(name))) for name in names]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    for feed in started:
+                        await feed.running.wait()
+            yield event("ready", json.dumps({"tables": names}))
+            async for data in subscriber.events(QUIET_S):
+                yield data
+
+    async def _answers(self, sql: str, limit: int, found: Rows) -> AsyncIterator[bytes]:
+        """Stream the answers of a query: the first, and each that differs after a commit."""
+        loop, sent = asyncio.get_running_loop(), b""
+        with self._commits.observing() as committed:
+            while True:
+                data = event("rows", _rows_json(found).decode())
+                if data != sent:
+                    sent = data
+                    yield data
+                while not await committed(QUIET_S):
+                    yield b": quiet\n\n"
+                started = loop.time()
+                try:
+                    found = await self._database.run(lambda: self._database.query(sql, rows_max=limit))
+                except HttpError as error:
+                    yield event("error", json.dumps({"error": str(error), "code": error.code}))
+                    return
+                await asyncio.sleep(max(LIVE_S_MIN, LIVE_SHARE * (loop.time() - started)))
+
+    def _stream(self, pieces: AsyncIterator[bytes], *, reader: bool = False, content_type: str = EVENTS) -> Response:
+        """Return a stream that counts from here to its end, or refuse it."""
+        counts = self._counts
+        if counts.streams >= CLIENTS_MAX or (reader and counts.readers >= READERS_MAX):
+            most = READERS_MAX if counts.streams < CLIENTS_MAX else CLIENTS_MAX
+            raise BusyError(f"{most} streams of this kind are open already; end some of them")
+        counts.streams += 1
+        counts.readers += reader
+
+        def on_end() -> None:
+            counts.streams -= 1
+            counts.readers -= reader
+
+        headers = (("X-Accel-Buffering", "no"),)
+        return Response(content_type=content_type, headers=headers, pieces=pieces, on_end=on_end)
+
+    async def _ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            return await ask(self._home, what, **arguments)
+        except NodeError as error:
+            raise RefusedByNodeError(error) from error
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(browser_safe(value), ensure_ascii=False, default=list).encode())
+
+
+def _rows_json(found: Rows) -> bytes:
+    value = {
+        "columns": found.columns,
+        "rows": [[plain(cell) for cell in row] for row in found.rows],
+        "more": found.more,
+    }
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _gap(why: str) -> bytes:
+    return event("reset", json.dumps({"why": why}))
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.one(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise HttpError(f"{name} must be a whole number, not {text!r}")
+    return min(int(text), most)
