@@ -24,6 +24,7 @@ SOURCES = sorted(
 TREES = {"Exception", "ValueError"}
 # Raised and caught inside one module, or about the source itself: no person meets them.
 INNER = {
+    "CotError",  # bytes of a client, which are counted
     "UnsupportedTable",
     "_UndoError",
     "_RefusedError",

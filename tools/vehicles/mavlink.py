@@ -25,6 +25,7 @@ JUMPS = 20  # messages of one source and system over which jumps of the sequence
 
 _WRAP = 2**32
 _LATE_MS = 60_000  # datagrams overtake each other, but not by more
+_SEVERAL = -1  # in place of a port
 _GCS = 6  # MAV_TYPE_GCS: a ground station says heartbeats too
 _ARMED = 128
 _FIX_3D = 3
@@ -68,48 +69,67 @@ class Fleet:
     def __init__(self, notify: Callable[[str], None] = lambda _text: None) -> None:
         self._vehicles: OrderedDict[Key, _Vehicle] = OrderedDict()
         self._notify = notify
-        self._shared: dict[tuple[int, int], tuple[str, int]] = {}
+        self._shared: dict[tuple[int, int], tuple[str, int]] = {}  # the host that spoke last for each system
         self._texts = 0
+        self._ports: dict[
+            Key, tuple[int, int, int]
+        ] = {}  # by host and vehicle: its port, the one before, when it was heard
         self.dropped = 0  # messages of vehicles beyond VEHICLES_MAX
 
     def __len__(self) -> int:
         return len(self._vehicles)
 
-    def take(self, source: str, message: Any, at: int) -> list[Row]:
-        """Return the rows that a message changes; `at` is the receiver's clock in unix ms."""
+    def take(self, host: str, message: Any, at: int, port: int = 0) -> list[Row]:
+        """Return the rows that a message changes; `at` is the receiver's clock in unix ms.
+
+        A vehicle is known by its host, since the port of a sender changes with each start of it; only where several ports of a
+        host say they are the same vehicle, the port belongs to the name.
+        """
         kind = message.get_type()
         handler = _HANDLERS.get(kind)
         if handler is None or message.get_srcSystem() == 0:
             return []
         if kind == "HEARTBEAT" and message.type == _GCS:
             return []
-        vehicle = self._vehicle((source, message.get_srcSystem(), message.get_srcComponent()), at)
+        ids = (message.get_srcSystem(), message.get_srcComponent())
+        source = self._source(host, port, ids, at) if port else host
+        vehicle = self._vehicle((source, *ids), host, at)
         if vehicle is None:
             self.dropped += 1
             return []
         self._watch_sequence(source, vehicle, message)
         return handler(self, vehicle, message, at)
 
-    def _vehicle(self, key: Key, at: int) -> _Vehicle | None:
+    def _source(self, host: str, port: int, ids: tuple[int, int], at: int) -> str:
+        key = (host, *ids)
+        known, before, heard = self._ports.get(key, (port, port, at))
+        if known == _SEVERAL:
+            return f"{host}:{port}"
+        if port not in (known, before) or at - heard > SHARED_MS:  # it has started again
+            known, before = port, known
+        elif port != known:  # the earlier one goes on too
+            known = _SEVERAL
+            self._notify(_shared_text(ids, f"several ports of {host}"))
+        if key in self._ports or len(self._ports) < VEHICLES_MAX:
+            self._ports[key] = (known, before, at)
+        return f"{host}:{port}" if known == _SEVERAL else host
+
+    def _vehicle(self, key: Key, host: str, at: int) -> _Vehicle | None:
         vehicle = self._vehicles.get(key)
         if vehicle is None:
             if len(self._vehicles) >= VEHICLES_MAX:
                 return None
             vehicle = self._vehicles[key] = _Vehicle(key)
-        self._watch_sources(key, at)
+        self._watch_hosts(vehicle, key[1:], host, at)
         vehicle.heard_ms = at
         return vehicle
 
-    def _watch_sources(self, key: Key, at: int) -> None:
-        source, ids = key[0], key[1:]
-        other, heard = self._shared.get(ids, (source, at))
-        if other != source and at - heard < SHARED_MS and not self._vehicles[key].warned:
-            self._vehicles[key].warned = True
-            self._notify(
-                f"system {ids[0]}, component {ids[1]} speaks from {other} and from {source}: two vehicles share an id; "
-                "give one another SYSID_THISMAV (PX4: MAV_SYS_ID); their rows are kept apart by address"
-            )
-        self._shared[ids] = (source, at)
+    def _watch_hosts(self, vehicle: _Vehicle, ids: tuple[int, int], host: str, at: int) -> None:
+        other, heard = self._shared.get(ids, (host, at))
+        if other != host and at - heard < SHARED_MS and not vehicle.warned:
+            vehicle.warned = True
+            self._notify(_shared_text(ids, f"{other} and from {host}"))
+        self._shared[ids] = (host, at)
 
     def _watch_sequence(self, source: str, vehicle: _Vehicle, message: Any) -> None:
         sequence = message.get_seq()
@@ -228,6 +248,13 @@ _HANDLERS: Final[dict[str, Callable[[Fleet, _Vehicle, Any, int], list[Row]]]] = 
     "STATUSTEXT": Fleet._on_text,  # noqa: SLF001
     "GLOBAL_POSITION_INT": Fleet._on_position,  # noqa: SLF001
 }
+
+
+def _shared_text(ids: tuple[int, int], sources: str) -> str:
+    return (
+        f"system {ids[0]}, component {ids[1]} speaks from {sources}: two vehicles share an id; give one another"
+        " SYSID_THISMAV (PX4: MAV_SYS_ID); their rows are kept apart by address"
+    )
 
 
 def _real(value: float, digits: int) -> float | None:

@@ -20,7 +20,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "texts": ("source", "sysid", "compid", "at", "n"),
     "aircraft": ("icao24",),
     "ships": ("mmsi",),
-    "position": ("device",),
+    "position": ("node", "device"),
     "items": ("uid",),
     "chat": ("message_id",),
     "alerts": ("uid",),
@@ -52,7 +52,7 @@ TYPES: Final[dict[str, dict[str, str]]] = {
         "destination": "TEXT",
     },
     "position": {
-        "device": "TEXT", "at": "INTEGER", "lat": "REAL", "lon": "REAL", "alt_m": "REAL", "speed_mps": "REAL",
+        "node": "TEXT", "device": "TEXT", "at": "INTEGER", "lat": "REAL", "lon": "REAL", "alt_m": "REAL", "speed_mps": "REAL",
         "course_deg": "REAL", "climb_mps": "REAL", "fix": "INTEGER", "error_m": "REAL", "satellites": "INTEGER",
     },
     "items": {

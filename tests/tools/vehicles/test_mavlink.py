@@ -114,6 +114,20 @@ def test_two_addresses_of_one_system_are_told_apart():
     assert silent == []  # it came back with another address
 
 
+def test_two_ports_of_one_host_are_told_apart():
+    notices = []
+    fleet, vehicle = Fleet(notices.append), Vehicle()
+    message = vehicle.message(vehicle.heartbeat())
+
+    def source(port, at):
+        return fleet.take("10.0.0.1", message, AT + at, port)[0].values["source"]
+
+    assert [source(5_000, 0), source(5_000, 1_000), source(6_000, 2_000), source(6_000, 3_000)] == ["10.0.0.1"] * 4
+    assert notices == []  # it was started again
+    assert [source(5_000, 3_500), source(6_000, 4_000)] == ["10.0.0.1:5000", "10.0.0.1:6000"]
+    assert ["several ports of 10.0.0.1" in notice for notice in notices] == [True]
+
+
 def test_two_vehicles_behind_one_address_are_noticed():
     notices = []
     fleet, first, second = Fleet(notices.append), Vehicle(), Vehicle()
