@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Figures"]
 
 # Always there, so that a graph of them begins at 0.
-NAMES = ("sent", "received", "refused", "duplicates", "echoes", "republished", "bytes", "reconnects")
+NAMES = ("sent", "received", "refused", "duplicates", "dropped", "echoes", "republished", "bytes", "reconnects")
 
 
 class Figures:

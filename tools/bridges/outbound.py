@@ -128,7 +128,7 @@ class Outbound:
         done = 0
         try:
             while page := await session.page(done=done, wait_ms=0):
-                batch = self._batch(page, scheme.limits.payload_max)
+                batch = self._batch(page, scheme)
                 await scheme.publish(batch.messages)
                 self._figures.add("republished", len(batch.messages))
                 done = len(page)
@@ -137,7 +137,7 @@ class Outbound:
 
     async def _publish(self, scheme: Scheme, page: Sequence[Mapping[str, Any]]) -> Done:
         """Publish a page; return what is to be acknowledged: fewer changes than all only where too many failed."""
-        batch = self._batch(page, scheme.limits.payload_max)
+        batch = self._batch(page, scheme)
         taken = await scheme.publish(batch.messages) if batch.messages else ()
         for place, answer in zip(batch.places, taken, strict=True):
             if answer == "duplicate":
@@ -157,8 +157,9 @@ class Outbound:
         self._figures.add("bytes", batch.size)
         return Done(done, failed)
 
-    def _batch(self, page: Sequence[Mapping[str, Any]], payload_max: int) -> _Batch:
+    def _batch(self, page: Sequence[Mapping[str, Any]], scheme: Scheme) -> _Batch:
         batch = _Batch()
+        payload_max, by_key = scheme.limits.payload_max, scheme.deletes_by_key
         deletes, where, template, write = self._settings.deletes, self._where, self._template, self._write
         for number, change in enumerate(page):  # runs for each change
             values = change["values"]
@@ -169,7 +170,7 @@ class Outbound:
                 continue
             key = change["key"]
             try:
-                topic = template.topic(key if values is None else values)
+                topic = "" if values is None and by_key else template.topic(key if values is None else values)
             except TopicError as error:
                 batch.failed[number] = str(error)
                 continue
@@ -209,7 +210,7 @@ def check_columns(settings: BridgeSettings, table: str, columns: Sequence[str], 
             f" its columns are {', '.join(columns)}"
         )
     loose = next((name for name in template.columns if name not in key), None)
-    if settings.deletes and loose is not None:
+    if settings.deletes and loose is not None and not settings.scheme.deletes_by_key:
         return (
             f"out: a delete of {table} has only the key ({', '.join(key) or 'none'}), so that {template.text!r} cannot be"
             f" made without {loose!r}; use columns of the key, or set deletes = false"

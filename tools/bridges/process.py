@@ -86,7 +86,7 @@ class Bridge:
             if settings.on and status["node"] not in settings.on:
                 self._set("standing by", f"'on' names other nodes: {', '.join(settings.on)}")
                 await asyncio.Event().wait()
-            options = settings.options(status["node"], settings.secrets())
+            options = settings.options(status["node"], settings.secrets(), self._figures.add, self._notify)
             writer = Writer(status["file"], settings, self._figures, self._is_own)
             try:
                 scheme = settings.scheme(options)
@@ -179,8 +179,9 @@ class Bridge:
         settings = self._settings
         if scheme.everywhere:
             self._turn.set(active=True, holder="")
+        is_echo = (lambda _change: False) if scheme.returns_rows else writer.is_echo
         works = [
-            Outbound(self._home, settings, table, self._figures, writer.is_echo).run(scheme, self._turn)
+            Outbound(self._home, settings, table, self._figures, is_echo).run(scheme, self._turn)
             for table in settings.out
         ]
         if settings.incoming:
@@ -209,6 +210,10 @@ class Bridge:
         if text != self._told:
             self._told = text
             self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
+
+    def _notify(self, event: str, text: str) -> None:
+        """Let the node log a notice of the scheme."""
+        self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
 
     async def _report_figures(self) -> None:
         last: Mapping[str, float] = {}

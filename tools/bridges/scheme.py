@@ -10,7 +10,7 @@ All methods run on one event loop. `publish` and `receive` run concurrently, eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Options:
     incoming: every pattern of `in`, in the notation of the system: `{column}` has become its wildcard of one level.
     in_flight_max: messages that may wait for an acknowledgement.
     more: the scheme's own settings.
+    count: adds so many to a figure of the bridge, such as `dropped`, which `bridge status` and the metrics show.
+    notify: lets the node log a notice: a code of `mycomesh explain`, and one line.
     """
 
     url: str
@@ -67,6 +69,8 @@ class Options:
     incoming: tuple[str, ...] = ()
     in_flight_max: int = 500
     more: Mapping[str, Any] = field(default_factory=dict)
+    count: Callable[[str, int], None] = lambda _name, _count: None
+    notify: Callable[[str, str], None] = lambda _event, _text: None
 
 
 @dataclass(slots=True)
@@ -140,6 +144,12 @@ class Scheme:
     everywhere = False
     # The system gives each incoming message to one of several receivers, so that all nodes receive; else one of them does.
     shares = False
+    # The part of the URL behind `//` is no HOST:PORT, such as `udpin:0.0.0.0:14550`; `check` reads it.
+    own_address = False
+    # A delete needs no topic, because the scheme removes by table and key.
+    deletes_by_key = False
+    # Rows that came in by this bridge go out by it too: a server has other clients, which have not seen them.
+    returns_rows = False
     extra = ""  # the extra of pip that brings the client library, "" if none is needed
     # Topic -> SQL that creates the table of that topic where `create` is set, of a scheme that knows its columns. {table} becomes
     # the quoted name.

@@ -20,7 +20,7 @@ from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.bridges.template import Pattern, Template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mycomesh.mesh.node.home import Home
     from mycomesh.tools.bridges.scheme import Scheme
@@ -78,7 +78,13 @@ class BridgeSettings:
         """The class of the scheme; its library is installed, as `parse` has checked."""
         return scheme_named(urlsplit(self.url).scheme)
 
-    def options(self, node: str, secrets: Mapping[str, str]) -> Options:
+    def options(
+        self,
+        node: str,
+        secrets: Mapping[str, str],
+        count: Callable[[str, int], None] = lambda _name, _count: None,
+        notify: Callable[[str, str], None] = lambda _event, _text: None,
+    ) -> Options:
         """Return what the scheme needs to know."""
         return Options(
             url=self.url,
@@ -90,6 +96,8 @@ class BridgeSettings:
             incoming=tuple(pattern.wildcards for pattern in self.incoming),
             in_flight_max=self.in_flight_max,
             more=self.more,
+            count=count,
+            notify=notify,
             **secrets,
         )
 
@@ -146,8 +154,8 @@ def parse(name: str, section: Mapping[str, Any], directory: Path) -> BridgeSetti
         raise _wrong(name, "needs 'url', such as url = \"nats://127.0.0.1:4222\"")
     try:
         parts = urlsplit(url)
-        password, _ = parts.password, parts.port
-        scheme = scheme_named(parts.scheme)
+        scheme, password = scheme_named(parts.scheme), parts.password
+        _ = scheme.own_address or parts.port
     except (ValueError, SchemeError) as error:
         raise _wrong(name, f"url {url!r}: {error}") from error
     if password is not None:

@@ -24,6 +24,7 @@ ACTIONS = {
     "pause": "end the process of one",
     "resume": "start one that was paused, refused or stopped",
 }
+SHOWN = ("sent", "received", "refused", "duplicates", "dropped")  # figures
 WITHOUT_NAME = ("list", "status")
 
 
@@ -86,6 +87,6 @@ def _status(args: argparse.Namespace, home: Home) -> None:
     rows = []
     for each in children:
         figures = each["figures"]
-        counts = [str(round(figures.get(name, 0))) for name in ("sent", "received", "refused", "duplicates")]
+        counts = [str(round(figures.get(name, 0))) for name in SHOWN]
         rows.append((each["name"], each["state"], *counts, each["text"]))
-    print_table(("BRIDGE", "STATE", "SENT", "RECEIVED", "REFUSED", "DUPLICATES", "NOTE"), rows)
+    print_table(("BRIDGE", "STATE", *(name.upper() for name in SHOWN), "NOTE"), rows)
