@@ -170,9 +170,11 @@ def remove_internal(db: Any, table_id: int) -> None:
         f"shed/{table_id}",
         f"settled/{table_id}",
         f"definition/{table_id}",
+        f"leaving/{table_id}",
+        f"missing/{table_id}",
         f"twin/{table_id}",
     )
-    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?, ?, ?)", keys)
+    db.execute(f"DELETE FROM mycomesh_meta WHERE name IN ({', '.join('?' * len(keys))})", keys)
     db.execute("DELETE FROM mycomesh_meta WHERE name GLOB ?", (changed_ids_key(table_id) + "*",))
 
 

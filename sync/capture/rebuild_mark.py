@@ -18,7 +18,7 @@ from typing import Any
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 
-__all__ = ["TABLE", "rebuilt_tables", "renew"]
+__all__ = ["TABLE", "is_intact", "rebuilt_tables", "renew"]
 
 TABLE = "mycomesh_mark"
 _INDEX = f"{TABLE}_keep"
@@ -28,10 +28,14 @@ _LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE typ
 
 def rebuilt_tables(db: Any) -> frozenset[str]:
     """Return the folded names of the tables created since the mark was renewed: all tables if the file was rebuilt."""
-    row = db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone()
-    which = _LATER if row in (None, _ROW) else "type = 'table'"
+    which = _LATER if is_intact(db) else "type = 'table'"
     listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE {which}"
     return frozenset(fold(lenient_text(restore(cells)[0])) for cells in db.execute(listing).fetchall())
+
+
+def is_intact(db: Any) -> bool:
+    """Return True if the file was not created again from SQL since the mark was renewed, or has no mark yet."""
+    return db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone() in (None, _ROW)
 
 
 def renew(db: Any) -> None:

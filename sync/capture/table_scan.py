@@ -47,6 +47,7 @@ __all__ = [
     "any_active",
     "begin",
     "begin_for_lost_records",
+    "first_entries",
     "first_rows",
     "is_adopting",
     "log_rows",
@@ -275,6 +276,12 @@ def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], S
 def first_rows(table: Table, limit: int) -> list[Row]:
     """Return the change log's names of the first rows of the table."""
     return [_row_of(table, name) for name in _next_names(table, None, limit)]
+
+
+def first_entries(table: Table, limit: int) -> list[Row]:
+    """Return some of the rows that the change log knows, in the table or not."""
+    runs = itertools.islice(table.log.runs.all(), limit)
+    return [*_next_entries(table, None, limit), *(run.row for run in runs)][:limit]
 
 
 def _suspect(view: RowView) -> bool:

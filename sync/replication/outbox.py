@@ -280,7 +280,7 @@ class Outbox:
             if table.table_id not in due:
                 table.pending.unread = False
                 continue
-            if room <= 0 or (is_ledger(table.spec.folded) and self._catalog.changed()):
+            if room <= 0 or (is_ledger(table.spec.folded) and self._catalog.is_stating()):
                 more = True  # a ledger waits for the definitions that it speaks of
                 continue
             drained = self._drain_table(table, wall_ms, room)

@@ -2,8 +2,8 @@
 
 Every change of the file's schema leads to one pass over its tables (`table_pass`). A new table is registered, and its rows are
 backfilled. A changed table gets triggers for its columns once all its writes have stamps. A table that was dropped by hand
-stays on the mesh and is not replicated here; only a migration drops it for all nodes. A column that a program drops is dropped
-for all; one that a rebuild has left out comes back empty.
+stays on the mesh and is not replicated here; only a migration drops it for all nodes. A column that a program drops, or leaves
+out of a rebuild, is dropped for all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from mycomesh.sync.capture import rebuild_mark
+from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.schema.definition_changes import DefinitionChanges
 from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, TABLE
@@ -57,6 +57,7 @@ class Catalog:
         self._before: Snapshot | None = None  # the registry before the running transaction
         # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
         self._compared_generated = False
+        self._leaving = False  # whether columns that rebuilds have left out wait for a scan
         self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
         self._definitions = DefinitionChanges(store)
         self._opened = False
@@ -123,7 +124,12 @@ class Catalog:
     def changed(self) -> bool:
         """Return True if some connection has changed the schema, or a number in the header, since the last pass."""
         stale = self.own_ids.stale or self._header.stale or self._index_triggers.unmarked
+        stale = stale or (self._leaving and not table_scan.any_active(self._store.db))
         return stale or self.registry.file.version() != self._version
+
+    def is_stating(self) -> bool:
+        """Return True if the next passes have to state something about the schema to the mesh, or may have to."""
+        return self._leaving or self.changed()
 
     def is_readable(self) -> bool:
         """Return True if no replicated table has changed since the last pass, whatever else has changed in the schema."""
@@ -147,6 +153,7 @@ class Catalog:
         changed = TablePass(self._store, registry, follower or self._follower(), drain, self._made)
         changed.run(most)
         self._made = changed.made if changed.unfinished else frozenset()
+        self._leaving = bool(changed.leaving)
         self._rebuilt += changed.rebuilt
         self._doubling += changed.doubling
         for table in registry.tables.values():
@@ -154,7 +161,8 @@ class Catalog:
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
             registry.sign(table)
         version = registry.file.version()
-        self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
+        settled = [table for name, table in registry.tables.items() if name not in changed.leaving]
+        self._record_facts(changed.adopted, self._definitions.take(settled, followed=followed))
         registry.behind = frozenset(
             name
             for name, table in registry.tables.items()
@@ -166,7 +174,7 @@ class Catalog:
         self._index_triggers.renew(filling=self._opened)
         self._virtual.record(self._index_triggers.kept())
         self.own_ids.renew()
-        if not changed.unfinished:
+        if not changed.unfinished and not self._leaving:
             self._header.renew()
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version

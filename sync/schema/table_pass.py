@@ -13,6 +13,7 @@ from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.ledgers import is_ledger
+from mycomesh.sync.schema.left_out_columns import LeftOutColumns
 from mycomesh.sync.schema.policy import dropped_fact, name_fact
 from mycomesh.sync.schema.record_facts import drop_index_facts, record_definition
 from mycomesh.sync.schema.registry import Record, Registry
@@ -27,8 +28,8 @@ from mycomesh.sync.storage.table import Table
 __all__ = ["Drain", "TablePass"]
 
 _BROUGHT_BACK = (
-    "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
-    " columns that are new here are on the mesh with their values"
+    "column(s) {} missing in a table that was created again: the mesh keeps them, so they are back, empty in every row;"
+    " columns that are new here are on the mesh with their values; ALTER TABLE .. DROP COLUMN drops a column everywhere"
 )
 _OF_OTHERS = (
     "not replicated: {} keeps its own state about this file in it; name it in 'only' to replicate it:"
@@ -60,6 +61,10 @@ class TablePass:
         # Folded names of the tables that programs have created since the last pass.
         self._created = rebuild_mark.rebuilt_tables(store.db) - follower.rebuilt
         self.made = made | self._created
+        self._left_out = LeftOutColumns(store)
+        self.leaving: set[str] = (
+            set()
+        )  # tables whose left out columns wait for a scan, after which the next pass is due
         self.adopted: set[str] = set()
         self.rebuilt: list[str] = []
         self.doubling: list[str] = []
@@ -92,6 +97,7 @@ class TablePass:
                 new += 1
             else:
                 self.unfinished = True
+        self._drop_left_out()
 
     def _changed_specs(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
         """Return the tables that are not captured as they are, and note those that cannot be replicated."""
@@ -138,6 +144,7 @@ class TablePass:
             if name in present or not registry.selects(name):
                 continue
             registry.uninstall(table_id)  # RENAME has taken the triggers along
+            self._left_out.mark_missing(table_id)
             if name in registry.removed:
                 continue
             defined = registry.defined(name)
@@ -200,24 +207,30 @@ class TablePass:
             self._start_over(record.table_id, spec)
             return
         spec, lost = self._lost_columns(spec, record)
-        if lost and self._are_dropped(spec, record):
+        dropped = bool(lost) and self._are_dropped(spec, record)
+        if dropped and record.table_id not in table_scan.active_ids(self._store.db):
             self._follow_drops(spec, record, lost)
             return
-        if lost:
-            if not self._bring_back(spec, lost):
-                registry.forget(name)
-                return
-            spec = registry.spec(name, spec.name)
         table = self._reload(spec, record)
         if table is None:
             self.unfinished = True
             return
+        leaving = (
+            bool(lost) and name not in registry.policies.signed and self._left_out.leaves(table, lost, dropped=dropped)
+        )
+        self._left_out.record_present(record.table_id)
+        if lost and not leaving:
+            if not self._bring_back(spec, lost):
+                registry.forget(name)
+                return
+            table = self._reload(registry.spec(name, spec.name), record)
+            assert table is not None, "the first reload has made room for both rows of one id"
         self._find_unlogged_writes(table, record, lost)
         if not self._drain(table):
             self.unfinished = True
             return
         registry.install(table)
-        if lost:
+        if lost and not leaving:
             registry.notes.put(name, _BROUGHT_BACK.format(", ".join(lost)))
 
     def _reload(self, spec: TableSpec, record: Record) -> Table | None:
@@ -296,20 +309,43 @@ class TablePass:
 
     def _follow_drops(self, spec: TableSpec, record: Record, lost: list[str]) -> None:
         """Tell the mesh of columns that a program has dropped, once every write of before has its stamp."""
-        registry, canonical = self._registry, spec.folded
         table = self._reload(spec, record)
         if table is not None and any(column.folded not in record.captured for column in spec.columns):
             self._find_unlogged_writes(table, record, lost)  # one of them may have been renamed too
         if table is None or not self._drain(table):
             self.unfinished = True
             return
+        self._drop_columns(table, record, lost)
+
+    def _drop_left_out(self) -> None:
+        """Tell the mesh of columns that rebuilds have left out, once scans have stamped what else has changed."""
+        registry = self._registry
+        leaving = self._left_out.leaving()
+        scanned = table_scan.active_ids(self._store.db) if leaving else set()
+        for name, table in [(name, table) for name, table in registry.tables.items() if table.table_id in leaving]:
+            if table.table_id in scanned or not table.columns.installed or not self._drain(table):
+                self.leaving.add(name)
+                continue
+            gone = registry.policies.dropped_of(name) | table.columns.local_names
+            lost = [
+                column for column in leaving[table.table_id] if column not in gone
+            ]  # a program may have added it again
+            record = registry.record(name)
+            assert record is not None, "the table is loaded"
+            if lost:
+                self._drop_columns(table, record, lost)
+            self._left_out.settle(table.table_id)
+
+    def _drop_columns(self, table: Table, record: Record, lost: list[str]) -> None:
+        """Drop columns that the file has lost on the mesh; every write has its stamp."""
+        registry, canonical, here = self._registry, table.spec.folded, table.spec.name
         registry.drop_columns(table, frozenset(lost))
         for column in lost:
             registry.facts.write(*dropped_fact((canonical, column)))
         registry.names.forget(canonical, lost)
-        drop_index_facts(self._store.db, registry, spec, lost)
+        drop_index_facts(self._store.db, registry, table.spec, lost)
         registry.read_decisions()
-        spec = registry.spec(canonical, spec.name)
+        spec = registry.spec(canonical, here)
         captured = {column: bit for column, bit in record.captured.items() if column not in lost}
         registry.install(registry.reload(record.table_id, spec, table.columns.bits, table, captured))
         record_definition(self._store.db, registry, spec)

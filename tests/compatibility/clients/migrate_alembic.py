@@ -31,6 +31,7 @@ def _second(op):
 def _third(op):
     with op.batch_alter_table("alembic_item") as batch:
         batch.create_unique_constraint("one_name", ["name"])
+        batch.drop_column("starred")
     op.create_index("by_price", "alembic_item", ["price"])
 
 

@@ -1,12 +1,12 @@
-// An application with TypeORM's synchronize in three versions: migrate_typeorm.cjs FILE migrate|pending|insert VERSION [NAME].
+// An application with TypeORM's synchronize in three versions, the second without a column: migrate_typeorm.cjs FILE ACTION VERSION [NAME].
 require("reflect-metadata");
 const { DataSource, EntitySchema } = require("typeorm");
 const [file, action, text, name] = process.argv.slice(2);
 const version = Number(text);
 const columns = [
   { id: { type: "integer", primary: true, generated: true }, name: { type: "varchar" }, price: { type: "integer" }, note: { type: "text", nullable: true } },
-  { id: { type: "integer", primary: true, generated: true }, name: { type: "varchar" }, price: { type: "real", nullable: true }, note: { type: "text", nullable: true }, starred: { type: "boolean", default: false } },
-  { id: { type: "integer", primary: true, generated: true }, name: { type: "varchar", length: 80, unique: true }, price: { type: "real", nullable: true }, note: { type: "text", nullable: true }, starred: { type: "boolean", default: false } },
+  { id: { type: "integer", primary: true, generated: true }, name: { type: "varchar" }, price: { type: "real", nullable: true }, starred: { type: "boolean", default: false } },
+  { id: { type: "integer", primary: true, generated: true }, name: { type: "varchar", length: 80, unique: true }, price: { type: "real", nullable: true }, starred: { type: "boolean", default: false } },
 ][version - 1];
 const Item = new EntitySchema({ name: "typeorm_item", columns });
 
