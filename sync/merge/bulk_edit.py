@@ -23,11 +23,10 @@ from mycomesh.sync.merge.work_budget import (
     WorkBudget,
     bytes_weight_of,
 )
-from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
-from mycomesh.sync.storage.insert_runs import InsertRun, RunPart
+from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
 from mycomesh.sync.storage.row_batch import Lost, Taken, encode_cells, read_records
 from mycomesh.sync.storage.row_view import prior_from_wire
 from mycomesh.sync.storage.table import Table
@@ -60,7 +59,7 @@ def merge_edits(
     edits = _Edits(table, group, site_number, keys, rows)
     plain = edits.with_records(edits.find_plain(), budget)
     left = [True] * len(rows)
-    merged = edits.write(plain, left, budget)
+    merged = edits.write_all(plain, left, budget)
     edits.finish()
     return merged, filtered(group, left) if any(left) else None
 
@@ -85,11 +84,12 @@ def _are_named(table: Table, rows: Sequence[Row]) -> bool:
     A row of a keyed table with a NULL in its key is named by its insert or its rowid. A row of a keyless table is named by
     its insert unless it is visible.
     """
+    kinds = set(map(type, rows))
     if table.spec.kind is not KeyKind.KEYED:
-        return all(isinstance(row, int) for row in rows)
-    if any(isinstance(row, int) or row[:1] == b"\x00" for row in rows):
+        return kinds == {int}
+    if int in kinds or any(row.startswith(b"\x00") for row in rows):  # type: ignore[union-attr]
         return False
-    return not any(is_raw(value) for key in key_values(rows) for value in key)
+    return list not in set(map(type, itertools.chain.from_iterable(key_values(rows))))
 
 
 class _Edits:
@@ -102,87 +102,121 @@ class _Edits:
         self._keys = keys
         self._rows = rows
         self._records: list[Any] = [None] * len(rows)
-        # By number of a change: what it takes from entries in no run, and the run that it takes cells from with what it leaves.
-        self._lost: dict[int, list[Lost]] = {}
-        self._packed: dict[int, tuple[InsertRun, int]] = {}
+        # The changes take cells from entries in no run, and from runs: each with what it keeps and the numbers of the changes.
+        self._lost: list[Lost] = []
+        self._packed: list[tuple[InsertRun, int, Sequence[int]]] = []
         self._parts: list[tuple[InsertRun, RunPart]] = []  # of what is written
         self._written: list[int] = []
+        self._plain = 0  # how many changes are plain
 
-    def find_plain(self) -> list[int]:  # noqa: C901, PLR0912  (runs for each row, where calls would take longer)
+    def find_plain(self) -> list[int]:
         """Return the numbers of the plain changes."""
-        table, group, own = self._table, self._group, self._site_number
+        table, group = self._table, self._group
+        mask = EXISTENCE if group.kind is Kind.DELETE else table.columns.mask_of(group.columns)
+        stored_entries, runs = table.log.entries_in_order(self._rows)
+        alive, other = bytearray(len(self._rows)), bytearray(len(self._rows))
+        for run, numbers in runs:
+            self._take_run(run, numbers, mask, alive, other)
+        self._take_entries(stored_entries, mask, alive, other)
+        if 0 not in alive and 1 not in other:
+            return [*range(len(alive))]
+        return self._only([number for number, each in enumerate(alive) if each and not other[number]])
+
+    def _only(self, numbers: list[int]) -> list[int]:
+        """Forget what other changes than these would take; return the numbers."""
+        self._lost, self._packed = self._taken_by(numbers)
+        return numbers
+
+    def _taken_by(self, numbers: list[int]) -> tuple[list[Lost], list[tuple[InsertRun, int, Sequence[int]]]]:
+        kept = frozenset(numbers)
+        parts = [(run, left, [number for number in part if number in kept]) for run, left, part in self._packed]
+        return [lost for lost in self._lost if lost[2] in kept], [part for part in parts if part[2]]
+
+    def _take_run(self, run: InsertRun, numbers: Sequence[int], mask: int, alive: bytearray, other: bytearray) -> None:
+        """Take cells from the entries of a run; note which rows are alive, and which changes are not plain."""
+        group = self._group
         whole = group.kind is Kind.DELETE
-        mask = EXISTENCE if whole else table.columns.mask_of(group.columns)
-        found, runs = table.log.entries_and_runs(self._rows)
-        held = table.held.among(itertools.chain.from_iterable(found.values()))
-        foreign = ~(table.columns.local_mask | EXISTENCE)
-        plain = []
-        for number, (hlc, row, run) in enumerate(zip(group.hlcs, self._rows, runs, strict=True)):
-            alive = False
-            if run is not None:
-                owned = run.mask
-                if type(owned) is not int or run.hlc + row - run.row >= hlc:  # type: ignore[operator]
-                    continue
-                alive = True  # a run has inserts of visible rows
-                cells = owned if whole else owned & mask
-                if cells:
-                    before = run.hlc + row - run.row  # type: ignore[operator]
-                    if (owned ^ cells) & foreign or (
-                        run.site_number != own
-                        and not self._has_seen(number, run.site_number, before, cells, whole=whole)
-                    ):
-                        continue
-                    self._packed[number] = run, owned ^ cells
-            lost: list[Lost] = []
-            for stored in found.get(row, ()):
-                owned = stored[3]
-                if type(owned) is not int or not owned or (held and stored[:2] in held):
-                    break
-                if (
-                    stored[1] >= hlc
-                ):  # it keeps its cells; of one stamp there may be another part, and of one clock another site
-                    if stored[1] == hlc or whole or owned & (mask | EXISTENCE):
-                        break
-                    continue
-                alive = alive or owned & EXISTENCE != 0
-                cells = owned if whole else owned & mask
-                if cells:
-                    if stored[0] != own and not self._has_seen(number, stored[0], stored[1], cells, whole=whole):
-                        break
-                    if (owned ^ cells) & foreign:
-                        break
-                    lost.append((stored, owned ^ cells, number))
-            else:
-                if alive:
-                    plain.append(number)
-                    if lost:
-                        self._lost[number] = lost
-        return plain
+        cells = taken = 0
+        if type(run.mask) is int:
+            cells = run.mask if whole else run.mask & mask
+            taken = run.mask ^ cells
+        if type(run.mask) is not int or (cells and taken & ~(self._table.columns.local_mask | EXISTENCE)):
+            for number in numbers:
+                other[number] = 1
+            return
+        shift = run.hlc - run.row
+        own = run.site_number == self._site_number or not cells
+        if not own or run.hlc + run.n > group.hlcs[0]:
+            seen = []
+            for number in numbers:
+                hlc = self._rows[number] + shift  # type: ignore[operator]
+                if hlc < group.hlcs[number] and (
+                    own or self._has_seen(number, run.site_number, hlc, cells, whole=whole)
+                ):
+                    seen.append(number)
+                else:
+                    other[number] = 1
+            numbers = seen
+        for number in numbers:
+            alive[number] = 1  # a run has inserts of visible rows
+        if cells:
+            self._packed.append((run, taken, numbers))
+
+    def _take_entries(
+        self, stored_entries: Sequence[StoredEntry], mask: int, alive: bytearray, other: bytearray
+    ) -> None:
+        """Take cells from entries in no run; note as `_take_run`."""
+        if not stored_entries:
+            return
+        hlcs, own, whole = self._group.hlcs, self._site_number, self._group.kind is Kind.DELETE
+        held = self._table.held.among(stored_entries)
+        foreign = ~(self._table.columns.local_mask | EXISTENCE)
+        places = dict(zip(self._rows, itertools.count()))
+        for stored in stored_entries:  # runs for each entry, where calls would take longer
+            number, owned = places[stored[2]], stored[3]
+            if type(owned) is not int or not owned or (held and stored[:2] in held):
+                other[number] = 1
+                continue
+            if stored[1] >= hlcs[number]:
+                # It keeps its cells. Of one stamp there may be another part, and of one clock another site.
+                if stored[1] == hlcs[number] or whole or owned & (mask | EXISTENCE):
+                    other[number] = 1
+                continue
+            if owned & EXISTENCE:
+                alive[number] = 1
+            cells = owned if whole else owned & mask
+            if cells:
+                left = owned ^ cells
+                if left & foreign or (
+                    stored[0] != own and not self._has_seen(number, stored[0], stored[1], cells, whole=whole)
+                ):
+                    other[number] = 1
+                else:
+                    self._lost.append((stored, left, number))
 
     def with_records(self, plain: list[int], budget: WorkBudget) -> list[int]:
         """Read the rows whose values are needed for digests; return the numbers of the changes that stay plain.
 
         Most rows are not read: where SQLite changes fewer rows than it should, one is missing.
         """
-        packed, lost = self._packed, self._lost
         needed = plain
         if self._table.rows.counts_changes:
-            needed = [
-                number
-                for number in plain
-                if (number in packed and packed[number][1]) or any(left for _, left, _ in lost.get(number, ()))
-            ]
+            parts = [numbers for _, left, numbers in self._packed if left]
+            needed = sorted({*itertools.chain(*parts), *(number for _, left, number in self._lost if left)})
         if not needed:
             return plain
+        rows = self._rows
         try:
-            found, done, size = read_records(self._table, [self._rows[number] for number in needed], CHUNK_BYTES_MAX)
+            found, done, size = read_records(self._table, [rows[number] for number in needed], CHUNK_BYTES_MAX)
         except UnicodeDecodeError:
             found, done, size = {}, 0, 0
         budget.spend(bytes_weight_of(size))
         for number in needed[:done]:
-            self._records[number] = found.get(self._rows[number])
+            self._records[number] = found.get(rows[number])
         refused = {number for number in needed if self._records[number] is None}
-        return [number for number in plain if number not in refused] if refused else plain
+        if not refused:
+            return plain
+        return self._only([number for number in plain if number not in refused])
 
     def _has_seen(self, number: int, site_number: int, hlc: int, cells: int, *, whole: bool) -> bool:
         """Return True if the writer of a change had seen an entry whose cells it overwrote."""
@@ -196,21 +230,24 @@ class _Edits:
                 seen |= self._table.columns.mask_of(names)
         return not whole and not cells & ~seen
 
-    def write(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
-        """Merge plain changes at once or in halves; return how many. `left` becomes False for these."""
+    def write_all(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
+        """Merge the plain changes; return how many of them SQLite took. `left` becomes False for these."""
+        self._plain = len(numbers)
+        return self._write(numbers, left, budget)
+
+    def _write(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
+        """Merge plain changes at once or in halves, as `write_all` does."""
         if not numbers:
             return 0
-        if self._try_write(numbers):
-            for number in numbers:
-                left[number] = False
+        if self._try_write(numbers, left):
             return len(numbers)
         budget.spend(GROUP_WEIGHT + len(numbers))
         if len(numbers) <= _BATCH_MIN:
             return 0
         middle = len(numbers) // 2
-        return self.write(numbers[:middle], left, budget) + self.write(numbers[middle:], left, budget)
+        return self._write(numbers[:middle], left, budget) + self._write(numbers[middle:], left, budget)
 
-    def _try_write(self, numbers: list[int]) -> bool:
+    def _try_write(self, numbers: list[int], left: list[bool]) -> bool:
         """Write plain changes into the table and the change log; return False, with nothing done, if SQLite refuses one."""
         table, group, db = self._table, self._group, self._table.store.db
         rows = [self._rows[number] for number in numbers]
@@ -230,20 +267,22 @@ class _Edits:
         if not whole:
             return False
         taken = Taken()
-        for number in numbers:
-            taken.lost += self._lost.get(number, ())
-            packed = self._packed.get(number)
-            if packed is not None:
-                taken.take_packed(*packed, number)
+        taken.lost, parts = (self._lost, self._packed) if len(numbers) == self._plain else self._taken_by(numbers)
+        for run, kept, part in parts:
+            taken.take_run(run, kept, part)
         self._parts += taken.supersede(table, self._keys, self._rows, self._records)
         self._enter(numbers)
         self._written += numbers
+        for number in numbers:
+            left[number] = False
         return True
 
     def finish(self) -> None:
         """Write what has become of the runs, and note the conflicts that the changes have restored."""
         table, group = self._table, self._group
         table.log.reshape(self._parts)
+        if table.store.conflict_room.empty:
+            return
         numbers = {self._keys[number]: number for number in self._written}
         for key in recorded_keys(table, list(numbers)):
             note_restored(table, key, group.columns, group.hlcs[numbers[key]])

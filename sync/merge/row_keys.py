@@ -6,6 +6,7 @@ exactly one row, in the one form that every replica uses.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from mycomesh.sync import codec
 from mycomesh.sync.errors import DecodeError, KeyMismatchError
 from mycomesh.sync.merge.keep_both import LEGACY_KEY_SIZE
 from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
-from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
+from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, encode_key, encode_keys
 from mycomesh.sync.storage.table import INSERT_KEY_SIZE, Table, insert_key
+from mycomesh.sync.storage.user_table import key_values
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["keys_of"]
@@ -28,6 +30,7 @@ _CHANGED: dict[str, set[type]] = {
     "NUMERIC": {str},
     "BLOB": set(),
 }
+_KEY_VALUES = frozenset({int, float, str, bytes})
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*")
 
 
@@ -52,8 +55,9 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
             {type(row[at]) for row in group.rows} == {int}, f"{spec.name}: an INTEGER PRIMARY KEY is not an integer"
         )
     if group.keys is not None:
-        for key in group.keys:
-            _check_key(table, key)
+        if not _are_canonical(spec, group.keys):
+            for key in group.keys:
+                _check_key(table, key)
         return group.keys
     if group.kind is not Kind.INSERT:
         raise DecodeError(f"{spec.name}: a change other than an insert has no row key")
@@ -81,6 +85,24 @@ def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
         if str in changed and not any(type(key[position]) is str and _NUMBER.fullmatch(key[position]) for key in keys):
             changed -= {str}
         codec.require(not changed, f"{spec.name}: column {column.name!r} would change the value of a row key")
+
+
+def _are_canonical(spec: TableSpec, keys: Sequence[Any]) -> bool:
+    """Return True if all keys pass `_check_key`, as those of an honest peer do; False says nothing."""
+    kinds = set(map(type, keys))
+    if spec.kind is KeyKind.ROWID:
+        return kinds == {int} and codec.is_int(min(keys), -(1 << 63)) and codec.is_int(max(keys), -(1 << 63))
+    head = codec.array_head(len(spec.key))
+    if spec.kind is not KeyKind.KEYED or kinds != {bytes} or not all(key.startswith(head) for key in keys):
+        return False
+    try:
+        values = list(map(tuple, key_values(keys)))
+    except DecodeError:
+        return False
+    if set(map(type, itertools.chain.from_iterable(values))) - _KEY_VALUES or set(map(len, values)) != {len(spec.key)}:
+        return False
+    _check_kept(spec, values)
+    return encode_keys(spec, values) == list(keys)
 
 
 def _check_key(table: Table, key: Any) -> None:
