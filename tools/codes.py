@@ -249,6 +249,13 @@ _DATABASE = (
         "correct config.toml, then run mycomesh bridge resume NAME",
     ),
     Code(
+        "bridge.shared_id",
+        "two vehicles speak as the same system and component",
+        "most vehicles leave the factory as system 1; ground stations and logs mix such a pair up, and only the addresses of the"
+        " senders keep their rows apart here",
+        "give each vehicle its own id: SYSID_THISMAV (ArduPilot) or MAV_SYS_ID (PX4)",
+    ),
+    Code(
         "bridge.waiting",
         "a bridge has no connection",
         "the outside system cannot be reached or ended the connection; the bridge tries again, and the change log keeps what"

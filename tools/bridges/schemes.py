@@ -14,7 +14,11 @@ __all__ = ["SCHEMES", "scheme_named"]
 
 # Scheme of the URL -> (MODULE:CLASS in this package, the extra of pip that brings its library, "" for none).
 SCHEMES = {
+    "ais": ("receivers:AisScheme", "ais"),
     "file": ("file:FileScheme", ""),
+    "gpsd": ("receivers:GpsdScheme", ""),
+    "mavlink": ("mavlink:MavlinkScheme", "mavlink"),
+    "sbs": ("receivers:SbsScheme", ""),
 }
 
 
