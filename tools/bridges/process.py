@@ -177,16 +177,14 @@ class Bridge:
     async def _flow(self, scheme: Scheme, writer: Writer) -> None:
         """Run all directions until one of them fails; raise its error."""
         settings = self._settings
-        if scheme.everywhere:
-            self._turn.set(active=True, holder="")
+        self._turn.set(active=True, holder="")
         is_echo = (lambda _change: False) if scheme.returns_rows else writer.is_echo
         works = [
             Outbound(self._home, settings, table, self._figures, is_echo).run(scheme, self._turn)
             for table in settings.out
         ]
         if settings.incoming:
-            turn = None if scheme.everywhere or (scheme.shares and not settings.out) else self._turn
-            works.append(receive(scheme, writer, turn))
+            works.append(receive(scheme, writer, None if scheme.everywhere else self._turn))
         tasks = [asyncio.ensure_future(work) for work in works]
         self._set("running", "")
         try:

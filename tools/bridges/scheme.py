@@ -49,8 +49,9 @@ class Options:
     user, password, token: of the credentials file, "" if it has none.
     ca: path of a file with the certificates to trust; None for those of the system.
     create: create a missing stream, queue or topic.
-    outgoing: every topic template of `out`, with `{column}` in it.
-    incoming: every pattern of `in`, in the notation of the system: `{column}` has become its wildcard of one level.
+    from_now: a new subscription begins with the next message.
+    outgoing: every topic of `out`, and incoming: every pattern of `in`, in the notation of the system: a level with a `{column}`
+        has become its wildcard of one level.
     in_flight_max: messages that may wait for an acknowledgement.
     more: the scheme's own settings.
     count: adds so many to a figure of the bridge, such as `dropped`, which `bridge status` and the metrics show.
@@ -65,6 +66,7 @@ class Options:
     token: str = ""
     ca: str | None = None
     create: bool = False
+    from_now: bool = False
     outgoing: tuple[str, ...] = ()
     incoming: tuple[str, ...] = ()
     in_flight_max: int = 500
@@ -142,8 +144,6 @@ class Scheme:
     # Every node with the section has an outside system of its own, such as a directory or a radio, so that all of them publish
     # and receive; else one of those that reach each other publishes.
     everywhere = False
-    # The system gives each incoming message to one of several receivers, so that all nodes receive; else one of them does.
-    shares = False
     # The part of the URL behind `//` is no HOST:PORT, such as `udpin:0.0.0.0:14550`; `check` reads it.
     own_address = False
     # A delete needs no topic, because the scheme removes by table and key.

@@ -19,6 +19,7 @@ SCHEMES = {
     "gpsd": ("receivers:GpsdScheme", ""),
     "mavlink": ("mavlink:MavlinkScheme", "mavlink"),
     "sbs": ("receivers:SbsScheme", ""),
+    "nats": ("nats:NatsScheme", "nats"),
 }
 
 

@@ -33,6 +33,7 @@ class Template:
 
     text: str
     parts: tuple[str, ...]  # text and column in turn, beginning and ending with text
+    wildcards: str  # with the scheme's wildcard in place of each level that has a column
     reserved: str  # characters that a value cannot have as they are
 
     @classmethod
@@ -45,7 +46,7 @@ class Template:
             if any(char.isspace() or not char.isprintable() for char in fixed):
                 raise ValueError(f"topic {text!r} has a space or a control character")
         reserved = f"{scheme.separator}{scheme.wildcard_level}{scheme.wildcard_rest}%/#+*>."
-        return cls(text, parts, reserved)
+        return cls(text, parts, _wildcards(text, scheme), reserved)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class Pattern:
 
     text: str
     table: str
-    wildcards: str  # with the scheme's wildcard in place of each column
+    wildcards: str  # as in `Template`
     columns: tuple[str, ...]
     shape: re.Pattern[str]
 
@@ -105,8 +106,7 @@ class Pattern:
                 regex += ".*" if piece == scheme.wildcard_rest else one if piece == level else re.escape(piece)
         if scheme.wildcard_rest == "#" and regex.endswith(re.escape(separator) + ".*"):
             regex = regex.removesuffix(re.escape(separator) + ".*") + f"(?:{re.escape(separator)}.*)?"  # the parent too
-        wildcards = "".join(level if number % 2 else part for number, part in enumerate(parts))
-        return cls(text, table, wildcards, parts[1::2], re.compile(regex))
+        return cls(text, table, _wildcards(text, scheme), parts[1::2], re.compile(regex))
 
     def matches(self, topic: str) -> dict[str, str] | None:
         """Return the values that a topic has for the columns, None if it is not one of these topics."""
@@ -121,6 +121,11 @@ def _parts(text: str) -> tuple[str, ...]:
     if any("{" in fixed or "}" in fixed for fixed in parts[::2]) or not all(parts[1::2]):
         raise ValueError(f"topic {text!r} has braces that name no column")
     return parts
+
+
+def _wildcards(text: str, scheme: type[Scheme]) -> str:
+    levels = text.split(scheme.separator) if scheme.separator else [text]
+    return scheme.separator.join(scheme.wildcard_level if _COLUMN.search(level) else level for level in levels)
 
 
 def _is_plain(char: str) -> bool:

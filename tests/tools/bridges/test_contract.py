@@ -1,0 +1,242 @@
+"""The contract of schemes, each with its real outside system: what is acknowledged is there, what is not comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from mycomesh.tools.bridges import nats
+from mycomesh.tools.bridges.scheme import LinkError, Message, Options, SchemeError
+from mycomesh.tools.bridges.schemes import scheme_named
+from mycomesh.tools.bridges.template import Pattern, Template
+from tests.tools.bridges.brokers import BROKERS, PASSWORD, USER, Broker, certificate, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(nats, "ACK_WAIT_S", 0.5)
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def broker(request, tmp_path_factory):
+    one = BROKERS[request.param](tmp_path_factory.mktemp(request.param)).start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(params=BROKERS)
+def fresh(request, tmp_path):
+    """Return a function that starts a broker of its own."""
+    made = []
+
+    def start(**how):
+        made.append(BROKERS[request.param](tmp_path, **how).start())
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+def scheme_of(broker: Broker, bridge="ground", **more):
+    kind = scheme_named(broker.url.partition(":")[0])
+    outgoing = more.pop("out", broker.outgoing)
+    incoming = more.pop("in_", None)
+    return kind(
+        Options(
+            url=broker.url,
+            bridge=bridge,
+            node="alpha",
+            create=more.pop("create", True),
+            outgoing=(Template.parse(outgoing, kind).wildcards,) if outgoing else (),
+            incoming=() if incoming is None else (Pattern.parse(incoming, "t", kind).wildcards,),
+            **more,
+        )
+    )
+
+
+def message(broker, row, number, body=b"{}"):
+    kind = scheme_named(broker.url.partition(":")[0])
+    change_id = f"drones/{'0' * 32}/{number}"
+    headers = {"mesh-id": change_id, "mesh-op": "insert" if body is not None else "delete", "mesh-hlc": str(number)}
+    headers["mesh-node"] = "alpha"
+    return Message(Template.parse(broker.outgoing, kind).topic({"id": row}), body, change_id, row, headers, "drones")
+
+
+@contextlib.asynccontextmanager
+async def connected(scheme):
+    await scheme.connect()
+    try:
+        yield scheme
+    finally:
+        await scheme.close()
+
+
+def test_what_is_acknowledged_is_there_in_order(fresh):
+    broker = fresh()
+
+    async def story():
+        async with connected(scheme_of(broker)) as scheme:
+            messages = [message(broker, f"d{n % 3}", n, b'{"n": %d}' % n) for n in range(300)]
+            assert list(await scheme.publish(messages)) == [""] * 300
+            assert list(await scheme.publish([message(broker, "d1", 300, None)])) == [""]
+        found = await broker.read(301)
+        by_topic = {}
+        for topic, body, headers in found:
+            by_topic.setdefault(topic, []).append(json.loads(body)["n"] if body else None)
+            if broker.headers:
+                assert headers["mesh-id"].startswith("drones/")
+                assert headers["mesh-hlc"].isdigit()
+        for order in by_topic.values():
+            numbers = [n for n in order if n is not None]
+            assert numbers == sorted(numbers)
+        assert sum(map(len, by_topic.values())) == 301
+
+    run(story())
+
+
+def test_an_id_that_came_before_is_a_duplicate(broker):
+    async def story():
+        async with connected(scheme_of(broker)) as scheme:
+            one = message(broker, "twice", 7)
+            first, second = (await scheme.publish([one]))[0], (await scheme.publish([one]))[0]
+            assert first == ""
+            assert second == ("duplicate" if broker.dedupes else "")
+            assert scheme.limits.dedupes == broker.dedupes
+
+    run(story())
+
+
+def test_a_message_of_the_stated_size_is_taken(broker):
+    async def story():
+        async with connected(scheme_of(broker)) as scheme:
+            size = min(scheme.limits.payload_max, 8 << 20) - 1_000
+            assert list(await scheme.publish([message(broker, "big", 8, b"x" * size)])) == [""]
+            assert list(await scheme.publish([message(broker, "small", 9)])) == [""]
+
+    run(story())
+
+
+def test_messages_come_in_once_when_acknowledged(fresh):
+    broker = fresh()
+
+    async def story():
+        async with connected(scheme_of(broker, out="", in_=broker.incoming)) as scheme:
+            await scheme.subscribe({})
+            await broker.send([b'{"n": %d}' % n for n in range(50)])
+            found, offsets = [], {}
+            while len(found) < 20:
+                batch = await scheme.receive()
+                kept = batch[: 20 - len(found)]
+                found += kept
+                offsets.update({each.source: each.offset for each in kept if each.offset is not None})
+                await scheme.acknowledge(kept)
+            assert [json.loads(each.body)["n"] for each in found] == list(range(20))
+            await asyncio.sleep(0.2)
+        async with connected(scheme_of(broker, out="", in_=broker.incoming)) as scheme:
+            await scheme.subscribe(offsets)
+            again = []
+            while len({json.loads(each.body)["n"] for each in again}) < 30:
+                batch = await scheme.receive()
+                again += batch
+                await scheme.acknowledge(batch)
+            fresh_ones = [each for each in again if each.id not in {one.id for one in found}]
+            assert sorted({json.loads(each.body)["n"] for each in fresh_ones}) == list(range(20, 50))
+            assert len({each.id for each in again}) == len(again)
+
+    run(story())
+
+
+async def publish_until_lost(scheme, broker):
+    for number in range(20, 10_000):
+        await scheme.publish([message(broker, "a", number, b"%d" % number)])
+
+
+def test_a_killed_broker_is_a_lost_connection(fresh):
+    broker = fresh()
+
+    async def story():
+        scheme = scheme_of(broker)
+        acknowledged = 0
+        async with connected(scheme):
+            for number in range(20):
+                assert list(await scheme.publish([message(broker, "a", number, b"%d" % number)])) == [""]
+                acknowledged += 1
+            broker.kill()
+            with pytest.raises(LinkError) as caught:
+                await publish_until_lost(scheme, broker)
+            assert "\n" not in str(caught.value)
+        with pytest.raises(LinkError, match="cannot reach"):
+            await scheme.connect()
+        await scheme.close()
+        await asyncio.to_thread(broker.start)
+        async with connected(scheme):
+            assert list(await scheme.publish([message(broker, "a", 20, b"20")])) in ([""], ["duplicate"])
+        if broker.durable:
+            bodies = [int(body) for _, body, _ in await broker.read(21)]
+            assert sorted(set(bodies)) == list(range(21))
+
+    run(story())
+
+
+def test_a_wrong_password_is_refused_in_one_line(fresh):
+    broker = fresh(auth=True)
+
+    async def story():
+        for more in ({}, {"user": USER, "password": "wrong"}):
+            scheme = scheme_of(broker, **more)
+            with pytest.raises(SchemeError, match=r"refuses the name or the password") as caught:
+                await scheme.connect()
+            assert "\n" not in str(caught.value)
+            await scheme.close()
+        async with connected(scheme_of(broker, user=USER, password=PASSWORD)) as scheme:
+            assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+
+    run(story())
+
+
+def test_tls_needs_the_certificate_to_trust(fresh, tmp_path):
+    broker = fresh(tls=True)
+
+    async def story():
+        other = tmp_path / "other"
+        other.mkdir()
+        scheme = scheme_of(broker, ca=str(certificate(other)[0]))
+        with pytest.raises(SchemeError, match="TLS") as caught:
+            await scheme.connect()
+        assert "\n" not in str(caught.value)
+        await scheme.close()
+        async with connected(scheme_of(broker, ca=str(certificate(tmp_path)[0]))) as scheme:
+            assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+
+    run(story())
+
+
+def test_a_missing_stream_is_named(fresh):
+    broker = fresh()
+    if not broker.creates:
+        return
+
+    async def story():
+        scheme = scheme_of(broker, create=False)
+        with pytest.raises(SchemeError, match="set create = true"):
+            async with connected(scheme):
+                await scheme.publish([message(broker, "a", 1)])
+        await scheme.close()
+
+    run(story())
+
+
+def test_the_probe_finds_everything_well(broker):
+    async def story():
+        async with connected(scheme_of(broker, out="")) as scheme:
+            findings = await scheme.probe()
+        assert findings
+        assert [finding for finding in findings if not finding.good] == []
+
+    run(story())
