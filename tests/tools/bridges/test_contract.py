@@ -1,4 +1,4 @@
-"""The contract of schemes, each with its real outside system: what is acknowledged is there, what is not comes again."""
+"""The contract of schemes, each with its real outside system: acknowledged messages are there, all others come again."""
 
 from __future__ import annotations
 
