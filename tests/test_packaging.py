@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mesh
+from mycomesh.tools.release import build_hook
 from tests.integration.machines import ROOT, eventually
 
 INSTALL_S_MAX = 100
@@ -55,6 +57,31 @@ def test_the_wheel_holds_every_module_and_no_test(wheel):
     assert "mesh/py.typed" in names
     assert f"mycomesh-{mesh.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if "tests/" in name]
+
+
+def test_wheel_has_the_row_codec_where_it_was_compiled(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        compiled = "mycomesh/sync/storage/_rows.abi3.so" in archive.namelist()
+    assert compiled is (shutil.which("gcc") is not None)
+    assert ("-cp311-abi3-" if compiled else "-py3-none-any") in wheel.name
+
+
+def test_build_without_compiler_is_pure(tmp_path, monkeypatch, capfd):
+    (tmp_path / build_hook.FOLDER).mkdir(parents=True)
+    source = tmp_path / build_hook.FOLDER / "_rows.c"
+    shutil.copy(ROOT / build_hook.FOLDER / "_rows.c", source)
+    for compiler in ("no-such-compiler", "false"):
+        (tmp_path / build_hook.COMPILED).write_text("of another machine")
+        monkeypatch.setenv("CC", compiler)
+        assert not build_hook.compile_rows(tmp_path)
+        assert [path.name for path in source.parent.iterdir()] == ["_rows.c"]
+        assert "nothing was compiled" in capfd.readouterr().err
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("MYCOMESH_PURE", "1")
+    assert not build_hook.compile_rows(tmp_path)
+    assert not capfd.readouterr().err
+    monkeypatch.delenv("MYCOMESH_PURE")
+    assert build_hook.compile_rows(tmp_path) is (shutil.which("gcc") is not None)
 
 
 def test_the_wheel_claims_no_name_but_its_own(wheel):

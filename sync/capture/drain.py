@@ -18,7 +18,6 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync import codec
 from mycomesh.sync.capture.drain_edits import Groups, PlainEdit, find_plain_edits, stamp_edits
 from mycomesh.sync.capture.drain_uniform import stamp_uniform
 from mycomesh.sync.capture.pending_rows import PendingRow, pending_sql, read_pending
@@ -40,6 +39,7 @@ from mycomesh.sync.storage.pending_log import (
     pending_name,
     word_names,
 )
+from mycomesh.sync.storage.row_codec import encode_row, encode_rows
 from mycomesh.sync.storage.row_view import (
     RowView,
     differing,
@@ -139,7 +139,6 @@ def _drain_run(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tuple
         return None
     words = word_names(table.columns.captured)
     row_at = 2 + len(words)
-    encode = codec.encode
     written: list[Any] = []
     values: list[tuple[Any, ...]] = []
     encoded: list[bytes] = []
@@ -162,7 +161,7 @@ def _drain_run(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tuple
             written.append(record[1])
             cells = record[row_at + 2 :]
             values.append(cells)
-            encoded.append(encode(cells))
+            encoded.append(encode_row(cells))
             size += len(encoded[-1])
     except UnicodeDecodeError:
         return None
@@ -283,7 +282,7 @@ def _drain_inserts(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) ->
     stamper = chunk.early() if next(iter(rows.values())).early else chunk.site
     hlcs = [pending.hlc for pending in rows.values()]
     values = [pending.values or () for pending in rows.values()]
-    encoded = list(map(codec.encode, values))
+    encoded = encode_rows(values)
     mask = chunk.table.columns.local_mask | EXISTENCE
     group = _enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)
     earlier = groups.setdefault((stamper.site_number, Kind.INSERT, mask), group)

@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.counters import hold_bases
 from mycomesh.sync.merge.work_budget import GROUP_WEIGHT, WorkBudget
@@ -21,6 +20,7 @@ from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
+from mycomesh.sync.storage.row_codec import encode_rows
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, filtered
 
@@ -157,9 +157,7 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False
     db.execute(f"RELEASE {_SAVEPOINT}")
-    digests = table.digests.many(
-        site_number, mask, group.hlcs, None if keyless else keys, list(map(codec.encode, group.rows))
-    )
+    digests = table.digests.many(site_number, mask, group.hlcs, None if keyless else keys, encode_rows(group.rows))
     log.add_inserts(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
         hold_bases(table, site_number, group.hlcs, group.columns, group.rows)

@@ -21,6 +21,7 @@ from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.batch_join import join_names, join_numbers
 from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, RunPart, StoredEntry
+from mycomesh.sync.storage.row_codec import sum_halves
 from mycomesh.sync.storage.seals import Seals
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.seals import Seal
@@ -440,10 +441,10 @@ class ChangeLog:
 
     def _count(self, digests: Sequence[int], sign: int = 1) -> None:
         """Add the digests of entries to the sums, or take them off."""
-        delta = self._delta
+        delta, (low, high) = self._delta, sum_halves(digests)
         delta[0] += sign * len(digests)
-        delta[1] += sign * sum([digest & _LOW for digest in digests])
-        delta[2] += sign * sum([digest >> 32 & _LOW for digest in digests])
+        delta[1] += sign * low
+        delta[2] += sign * high
 
 
 def _follows(before: Row, row: Row) -> bool:

@@ -6,15 +6,13 @@ Invariant: the digest of an entry is a function of its table, site, clock, key, 
 from __future__ import annotations
 
 import functools
-import hashlib
-import itertools
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.storage.column_bits import ColumnBits
+from mycomesh.sync.storage.row_codec import Prefix
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Digests"]
@@ -45,7 +43,7 @@ class Digests:
         """
         if dead:
             return 0
-        new_state, own_key = self.prefix(site_number, mask)
+        prefix, own_key = self.prefix(site_number, mask)
         stamp = hlc.to_bytes(8, "big")
         if type(key) is not bytes:
             name = codec.encode(key)
@@ -53,7 +51,7 @@ class Digests:
             name = _NO_KEY  # the key is the stamp of this very entry
         else:
             name = codec.bytes_head(len(key)) + key
-        state = new_state()
+        state = prefix.new_state()
         state.update(stamp + name)
         for part in _encoded(values):
             state.update(part)
@@ -67,29 +65,21 @@ class Digests:
         Pass None for `keys` if each row is identified by the stamp of its insert, which is the entry. `rows` are the values,
         one encoded array each.
         """
-        new_state, _ = self.prefix(site_number, mask)
-        heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
-        found = []
-        for hlc, head, row in zip(hlcs, heads, rows, strict=False):
-            state = new_state()
-            state.update(hlc.to_bytes(8, "big") + head + row)
-            found.append(state.digest())
-        return list(struct.unpack(f">{len(found)}q", b"".join(found)))
+        return self.prefix(site_number, mask)[0].digests(hlcs, keys, rows)
 
     def rolled_back(self) -> None:
         """Forget the prefixes: the next transaction may give a site number or a column's bit to another."""
         self.prefix.cache_clear()
 
-    def _prefix(self, site_number: int, mask: int) -> tuple[Callable[[], hashlib.blake2b], bytes]:
-        """Return (factory of a hash state, key prefix) for the entries of one site and mask.
+    def _prefix(self, site_number: int, mask: int) -> tuple[Prefix, bytes]:
+        """Return (what the digests of the entries of one site and mask share, key prefix).
 
-        The state has hashed the part that these entries share. The key of a row that one of them inserted, in a table whose
-        rows are identified by their insert, starts with the key prefix.
+        The key of a row that one of them inserted, in a table whose rows are identified by their insert, starts with the key
+        prefix.
         """
-        state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
         site = self._store.site(site_number)
-        state.update(codec.encode([self._table, site, mask & EXISTENCE, list(self._columns.names_of(mask))]))
-        return state.copy, b"\x00" + site
+        shared = codec.encode([self._table, site, mask & EXISTENCE, list(self._columns.names_of(mask))])
+        return Prefix(self._mesh_key, b"mycomesh-change", shared), b"\x00" + site
 
 
 def _encoded(values: Sequence[Any]) -> Sequence[bytes]:

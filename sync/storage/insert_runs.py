@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.storage.row_codec import sum_halves
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "RunPart", "StoredEntry", "runs_name"]
@@ -30,7 +31,6 @@ RunPart = tuple[Sequence[int], int, Sequence[int]]
 RUN_MAX = 250
 # Shorter runs are kept as plain entries: a record of their own would not pay.
 RUN_MIN = 8
-_LOW = 0xFFFF_FFFF
 _COLUMNS = "seq, place, hlc, row, n, mask, digests"
 
 
@@ -300,6 +300,4 @@ class InsertRuns:
 
 def _packed(digests: Sequence[int]) -> tuple[int, int, bytes]:
     """Return (sum of the low halves, sum of the high halves, the digests in their stored form)."""
-    low = sum([digest & _LOW for digest in digests])
-    high = sum([digest >> 32 & _LOW for digest in digests])
-    return low, high, struct.pack(f"<{len(digests)}q", *digests)
+    return *sum_halves(digests), struct.pack(f"<{len(digests)}q", *digests)

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
+from mycomesh.sync.storage.row_codec import encode_rows
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["Lost", "Record", "Taken", "cells_of", "digests_of", "encode_cells", "read_records"]
@@ -51,12 +51,7 @@ def read_records(table: Table, rows: Sequence[Row], bytes_max: int) -> tuple[dic
 
 def encode_cells(columns: int, rows: Sequence[Sequence[Any]]) -> list[bytes]:
     """Return each row of so many values as an encoded array."""
-    encode = codec.encode
-    if not columns:
-        return [b"\x80"] * len(rows)
-    if columns == 1:  # encoding an array takes four times as long as encoding a number
-        return [b"\x81" + encode(value) for (value,) in rows]
-    return list(map(encode, rows))
+    return encode_rows(rows) if columns else [b"\x80"] * len(rows)
 
 
 class Taken:
