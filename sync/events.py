@@ -121,12 +121,14 @@ class RightsKnown:
     """The members with limited rights: (16-byte node id, ((table pattern, rights), ...)). `own` is this node's id.
 
     Rights contain `r` and `w`. The first pattern that matches decides; a table that matches no pattern has no rights.
-    `certificates` are those of members that are new since the last event, as the root has signed them.
+    `certificates` are those of members that are new since the last event, as the root has signed them. `purges` are revoked
+    nodes, and since which Unix millisecond their writes are dropped everywhere.
     """
 
     own: bytes
     grants: tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]
     certificates: tuple[bytes, ...] = ()
+    purges: tuple[tuple[bytes, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

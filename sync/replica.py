@@ -30,6 +30,7 @@ from mycomesh.sync.replication.incoming import Incoming
 from mycomesh.sync.replication.map_extents import MAP_CONTENTS, MapExtents
 from mycomesh.sync.replication.outbox import Hooks, Outbox
 from mycomesh.sync.replication.priority import Priority
+from mycomesh.sync.replication.purges import Purges
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
 from mycomesh.sync.replication.site import Site
@@ -102,6 +103,7 @@ class Replica:
         self.conflicts = Conflicts(store, catalog.registry)
         self.outbox = Outbox(store, catalog, site, priority, hooks)
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
+        self.purges = Purges(store, catalog.registry, site, self.outbox)
         self.drop_guard = DropGuard(catalog.registry, site.unseen_after)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)

@@ -16,6 +16,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.merge.conflicts import same
+from mycomesh.sync.merge.own_writes import delete_row, insert_row, key_cells, log_row, update_row
 from mycomesh.sync.merge.records import DELETE_LOST, KEPT, shortened, value_of
 from mycomesh.sync.merge.restored import AS_NEW_ROW, UNDO_PREFIX
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
@@ -23,7 +24,6 @@ from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -170,17 +170,16 @@ class Conflicts:
         elif reason == DELETE_LOST:
             if present is None:
                 raise PolicyError(f"conflict {number} is not restored: its row of {name} is already deleted")
-            _delete(table, row)
+            delete_row(table, row)
             done = _Restored(_DELETED, row, present, {})
         elif present is None:
             whole = _whole(table, row, values, number)
-            done = _Restored(_INSERTED, _insert(table, row, whole), {}, whole)
+            done = _Restored(_INSERTED, insert_row(table, row, whole), {}, whole)
         else:
             changed = _changed(table, present, values, number)
             if not changed:
                 raise PolicyError(f"conflict {number} is not restored: its row of {name} has these values already")
-            table.rows.update(row, changed)
-            _log_row(table, row, LOOK_AGAIN)
+            update_row(table, row, changed)
             done = _Restored(_UPDATED, row, {column: present[column] for column in changed}, changed)
         self._store.db.execute(
             "UPDATE mycomesh_conflicts SET restored_at = ? WHERE seq = ?", (time_text(wall_ms), number)
@@ -203,7 +202,7 @@ class Conflicts:
             table, whole, {name: value for name, value in values.items() if name != key}, number, all_of_it=True
         )
         rowid = table.rows.insert(whole)
-        _log_row(table, rowid, LOOK_AGAIN)
+        log_row(table, rowid)
         return _Restored(AS_NEW_ROW, rowid, {}, whole)
 
     def _undo(self, number: int, which: str) -> str:
@@ -226,14 +225,13 @@ class Conflicts:
                 f"conflict {which} is not undone: its row of {name} was changed since; write the values by hand"
             )
         if done.what == _DELETED:
-            _insert(table, row, done.before)
+            insert_row(table, row, done.before)
             text = f"inserted the row of {name} again"
         elif done.what == _UPDATED:
-            table.rows.update(row, done.before)
-            _log_row(table, row, LOOK_AGAIN)
+            update_row(table, row, done.before)
             text = f"updated {name}: {', '.join(done.before)}"
         else:
-            _delete(table, row)
+            delete_row(table, row)
             text = f"deleted the row of {name}"
         self._store.db.execute("UPDATE mycomesh_conflicts SET restored_at = NULL WHERE seq = ?", (number,))
         self._store.db.execute("DELETE FROM mycomesh_meta WHERE name = ?", (f"{UNDO_PREFIX}{number}",))
@@ -282,13 +280,6 @@ def _shortened(record: str) -> dict[str, Any]:
     return {name: shortened(plain) for name, plain in json.loads(record).items()}
 
 
-def _log_row(table: Table, row: Row, operation: int) -> None:
-    """Log a row in the pending log, because triggers do not fire for the node's own writes."""
-    found = table.rows.condition(row)
-    assert found is not None, "the row is in the user's table"
-    table.store.db.execute(look_statement(table.spec, table.table_id, operation, found[0]), found[1])
-
-
 def _changed(
     table: Table, present: dict[str, Any], values: dict[str, Any], number: int, *, all_of_it: bool = False
 ) -> dict[str, Any]:
@@ -313,21 +304,4 @@ def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[
             f"conflict {number} is not restored: its row of {table.spec.name} is deleted, and {unknown[0]!r} can only be"
             " restored in a row; insert the row first"
         )
-    if table.spec.kind is KeyKind.KEYLESS or (isinstance(row, bytes) and row[:1] == b"\x00"):
-        return values
-    keys = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
-    return dict(zip((column.folded for column in table.spec.key), keys, strict=True)) | values
-
-
-def _delete(table: Table, row: Row) -> None:
-    _log_row(table, row, OP_EVICT)
-    table.rows.delete(row)
-
-
-def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Insert a row; return its name in the change log."""
-    rowid = table.rows.insert(values)
-    by_rowid = table.spec.kind is not KeyKind.KEYED or (isinstance(row, bytes) and row[:1] == b"\x00")
-    name = rowid if by_rowid else row
-    _log_row(table, name, LOOK_AGAIN)
-    return name
+    return key_cells(table, row) | values

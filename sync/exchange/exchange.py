@@ -52,6 +52,7 @@ from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
 from mycomesh.sync.exchange.link import Link
 from mycomesh.sync.exchange.link_status import LinkStatus
+from mycomesh.sync.exchange.purge_schedule import PurgeSchedule
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
 from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
 from mycomesh.sync.exchange.scrub_schedule import ScrubSchedule
@@ -90,6 +91,7 @@ class Exchange:
         self._server = CatchUpServer(replica)
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
+        self._purges = PurgeSchedule(replica, config)
         self._scrub = ScrubSchedule(replica, config)
         self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
@@ -189,6 +191,7 @@ class Exchange:
         times = [link.compare_at for link in self._links.values()]
         parts = (
             self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
+            self._purges,
         )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
@@ -214,8 +217,9 @@ class Exchange:
         match event:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
-            case RightsKnown(own, grants, certificates):
+            case RightsKnown(own, grants, certificates, purges):
                 self._replica.rights = Rights(own, grants)
+                self._purges.on_orders(purges, turn)
                 for certificate in certificates:
                     self._replica.store.signers.learn(certificate)
             case TimeKnown():
@@ -458,6 +462,7 @@ class Exchange:
             self._try_file,
             self._drain_if_due,
             self._fetcher.on_timer,
+            self._purges.on_timer,
             self._tombstone_gc.on_timer,
             self._scrub.on_timer,
             self._checkpoints.on_timer,

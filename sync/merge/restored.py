@@ -14,7 +14,7 @@ from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.records import DELETE_LOST, KEPT, key_text, shortened_value, value_of
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["AS_NEW_ROW", "UNDO_PREFIX", "note_restored", "recorded_keys"]
+__all__ = ["AS_NEW_ROW", "COMPARED_BYTES_MAX", "UNDO_PREFIX", "note_restored", "recorded_keys"]
 
 UNDO_PREFIX = "undo/"  # in mycomesh_meta, before the number of a conflict that this node has restored
 AS_NEW_ROW = "new"

@@ -118,7 +118,10 @@ class SectionMerge:
         budget.spend(SECTION_WEIGHT)
         while self._groups and not budget.spent:
             rest = self._groups.popleft()
-            head = without_columns(self._take(rest, budget), table.columns.dropped)
+            taken: Group | None = self._take(rest, budget)
+            if taken is not None and not self._states_facts:
+                taken = table.store.purged.without(taken)
+            head = None if taken is None else without_columns(taken, table.columns.dropped)
             if head is not None:
                 part = Merged()
                 self._merge(table, head, wall_ms, part, budget, rest, repair=repair)

@@ -32,6 +32,7 @@ from mycomesh.sync.storage.authority import Authority, Signers
 from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
+from mycomesh.sync.storage.purged import PurgedWrites
 
 __all__ = [
     "LOCKED_MS_MAX",
@@ -111,6 +112,7 @@ class Store:
         self.enlist(self.conflict_room)
         self.accounts = Accounts(self.db)
         self.enlist(self.accounts)
+        self.purged = PurgedWrites(self.db)
         if read_only:
             try:
                 self._read_replica()
@@ -425,6 +427,7 @@ class Store:
         self._left = None if commits is None else (self.clock.last, commits)
         self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
         self._site_numbers = {site: number for number, site in enumerate(self._sites)}
+        self.purged.load()
 
     def meta(self, name: str) -> Any:
         """Return one persisted fact, None if it was never set."""
