@@ -1,10 +1,10 @@
 """Purge: removes what a revoked member has written since a time, row by row, by a signed order (ADR 46).
 
-An entry of the change log that is purged goes, whoever sent it. What others wrote into the row stays. A cell whose last write is purged
-goes back to an earlier write if a record of conflicts or another node has that; else it is empty. The values of purged entries are kept
-in `mycomesh_conflicts` as far as it has room, so that a person can restore them.
+An entry of the change log that is purged goes, whoever sent it. What others wrote into the row stays. A cell whose last write
+is purged goes back to an earlier write if a record of conflicts or another node has that; else it is empty. The values of purged
+entries are kept in `mycomesh_conflicts` as far as it has room, so that a person can restore them.
 
-Invariant: the entries that are left depend on nothing but the entries that were there, so replicas that purge in any order end equal.
+Invariant: which entries are left does not depend on when a replica purges, and repairs bring each of them to every replica.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mycomesh.sync.wire.bundle import Group, Kind
 __all__ = ["PURGED", "Counted", "Purged", "count", "purge"]
 
 PURGED = "its writer was revoked, and its writes since then were dropped"
+ROW_PURGED = "it was written into a row that was dropped, because the writer of the row was revoked"
 STAMPS_AT_ONCE = 256
 _COUNTED = " +"  # suffix of a recorded share of a counter (`records.values_text`)
 
@@ -67,7 +68,9 @@ def count(table: Table, node: bytes, since: int) -> Counted:
     counted, db, log = Counted(), table.store.db, table.log
     log.flush()
     for number in _sites_of(table, node):
-        born = "CASE WHEN typeof(mask) = 'integer' THEN mask & 1 ELSE instr('13579BDF', substr(hex(mask), 2, 1)) > 0 END"
+        born = (
+            "CASE WHEN typeof(mask) = 'integer' THEN mask & 1 ELSE instr('13579BDF', substr(hex(mask), 2, 1)) > 0 END"
+        )
         listing = f"SELECT count(*), coalesce(sum(mask = 0), 0), coalesce(sum({born}), 0) FROM {log.name}"
         entries, dead, inserted = db.execute(f"{listing} WHERE place = ? AND hlc >= ?", (number, since)).fetchone()
         counted.inserts += inserted
@@ -117,38 +120,49 @@ def _purge_row(
     budget.spend(EDIT_WEIGHT + ENTRY_WEIGHT * len(view.stored) + bytes_weight(owned.values()))
     names = {name for entry in kept for name in table.columns.names_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
+    hidden = []
     for stored, entry, goes in zip(view.stored, view.entries, going, strict=True):
+        values = {} if entry.dead else view.values(stored, entry.mask & ~EXISTENCE)
         if goes:
             done.changes += 1
             budget.spend(CONFLICT_WEIGHT)
-            done.unrecorded += not _record(table, view, (stored, entry), key, target if alive else None, wall_ms)
+            reason = records.DELETE_LOST if entry.dead else PURGED
+            done.unrecorded += not _record(table, (key, entry, values), target if alive else None, reason, wall_ms)
+        elif values and view.visible and not alive:
+            hidden.append((key, entry, values))
     # An insert of the purged member on which this node has built: its own write stays, in a row of its own.
     mine = not alive and view.visible and _is_newest(kept, own)
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)
     table.log.flush()
     materialize(table, view, alive, target, reinserted=True)
     table.log.flush()
-    ended = any(entry.dead for entry in kept)
-    if (mine and _insert_again(table, key, target)) or (not ended and _restore(table, key, order, budget)):
+    if mine and _insert_again(table, key, target):
+        done.restored += 1
+        return
+    for write in hidden:  # counts as restored once its writer has inserted the row again
+        _record(table, write, None, ROW_PURGED, wall_ms)
+    if not any(entry.dead for entry in kept) and _restore(table, key, order, budget):
         done.restored += 1
 
 
 def _record(
-    table: Table, view: RowView, stored: tuple[Any, Entry], key: Any, left: dict[str, Any] | None, wall_ms: int
+    table: Table,
+    write: tuple[Any, Entry, dict[str, Any]],
+    left: dict[str, Any] | None,
+    reason: str,
+    wall_ms: int,
 ) -> bool:
-    """Record a purged entry as a conflict that a person can restore; return False if there is no room for it.
+    """Record a write (key, entry, values) as a conflict that a person can restore; return False if there is no room for it.
 
     Records of other writes are never removed for it. `left` are the values that the row keeps, None if it goes.
     """
-    entry = stored[1]
-    values = {} if entry.dead else view.values(stored[0], entry.mask & ~EXISTENCE)
+    key, entry, values = write
     if not entry.dead and not values:
         return True
     records_left, bytes_left = table.store.conflict_room.left
-    if records_left < 1 or bytes_left < 4 * sum(map(bytes_of, values.values())):
+    if records_left < 1 or bytes_left < records.VALUE_WEIGHT * sum(map(bytes_of, values.values())):
         return False
     loser = records.Loser(key, values, entry.stamp, entry.dead)
-    reason = records.DELETE_LOST if entry.dead else PURGED
     records.record_conflict(table, loser, entry.stamp, left, wall_ms, reason=reason)
     return True
 

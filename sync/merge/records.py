@@ -22,6 +22,7 @@ __all__ = [
     "DELETE_LOST",
     "KEPT",
     "TWO_VALUES",
+    "VALUE_WEIGHT",
     "Loser",
     "park",
     "record_conflict",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 TEXT_MAX = 1_000_000
+VALUE_WEIGHT = 4  # bytes of a record for one byte of a value: JSON, which may escape it, in the record and in its index
 SHORTENED_MAX = 200
 LARGE = 1 << 16  # bytes of a value
 WRITE_LOST = "a later write had not seen this one"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.merge import records
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
@@ -26,8 +27,6 @@ __all__ = ["ALONE_ROWS_MAX", "CLAIMED_STAMPS_MAX", "CLAIMS_MAX", "DropGuard", "V
 # Entries that may go on the word of one member: one in a hundred, and not more than a person would look through.
 ALONE_ROWS_MAX = 1_000
 ALONE_SHARE = 100
-# Bytes of a record for one byte of a value: JSON, which may escape it, in the record and in its index.
-VALUE_WEIGHT = 4
 # Stamps of all claims that are kept for a second member to confirm, 16 bytes each. Of other claims only the number is kept.
 CLAIMED_STAMPS_MAX = 131_072
 # Claims that are kept; the oldest go first.
@@ -88,7 +87,10 @@ class DropGuard:
                 agreed.extend(stamp)
             else:
                 alone += 1
-        if self._alone[key] + alone <= rows_allowed(table) and VALUE_WEIGHT * size <= table.store.conflict_room.left[1]:
+        if (
+            self._alone[key] + alone <= rows_allowed(table)
+            and records.VALUE_WEIGHT * size <= table.store.conflict_room.left[1]
+        ):
             self._alone[key] += alone
             self._note(name)
             return Verdict(absent, 0)

@@ -1,7 +1,7 @@
 """Carries out the orders to purge what revoked members have written, in short transactions beside the node's other work.
 
-The file keeps the orders. Each is carried out once; a merge leaves out what arrives later (`storage.purged`). Definitions and policies
-are not purged: they are the mesh's, and rows of others depend on them.
+The file keeps the orders. Each is carried out once; a merge leaves out what arrives later (`storage.purged`). Definitions and
+policies are not purged: they are the mesh's, and rows of others depend on them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Purged writes: what a revoked member has written since a time, and no replica keeps.
 
-The mesh signs the orders and tells them (`RightsKnown`); the file keeps them, so that they hold before the mesh is there. `merge.purge`
-removes what the file has, and a merge leaves out what arrives later.
+The mesh signs the orders and tells them (`RightsKnown`); the file keeps them, so that they hold before the mesh is there.
+`merge.purge` removes what the file has, and a merge leaves out what arrives later.
 """
 
 from __future__ import annotations

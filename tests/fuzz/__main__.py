@@ -27,7 +27,12 @@ def cpu_seconds() -> float:
 
 
 def fuzz(
-    name: str, *, seconds: float, first_seed: int, rounds: int | None = None, clock: Callable[[], float] = time.monotonic
+    name: str,
+    *,
+    seconds: float,
+    first_seed: int,
+    rounds: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Run rounds until `clock` has gone on by `seconds`, or `rounds` of them; return 0, or raise the failure."""
     calls = Counter()
