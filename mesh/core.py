@@ -46,6 +46,7 @@ from mycomesh.mesh.events import (
     NetworkChanged,
     Notice,
     PublishBatch,
+    PurgeWrites,
     RevokeMembers,
     SendMessage,
     TimerFired,
@@ -150,6 +151,8 @@ class MeshCore:
                 self._apply(self._overlay.publish(payload, priority, now_ms), turn)
             case RevokeMembers(node_ids):
                 self._apply(self._overlay.revoke(node_ids, wall_ms), turn)
+            case PurgeWrites(node_id, since_ms):
+                self._apply(self.membership.purge(node_id, since_ms, wall_ms), turn)
             case TimerFired():
                 self._on_timer(turn)
             case _:

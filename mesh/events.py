@@ -33,6 +33,7 @@ __all__ = [
     "Notice",
     "PeerInfo",
     "PublishBatch",
+    "PurgeWrites",
     "RevokeMembers",
     "SendMessage",
     "TimerFired",
@@ -135,6 +136,14 @@ class RevokeMembers:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeWrites:
+    """Drop on every node what a revoked node has written since a time. Check `Membership.purgeable` first."""
+
+    node_id: bytes
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """`next_deadline()` has passed."""
 
@@ -148,6 +157,7 @@ Event = (
     | DialFailed
     | NetworkChanged
     | PublishBatch
+    | PurgeWrites
     | RevokeMembers
     | SendMessage
     | TimerFired

@@ -22,6 +22,7 @@ from mycomesh.mesh.events import (
     NetworkChanged,
     Notice,
     PublishBatch,
+    PurgeWrites,
     RevokeMembers,
     SendMessage,
     TimerFired,
@@ -90,7 +91,7 @@ class Joiner:
                 self._dialer.on_event(event, now_ms)
             case TimerFired():
                 self._on_timer(turn)
-            case ConnDrained() | PublishBatch() | SendMessage() | RevokeMembers():
+            case ConnDrained() | PublishBatch() | SendMessage() | RevokeMembers() | PurgeWrites():
                 pass  # a joining node has no queue that could drain, and nothing to publish
             case _:
                 assert_never(event)

@@ -41,6 +41,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Prune",
+    "Purges",
     "Revocations",
     "RevocationsHave",
     "decode",
@@ -173,7 +174,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class RevocationsHave:
-    """Digests of the revocations that the sender has, the first message on a link.
+    """Digests of the revocations and purges that the sender has, the first message on a link.
 
     The receiver replies with those that the sender lacks.
     """
@@ -203,7 +204,16 @@ class Epochs:
 
 
 RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
-DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Purges:
+    """Orders to drop what revoked nodes have written, each signed by the root. An older node ignores it."""
+
+    raws: tuple[bytes, ...]
+
+
+DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs | Purges
 SmallMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | DecreeMessage
 Message = App | Batch | SmallMessage
 
@@ -238,7 +248,7 @@ def _encode_small(message: SmallMessage) -> bytes:
             return b"".join((_head(_Type.GRAFT), tree, *ids))
         case Prune(tree):
             return _head(_Type.PRUNE) + tree
-        case RevocationsHave() | Revocations() | EpochHave() | Epochs():
+        case RevocationsHave() | Revocations() | EpochHave() | Epochs() | Purges():
             return _encode_decrees(message)
         case _:
             return _encode_roster(message)
@@ -271,6 +281,8 @@ def _encode_decrees(message: DecreeMessage) -> bytes:
             return _head(_Type.EPOCH_HAVE) + tag
         case Epochs(raws):
             return _head(_Type.EPOCHS) + wire.encode(raws)
+        case Purges(raws):
+            return _head(_Type.PURGES) + wire.encode(raws)
         case _:
             assert_never(message)
 
@@ -329,6 +341,7 @@ class _Type:
     EPOCH_HAVE = 15
     EPOCHS = 16
     APP_OPTIONAL = 17
+    PURGES = 18
 
 
 _APP_TYPES = frozenset((_Type.APP, _Type.APP_OPTIONAL))
@@ -439,6 +452,10 @@ def _epochs(data: bytes) -> Epochs:
     return Epochs(_records(data, "epoch"))
 
 
+def _purges(data: bytes) -> Purges:
+    return Purges(_records(data, "purge"))
+
+
 def _addresses(data: bytes) -> Addresses:
     rows = wire.decode(data[2:], bytes_max=ADDRESSES_BYTES_MAX, depth_max=2)
     if type(rows) is not list or len(rows) > ADDRESSES_MAX:
@@ -493,5 +510,6 @@ _PARSERS: dict[int, Callable[[bytes], Message]] = {
     _Type.REVOCATIONS: _revocations,
     _Type.EPOCH_HAVE: _epoch_have,
     _Type.EPOCHS: _epochs,
+    _Type.PURGES: _purges,
     _Type.APP_OPTIONAL: _app,
 }

@@ -7,6 +7,7 @@ names the node, the table and the value.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -80,6 +81,7 @@ def violations(cluster: Cluster) -> list[str]:
             kept.update(dict.fromkeys(token for row in listed for value in row for token in tokens_in(value)))
         found += history_violations(cluster.oracle, visible, kept)
         found += revocation_violations(cluster, visible)
+        found += purge_violations(cluster, visible)
         found += counter_violations(cluster, contents[0][1])
         found += numbering_violations(cluster.oracle, visible)
     for host in cluster.members():
@@ -121,6 +123,16 @@ def revocation_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
                     f"{written.table}.{written.column} of row {written.key}, {at}: the revoked node received it"
                 )
     return found
+
+
+def purge_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
+    """Return the writes of a purged node that members still show."""
+    return [
+        f"{written.table}.{written.column} of row {written.key}, written {text_of(token)} by the purged node {written.node}:"
+        " is still there"
+        for token, written in cluster.oracle.written.items()
+        if visible[token] and written.at_us > cluster.purged.get(written.node, sys.maxsize - SPREAD_US) + SPREAD_US
+    ]
 
 
 def counter_violations(cluster: Cluster, rows: dict[str, list[tuple[object, ...]]]) -> list[str]:

@@ -20,7 +20,7 @@ from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
 from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
 from mycomesh.simulations.workload import Application
-from mycomesh.simulations.world import SECOND, Clock, World
+from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.schema.policy import OWN_IDS
 
@@ -81,6 +81,7 @@ class Cluster:
         self.network = network
         self.oracle = Oracle()
         self.revoked: dict[int, int] = {}  # node -> virtual microseconds of its revocation
+        self.purged: dict[int, int] = {}  # node -> virtual microseconds since which its writes are dropped
         self.traitors: dict[int, tuple[str, ...]] = {}  # node -> what it lies in
         self.failures: list[str] = []  # failed local writes (invariant 4), one line each
         self.writing = True
@@ -219,6 +220,18 @@ class Cluster:
         self.network.faults["revoke"] += 1
         self.oracle.record_revocation(index, now - SPREAD_US, now)
         self._record(f"revoke {index}")
+
+    def purge(self, index: int, since_s: float) -> None:
+        """Let node 0 revoke a member, and have all nodes drop what that has written since a virtual time."""
+        self.revoke(index)
+        shell = self.hosts[0].shell
+        since_us = round(since_s * 1e6)
+        since_ms = EPOCH_MS + since_us // 1_000
+        if index not in self.revoked or shell is None or not shell.purge(self._members[index].node_id, since_ms):
+            return
+        self.purged[index] = since_us
+        self.network.faults["purge"] += 1
+        self._record(f"purge {index}")
 
     def betray(self, index: int, lies: tuple[str, ...]) -> None:
         """Let a member lie from now on; nothing that it wrote or writes has to be anywhere."""

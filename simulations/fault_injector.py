@@ -16,6 +16,7 @@ from mycomesh.simulations.faults import (
     Join,
     Move,
     PowerCut,
+    Purge,
     Radio,
     Reset,
     Restart,
@@ -69,6 +70,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one
             cluster.clone(source, node)
         case Revoke(_, node):
             cluster.revoke(node)
+        case Purge(_, node, since_s):
+            cluster.purge(node, since_s)
         case Betray(_, node, lies):
             cluster.betray(node, lies)
         case ClockSet(_, node, clock):

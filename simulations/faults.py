@@ -23,6 +23,7 @@ __all__ = [
     "Join",
     "Move",
     "PowerCut",
+    "Purge",
     "Radio",
     "Reset",
     "Restart",
@@ -169,6 +170,15 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Purge:
+    """Node 0 revokes a member, and has all nodes drop what it has written since `since_s`."""
+
+    at_s: float
+    node: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Betray:
     """A member begins to lie in what it tells others (`traitor.LIES`), and does not stop when the faults end."""
 
@@ -203,6 +213,7 @@ Fault = (
     | Restore
     | Clone
     | Revoke
+    | Purge
     | Betray
     | ClockSet
 )

@@ -32,6 +32,7 @@ from mycomesh.mesh.events import (
     NetworkChanged,
     PeerInfo,
     PublishBatch,
+    PurgeWrites,
     RevokeMembers,
     SendMessage,
     TimerFired,
@@ -82,6 +83,10 @@ class PlainRoster:
 
     def take_admitted(self) -> tuple[bytes, ...]:
         """Return nothing: nodes have no certificates."""
+        return ()
+
+    def purge_orders(self) -> tuple[tuple[bytes, int], ...]:
+        """Return nothing: no node is revoked."""
         return ()
 
 
@@ -140,7 +145,7 @@ class PlainMesh:
             case NetworkChanged():
                 self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
-            case RevokeMembers():
+            case RevokeMembers() | PurgeWrites():
                 pass  # a plain mesh has no members to revoke
             case _:
                 assert_never(event)

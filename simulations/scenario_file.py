@@ -82,11 +82,13 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "restore": faults.Restore,
     "clone": faults.Clone,
     "revoke": faults.Revoke,
+    "purge": faults.Purge,
     "betray": faults.Betray,
     "clock": faults.ClockSet,
 }
 ACTIONS = Bound(0, 1_000_000, whole=True)
 UNSYNCED_S = Bound(0, 3_600, unit="s")
+SINCE_S = Bound(0, 1_000_000, unit="s")
 
 
 def load(path: Path, *, nodes: int | None = None, duration_s: float | None = None) -> Scenario:
@@ -220,7 +222,7 @@ def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ..
             for lie in lies:
                 if lie not in LIES:
                     raise ScenarioError(f"{where}lies: must be of {', '.join(LIES)}, not {lie!r}")
-        case faults.Revoke(_, 0):
+        case faults.Revoke(_, 0) | faults.Purge(_, 0, _):
             raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which revokes the others")
         case _:
             pass
@@ -237,6 +239,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
         "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
         "lies": lambda: _names(row, name),
+        "since_s": lambda: float(SINCE_S.read(value, f"{where}{name}")),
         "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
         "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),
     }

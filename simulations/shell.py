@@ -198,6 +198,14 @@ class Shell:
         self._feed(mesh_events.RevokeMembers((node_id,)))
         return True
 
+    def purge(self, node_id: bytes, since_ms: int) -> bool:
+        """Have every node drop what a revoked member has written; return False if this node cannot."""
+        mesh = self.core.mesh
+        if not isinstance(mesh, MeshCore) or mesh.membership.purgeable():
+            return False
+        self._feed(mesh_events.PurgeWrites(node_id, since_ms))
+        return True
+
     def betray(self, lies: tuple[str, ...]) -> None:
         """Falsify what this node says from now on."""
         rng = self._world.stream(f"traitor/{self.index}/{self._home.start}")

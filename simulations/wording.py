@@ -50,6 +50,8 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch 
             return f"node{node} starts on a copy of the file of node{source}"
         case faults.Revoke(_, node):
             return f"node{node} is revoked"
+        case faults.Purge(_, node, since_s):
+            return f"node{node} is revoked, and its writes since {since_s:.1f} s are dropped"
         case faults.Betray(_, node, lies):
             return f"node{node} begins to lie in its {', '.join(lies)}"
         case faults.ClockSet(_, node, clock):

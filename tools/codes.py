@@ -559,6 +559,18 @@ _MEMBERS = (
         "create another mesh and let the members join it",
     ),
     Code(
+        "purge.ordered",
+        "what a revoked member has written is dropped",
+        "the holder of the root key ran 'mycomesh revoke NAME --drop-since T'; every node obeys, also later",
+        "what was dropped is in mycomesh_conflicts as far as it had room; mycomesh restore writes it again",
+    ),
+    Code(
+        "purge.done",
+        "this node has dropped what a revoked member had written",
+        "it has carried out the order; rows of that member that arrive later are left out",
+        "what was dropped is in mycomesh_conflicts as far as it had room; mycomesh restore writes it again",
+    ),
+    Code(
         "mesh.epoch",
         "the mesh secret was rotated",
         "a member was revoked; members that were away receive the new secret when they return",

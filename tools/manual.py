@@ -115,6 +115,7 @@ _MEMBER = {
     "not_after_s": "int",
     "renewed_by": "text",
     "revoked_s": "int?",
+    "dropped_since_ms": "int?",
     "self": "bool",
 }
 _CONFLICT = {
@@ -188,8 +189,23 @@ MANUAL = {
         [_MEMBER],
     ),
     "revoke": Page(
-        (("mycomesh revoke drone7", "by name"), ("mycomesh revoke 1a2b3c4d", "by the first digits of its id")),
-        {"name": "text", "node_id": "text"},
+        (
+            ("mycomesh revoke drone7", "by name"),
+            ("mycomesh revoke 1a2b3c4d", "by the first digits of its id"),
+            ("mycomesh revoke drone7 --drop-since 2h --dry-run", "count what it has written in the last two hours"),
+            (
+                "mycomesh revoke drone7 --drop-since 2026-11-30T06:00Z --confirm 214",
+                "revoke it, and drop these 214 changes on every node",
+            ),
+        ),
+        {
+            "name": "text",
+            "node_id": "text",
+            "since_ms": "int?",
+            "changes": "int",
+            "tables": {"*": {"inserts": "int", "updates": "int", "deletes": "int"}},
+            "done": "bool",
+        },
     ),
     "up": Page(
         (

@@ -13,10 +13,11 @@ from mycomesh.mesh.errors import CertificateError, DecodeError
 from mycomesh.mesh.events import MembershipChanged, Notice
 from mycomesh.mesh.membership import certificate as certificates
 from mycomesh.mesh.membership.decree import DECREE_BYTES_MAX, Authority
+from mycomesh.mesh.membership.purges import PURGE_BYTES_MAX, PURGES_MAX, Purge
 from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, base_of, read_certificate, renew
 from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, REVOCATIONS_MAX, Revocation
 from mycomesh.mesh.membership.roster import MEMBERS_MAX, Roster, digest_of
-from mycomesh.mesh.messages import EpochHave, Epochs, Revocations, RevocationsHave
+from mycomesh.mesh.messages import RECORDS_MAX, EpochHave, Epochs, Purges, Revocations, RevocationsHave
 from mycomesh.mesh.primitives import KEY_BYTES, draw
 from mycomesh.mesh.results import Drop, Send
 
@@ -51,10 +52,12 @@ MEMBERSHIP_BYTES_MAX = (
     REVOCATIONS_MAX * DECREE_BYTES_MAX
     + EPOCHS_KEPT * EPOCH_BYTES_MAX
     + MEMBERS_MAX * CERTIFICATE_CHAIN_BYTES_MAX
+    + PURGES_MAX * PURGE_BYTES_MAX
     + 65_536
 )
 
 _VERSION = 1
+_WITH_PURGES = 2  # one list more; a state without purges is written as before, so that an older version can read it
 _WHAT = "membership state"
 
 # Calls in a row that were connected and came to nothing, until the status says so: half a minute. A machine without a node takes
@@ -68,7 +71,7 @@ REVOKED = (
     "this node was revoked and cannot link any more: join again with 'mycomesh join', by a new code or a new ticket"
 )
 
-DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
+DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs | Purges
 
 
 def expiry_hint(certificate: Certificate, now_s: int) -> str:
@@ -127,17 +130,20 @@ class Membership:
 
     def _load(self, stored: bytes) -> None:
         """Load the state that an earlier `MembershipChanged` stored; DecodeError if it is damaged."""
-        kinds = (list, list, list)
-        lists = wire.decode_record(stored, what=_WHAT, version=_VERSION, kinds=kinds, bytes_max=MEMBERSHIP_BYTES_MAX)
+        version, count = (_WITH_PURGES, 4) if stored[:2] == bytes((0x85, _WITH_PURGES)) else (_VERSION, 3)
+        kinds = (list,) * count
+        lists = wire.decode_record(stored, what=_WHAT, version=version, kinds=kinds, bytes_max=MEMBERSHIP_BYTES_MAX)
         if any(type(raw) is not bytes for raws in lists for raw in raws):
             raise DecodeError(f"{_WHAT} contains an item that is not a record")
-        revocations, epochs, members = lists
+        revocations, epochs, members, purges = (*lists, [])[:4]
         known = self.roster.revocations
         try:
             for raw in revocations:
                 known.add_revocation(raw)
             for raw in epochs:
                 known.add_epoch(raw)
+            for raw in purges:
+                self.roster.purges.add(raw)
             for raw in members:
                 certificate = read_certificate(raw, root_public=self.roster.identity.root_public)
                 if known.revocation(certificate.node_id) is None:
@@ -152,7 +158,9 @@ class Membership:
         self._unsaved = False
         revocations = self.roster.revocations
         members = tuple(member.raw for member in self.roster.members())
-        data = wire.encode((_VERSION, revocations.encoded_revocations(), revocations.encoded_epochs(), members))
+        lists = revocations.encoded_revocations(), revocations.encoded_epochs(), members
+        purges = self.roster.purges.encoded()
+        data = wire.encode((_WITH_PURGES, *lists, purges) if purges else (_VERSION, *lists))
         return MembershipChanged(self.roster.identity.encode(), data)
 
     def record_certificate(self, certificate: Certificate) -> bool:
@@ -193,8 +201,9 @@ class Membership:
         """Return the first messages on a link: digests of the known revocations, and the tag of the secret in use."""
         self._links[link] = node_id
         self._refused = 0
-        known = tuple(map(digest_of, self.roster.revocations.encoded_revocations()))
-        return [Send(link, RevocationsHave(known), 0), Send(link, EpochHave(self.roster.revocations.tag), 0)]
+        known = *self.roster.revocations.encoded_revocations(), *self.roster.purges.encoded()
+        digests = tuple(map(digest_of, known[:RECORDS_MAX]))
+        return [Send(link, RevocationsHave(digests), 0), Send(link, EpochHave(self.roster.revocations.tag), 0)]
 
     def on_link_down(self, link: int) -> None:
         """Forget a closed link."""
@@ -225,12 +234,17 @@ class Membership:
         match message:
             case RevocationsHave(digests):
                 theirs = dict.fromkeys(digests)
-                return self._send_revocations(
-                    link, [raw for raw in revocations.encoded_revocations() if digest_of(raw) not in theirs]
-                )
+                lacks = [raw for raw in revocations.encoded_revocations() if digest_of(raw) not in theirs]
+                purges = tuple(raw for raw in self.roster.purges.encoded() if digest_of(raw) not in theirs)
+                return [
+                    *self._send_revocations(link, lacks),
+                    *([Send(link, Purges(purges), 0)] if purges else []),
+                ]
             case Revocations(raws):
                 made = [each for each in map(revocations.add_revocation, raws) if each is not None]
                 return self._on_revoked(made, besides=link)
+            case Purges(raws):
+                return self._on_purges([each for each in map(self.roster.purges.add, raws) if each], besides=link)
             case EpochHave(tag):
                 if tag != revocations.tag:
                     return (
@@ -258,6 +272,7 @@ class Membership:
         for each in made:
             self.roster.drop(each.node_id)
             self._current.pop(each.node_id, None)
+        self.roster.version += 1  # an order about one of them may have arrived before
         results.append(self.snapshot())
         results += map(self._revocation_notice, made)
         raws = tuple(each.raw for each in made)
@@ -268,6 +283,22 @@ class Membership:
             if link != besides:  # the revoked member too: the signed decree tells it why nobody links with it any more
                 results += self._send_revocations(link, raws)
         results += (Drop(link, "its member was revoked") for link in gone)
+        return results
+
+    def _on_purges(self, made: list[Purge], besides: int = -1) -> list[Result]:
+        """Store orders that are news, then send them on the links."""
+        if not made:
+            return []
+        self.roster.version += 1
+        results: list[Result] = [self.snapshot()]
+        for each in made:
+            revoked = self.roster.revocations.revocation(each.node_id)
+            name = each.node_id.hex()[:8] if revoked is None else revoked.certificate.name
+            text = f"what {name} has written since {each.since} is dropped, here and on every node"
+            detail = {"name": name, "node_id": each.node_id.hex(), "since_ms": each.since_ms}
+            results.append(Notice("purge.ordered", text, detail, "warning"))
+        raws = tuple(each.raw for each in made)
+        results += [Send(link, Purges(raws), 0) for link in self._links if link != besides]
         return results
 
     def _revocation_notice(self, made: Revocation) -> Notice:
@@ -354,6 +385,22 @@ class Membership:
         results += self._on_revoked(made)
         revocations.add_epoch(revocations.next_epoch(secret, made[-1].node_id, authority, at_s=at_s).raw)
         return results + self._on_new_secret()
+
+    def purgeable(self) -> str:
+        """Return why this node cannot have a member's writes dropped, or an empty string if it can."""
+        authority = self._authority
+        if authority is None or not authority.is_root:
+            return "only the node with the mesh's root key can drop what a member has written; this node can revoke it at most"
+        if len(self.roster.purges.encoded()) >= PURGES_MAX:
+            return f"the writes of {PURGES_MAX} members are dropped already, which is the limit"
+        return ""
+
+    def purge(self, node_id: bytes, since_ms: int, wall_ms: int) -> list[Result]:
+        """Order that what a revoked node has written since a time is dropped. The caller has checked `purgeable`."""
+        authority = self._authority
+        assert authority is not None
+        made = self.roster.purges.add(Purge.issue(node_id, since_ms, authority, at_s=self._now_s(wall_ms)).raw)
+        return self._on_purges([] if made is None else [made])
 
     def renew_due(self, is_up: Callable[[bytes], bool], wall_ms: int) -> list[Certificate]:
         """Renew members that are up and near their expiry; return the new certificates, to be announced."""

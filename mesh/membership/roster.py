@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.membership.certificate import GRANTS_ALL
+from mycomesh.mesh.membership.purges import Purges
 from mycomesh.mesh.membership.renewal import base_of, read_certificate
 from mycomesh.mesh.membership.revocations import Revocations
 from mycomesh.mesh.messages import DIGEST_BYTES
@@ -39,6 +40,7 @@ class Roster:
         "_restricted",
         "identity",
         "newest_seen_s",
+        "purges",
         "revocations",
         "version",
     )
@@ -46,8 +48,9 @@ class Roster:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.revocations = Revocations(identity.root_public, identity.secret, identity.epochs)
+        self.purges = Purges(identity.root_public)
         self.newest_seen_s = 0
-        self.version = 0  # of the members' rights; grows with each certificate
+        self.version = 0  # of the members' rights and the purges; grows with each certificate
         self._by_node: dict[bytes, Certificate] = {}
         self._by_digest: dict[bytes, Certificate] = {}
         self._restricted: dict[bytes, tuple[tuple[str, str], ...]] = {}  # rights of members that lack some
@@ -117,6 +120,10 @@ class Roster:
         """Return the certificates recorded since the last call, as the root has signed them."""
         found, self._admitted = self._admitted, []
         return tuple(map(base_of, found))
+
+    def purge_orders(self) -> tuple[tuple[bytes, int], ...]:
+        """Return (node id, Unix milliseconds) of the revoked nodes whose writes since then are dropped, by node id."""
+        return self.purges.orders(each.node_id for each in self.revocations.effective())
 
     def members(self) -> tuple[Certificate, ...]:
         """Return every member's certificate, ordered by name and then node id."""

@@ -66,7 +66,7 @@ class KnownMember(Protocol):
 class KnownRights(Protocol):
     """The part of a `Roster` that the core reads."""
 
-    version: int  # increases whenever rights may have changed
+    version: int  # increases whenever rights or purges may have changed
 
     @property
     def own_id(self) -> bytes:
@@ -79,6 +79,10 @@ class KnownRights(Protocol):
 
     def take_admitted(self) -> tuple[bytes, ...]:
         """Return the certificates of members that are new since the last call."""
+        ...
+
+    def purge_orders(self) -> tuple[tuple[bytes, int], ...]:
+        """Return the revoked nodes whose writes since a time (Unix milliseconds) are dropped."""
         ...
 
 
@@ -161,7 +165,8 @@ class NodeCore:
         self._rights_version = roster.version
         limited = roster.restricted_rights()
         self._is_relay = dict(limited).get(roster.own_id) == RELAY_RIGHTS
-        return [ToExchange(sync_events.RightsKnown(roster.own_id, limited, roster.take_admitted()))]
+        known = sync_events.RightsKnown(roster.own_id, limited, roster.take_admitted(), roster.purge_orders())
+        return [ToExchange(known)]
 
     def _time_events(self) -> list[ShellAction]:
         """Tell the `Exchange` the mesh's time, if it has changed by `TIME_CHANGE_MS` or was confirmed."""

@@ -356,7 +356,7 @@ class Daemon:
             case "replicas":
                 return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke" | "remove-members":
-                return members.answer(self._store, self._node, request)
+                return await members.answer_counted(self._store, self._node, request)
             case "isolate" | "scrub" | "down" as order:
                 return await self._on_order(order, request)
             case "verify":

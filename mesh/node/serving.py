@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMembers
+from mycomesh.mesh.events import Close, MembershipChanged, Notice, PurgeWrites, RevokeMembers
 from mycomesh.mesh.node.clock_notes import NOTE_EVERY_S, ClockNotes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
@@ -277,6 +277,10 @@ class ServingNode:
     def revoke(self, node_ids: tuple[bytes, ...]) -> None:
         """Revoke members. Call `Membership.revocable` for each first."""
         self._shell.feed(RevokeMembers(node_ids))
+
+    def purge(self, node_id: bytes, since_ms: int) -> None:
+        """Drop on every node what a revoked node has written since a time. Call `Membership.purgeable` first."""
+        self._shell.feed(PurgeWrites(node_id, since_ms))
 
     def is_reachable(self, node_id: bytes) -> bool:
         """Return whether a member is linked with this node, directly or through others."""

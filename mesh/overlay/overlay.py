@@ -27,6 +27,7 @@ from mycomesh.mesh.messages import (
     LinkStates,
     LinkStatesHave,
     Prune,
+    Purges,
     Revocations,
     RevocationsHave,
     signed_part,
@@ -179,7 +180,7 @@ class Overlay:
             case LinkStates(records):
                 self._on_link_states(link, records, now_ms)
                 return []
-            case RevocationsHave() | Revocations() | EpochHave() | Epochs():
+            case RevocationsHave() | Revocations() | EpochHave() | Epochs() | Purges():
                 results = self.membership.on_message(link, message)
                 self._forget_revoked(message)
                 return results

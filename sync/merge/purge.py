@@ -1,8 +1,8 @@
 """Purge: removes what a revoked member has written since a time, row by row, by a signed order (ADR 46).
 
-An entry of the change log that is purged goes, whoever sent it. What others wrote into the row stays. A cell whose last write
-is purged goes back to an earlier write if a record of conflicts or another node has that; else it is empty. The values of purged
-entries are kept in `mycomesh_conflicts` as far as it has room, so that a person can restore them.
+A purged entry leaves the change log. Other nodes' writes into the row stay. A cell whose last write is purged goes back to an
+earlier write if a record of conflicts or another node has that; else it is empty. The values of purged entries are kept in
+`mycomesh_conflicts` as far as it has room, so that a person can restore them.
 
 Invariant: which entries are left does not depend on when a replica purges, and repairs bring each of them to every replica.
 """
@@ -36,7 +36,7 @@ _COUNTED = " +"  # suffix of a recorded share of a counter (`records.values_text
 
 @dataclass(slots=True)
 class Purged:
-    """What a purge has done.
+    """The effect of a purge.
 
     changes: entries of the change log that went.
     unrecorded: those among them whose values the record of conflicts had no room for.
@@ -56,7 +56,7 @@ class Purged:
 
 @dataclass(slots=True)
 class Counted:
-    """What a purge would remove of one table: changes that inserted a row, updated one, deleted one."""
+    """The effect that a purge would have on one table: changes that inserted a row, updated one, deleted one."""
 
     inserts: int = 0
     updates: int = 0

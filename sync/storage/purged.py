@@ -13,14 +13,13 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.wire.bundle import Group, filtered
 
-__all__ = ["PURGES_MAX", "PurgedWrites"]
+__all__ = ["PurgedWrites"]
 
-PURGES_MAX = 1_024  # orders, one a node: the mesh keeps no more revocations
 _META_KEY = "purges"
 
 
 class PurgedWrites:
-    """The orders of one file: for each node, the first clock that is purged."""
+    """The orders of one file: for each node, the first clock that is purged. The mesh limits how many there are."""
 
     def __init__(self, db: Any) -> None:
         self._db = db
@@ -45,8 +44,6 @@ class PurgedWrites:
             node = node_id[:SITE_PREFIX]
             known = self._since.get(node)
             if node == own[:SITE_PREFIX] or (known is not None and known <= since):
-                continue
-            if known is None and len(self._since) >= PURGES_MAX:
                 continue
             self._since[node] = since
             news = True

@@ -1,7 +1,8 @@
 """`python -m tests.fuzz TARGET [--seconds N | --cpu-seconds N] [--seed N]`: fuzz one parser for as long as you like.
 
-Other work on the machine shortens a run by the clock; `--cpu-seconds` counts what the run itself has computed. The run consists of rounds, each with its own seed. A failure is shrunk and raised, the line that replays its round is printed,
-and the run ends with exit code 1.
+Other work on the machine shortens a run by the clock; `--cpu-seconds` counts what the run itself has computed. The run consists
+of rounds, each with its own seed. A failure is shrunk and raised, the line that replays its round is printed, and the run ends
+with exit code 1.
 """
 
 from __future__ import annotations

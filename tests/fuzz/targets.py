@@ -22,6 +22,7 @@ from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
 from mycomesh.mesh.membership.identity import make_identity
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.membership.renewal import read_certificate, renew
+from mycomesh.mesh.membership.purges import Purge
 from mycomesh.mesh.membership.revocations import Epoch, Revocation
 from mycomesh.mesh.messages import (
     Addresses,
@@ -38,6 +39,7 @@ from mycomesh.mesh.messages import (
     Ping,
     Pong,
     Prune,
+    Purges,
     Revocations,
     RevocationsHave,
     decode,
@@ -184,6 +186,7 @@ def _link_state():
 
 ROOT = Authority.of(FIRST.certificate, FIRST.root_public, FIRST.node_seed, ROOT_SEED)
 REVOCATION = Revocation.issue(THIRD.certificate, ROOT, at_s=WALL_MS // 1_000)
+PURGE = Purge.issue(THIRD.node_id, 1, ROOT, at_s=WALL_MS // 1_000)
 EPOCH = Epoch.issue(1, bytes(32), THIRD.node_id, ROOT, at_s=WALL_MS // 1_000)
 MESSAGES = tuple(
     encode(each)
@@ -205,6 +208,7 @@ MESSAGES = tuple(
         Revocations((REVOCATION.raw,)),
         EpochHave(bytes(8)),
         Epochs((EPOCH.raw,)),
+        Purges((PURGE.raw,)),
         Addresses(((THIRD.node_id, Address("fe80::1%eth0", 7447)), (bytes(16), Address("10.0.0.1", 1)))),
     )
 )

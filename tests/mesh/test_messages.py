@@ -26,6 +26,7 @@ from mycomesh.mesh.messages import (
     Ping,
     Pong,
     Prune,
+    Purges,
     decode,
     decode_pieces,
     encode,
@@ -50,6 +51,7 @@ SAMPLES = {
     "link states": LinkStates((b"one", b"two")),
     "certificates have": CertificatesHave((b"12345678",)),
     "certificates": Certificates((b"raw",)),
+    "purges": Purges((b"one", b"two")),
     "addresses": Addresses(((TREE, Address("10.0.0.1", 4747)), (bytes(16), Address("fe80::1%eth0", 1)))),
 }
 

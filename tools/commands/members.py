@@ -69,6 +69,9 @@ def _row(member: dict[str, Any], now_s: float) -> tuple[str, ...]:
         state = "expired"
     if member["revoked_s"] is not None:
         state = f"revoked {_day(member['revoked_s'])}"
+    if member.get("dropped_since_ms") is not None:  # a node of an older version does not say
+        since = member["dropped_since_ms"]
+        state += f", writes dropped since {_day(since // 1_000) if since else 'the beginning'}"
     return (
         member["name"],
         member["node_id"][:8],

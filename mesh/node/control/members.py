@@ -6,6 +6,7 @@ Invariants: a refused request changes nothing; an invitation or ticket is stored
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.errors import MeshError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.enrolment import Invitation
     from mycomesh.mesh.node.serving import ServingNode
 
-__all__ = ["answer"]
+__all__ = ["answer", "answer_counted"]
 
 ROLES = {"member": ("member",), "read-only": ("read-only",), "relay": ("relay",), "admin": ("member", "admin")}
 ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits distinguish a thousand members
@@ -48,10 +49,9 @@ def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -
         case "ticket":
             return {"ticket": _ticket(store, _membership(store, node), request)}
         case "revoke":
-            membership = _membership(store, node)
             if node is None:
                 raise NodeError("the node is not serving yet; see 'mycomesh status'")
-            return _revoke(node, membership, str(request.get("who")))
+            return _revoke(node, node.membership, str(request.get("who")))
         case "remove-members":
             if node is None:
                 raise NodeError("the node is not serving yet; see 'mycomesh status'")
@@ -111,7 +111,8 @@ def _members_of(membership: Membership) -> list[dict[str, Any]]:
     revocations, own = membership.roster.revocations, membership.roster.identity.node_id
     revoked = {each.node_id: each for each in revocations.effective()}
     found = [_member(each, own, None) for each in membership.roster.members() if each.node_id not in revoked]
-    found += [_member(each.certificate, own, each.at_s) for each in revoked.values()]
+    dropped = dict(membership.roster.purge_orders())
+    found += [_member(each.certificate, own, each.at_s, dropped.get(each.node_id)) for each in revoked.values()]
     return sorted(found, key=lambda member: (member["name"], member["node_id"]))
 
 
@@ -156,7 +157,73 @@ def _revoke(node: ServingNode, membership: Membership, name_or_id: str) -> dict[
     node.revoke((member.node_id,))
     if membership.roster.revocations.revocation(member.node_id) is None:
         raise NodeError(f"the node did not revoke {member.name}; see its log")
-    return {"name": member.name, "node_id": member.node_id.hex()}
+    return {
+        "name": member.name,
+        "node_id": member.node_id.hex(),
+        "since_ms": None,
+        "changes": 0,
+        "tables": {},
+        "done": True,
+    }
+
+
+async def answer_counted(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request as `answer` does, and a revocation that drops writes, which reads the file first."""
+    if request.get("do") == "revoke" and request.get("drop_since_ms") is not None:
+        if node is None:
+            raise NodeError("the node is not serving yet; see 'mycomesh status'")
+        return await _purge(node, request)
+    return answer(store, node, request)
+
+
+async def _purge(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+    """Count what a purge of a member's writes would drop on this node; carry it out if the request confirms that number.
+
+    The member is revoked first if it is not yet.
+
+    Raises:
+        NodeError: the request is wrong, this node has no root key, or the confirmed number is another one.
+    """
+    since_ms, confirmed, membership = request.get("drop_since_ms"), request.get("confirm"), node.membership
+    if type(since_ms) is not int or not 0 <= since_ms <= clock()[1]:
+        raise NodeError("the time since which writes are dropped is no time of the past")
+    fault = membership.purgeable()
+    if fault:
+        raise NodeError(fault)
+    member = _revoked(membership, str(request.get("who"))) or _revocable(membership, str(request.get("who")))
+    counted = await node.run_on_replica(lambda replica: replica.purges.count(member.node_id, since_ms))
+    total = sum(each.inserts + each.updates + each.deletes for each in counted.values())
+    result = {"name": member.name, "node_id": member.node_id.hex(), "since_ms": since_ms, "changes": total}
+    result |= {"tables": {name: asdict(each) for name, each in counted.items()}, "done": False}
+    if request.get("dry_run") is True or confirmed is None:
+        return result
+    if confirmed != total:
+        raise NodeError(
+            f"{total} changes would be dropped, not {confirmed}: nothing was done; look at them with --dry-run, and repeat"
+            f" with --confirm {total}"
+        )
+    if membership.roster.revocations.revocation(member.node_id) is None:
+        _revoke(node, membership, member.node_id.hex())
+    node.purge(member.node_id, since_ms)
+    if membership.roster.purges.of(member.node_id) is None:
+        raise NodeError(f"the node did not order that the writes of {member.name} are dropped; see its log")
+    return result | {"done": True}
+
+
+def _revoked(membership: Membership, name_or_id: str) -> Certificate | None:
+    """Return the one revoked member of this name or id, None if a present member has it, or nobody.
+
+    Raises:
+        NodeError: several have it.
+    """
+    if any(_matches(each, name_or_id) for each in membership.roster.members()):
+        return None
+    found = [each.certificate for each in membership.roster.revocations.effective()]
+    matching = [each for each in found if _matches(each, name_or_id)]
+    if len(matching) > 1:
+        ids = ", ".join(each.node_id.hex()[:ID_CHARS_MIN] for each in matching)
+        raise NodeError(f"{len(matching)} revoked members have the name {name_or_id!r}; give the id of one: {ids}")
+    return matching[0] if matching else None
 
 
 def _remove(node: ServingNode, membership: Membership, request: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +267,9 @@ def _matches(member: Certificate, name_or_id: str) -> bool:
     return member.name == name_or_id or (len(name_or_id) >= ID_CHARS_MIN and node_id.startswith(name_or_id.lower()))
 
 
-def _member(certificate: Certificate, own: bytes, revoked_s: int | None) -> dict[str, Any]:
+def _member(
+    certificate: Certificate, own: bytes, revoked_s: int | None, dropped_since_ms: int | None = None
+) -> dict[str, Any]:
     return {
         "name": certificate.name,
         "node_id": certificate.node_id.hex(),
@@ -211,6 +280,7 @@ def _member(certificate: Certificate, own: bytes, revoked_s: int | None) -> dict
         "not_after_s": certificate.not_after_s,
         "renewed_by": certificate.renewed_by.hex(),
         "revoked_s": revoked_s,
+        "dropped_since_ms": dropped_since_ms,
         "self": certificate.node_id == own,
     }
 
