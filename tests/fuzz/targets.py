@@ -21,8 +21,8 @@ from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
 from mycomesh.mesh.membership.identity import make_identity
 from mycomesh.mesh.membership.membership import Membership
-from mycomesh.mesh.membership.renewal import read_certificate, renew
 from mycomesh.mesh.membership.purges import Purge
+from mycomesh.mesh.membership.renewal import read_certificate, renew
 from mycomesh.mesh.membership.revocations import Epoch, Revocation
 from mycomesh.mesh.messages import (
     Addresses,

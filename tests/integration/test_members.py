@@ -65,6 +65,48 @@ def test_a_revoked_drone_stays_out_over_restarts(machine):
     assert drone.sql("SELECT group_concat(id) FROM t;") == "1,2\n"
 
 
+def test_writes_of_a_stolen_drone_are_dropped(machine):
+    alpha, drone = machine("alpha"), machine("drone")
+    alpha.done("init", "--name", "fleet", "--node-name", "alpha")
+    alpha.done("ticket", "drone", "-o", str(alpha.dir / "drone.ticket"))
+    drone.done("join", str(alpha.dir / "drone.ticket"))
+    alpha.up()
+    drone.up("--port", "0", "--peer", alpha.address)
+    eventually(lambda: linked(alpha) == {"drone"}, "alpha and the drone are linked")
+    alpha.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 'good'), (2, 'good');")
+    drone.shows("SELECT count(*) FROM t;", "2\n")
+    drone.sql("INSERT INTO t VALUES(3, 'bad'), (4, 'bad'); UPDATE t SET x = 'bad' WHERE id = 1;")
+    alpha.shows("SELECT count(*) FROM t WHERE x = 'bad';", "3\n")
+
+    refused = drone.run("revoke", "alpha", "--drop-since", "1h")
+    assert (refused.returncode, "root key" in refused.stderr) == (1, True)
+    for words, said in (
+        (("--drop-since", "tomorrow"), "is no time"),
+        (("--drop-since", "2999-01-01"), "in the future"),
+        (("--confirm", "3"), "go with --drop-since"),
+    ):
+        wrong = alpha.run("revoke", "drone", *words)
+        assert (wrong.returncode, said in wrong.stderr) == (2, True), wrong.stderr
+    counted = alpha.run("revoke", "drone", "--drop-since", "1h")
+    assert (counted.returncode, "t: 2 row(s) inserted, 1 updated, 0 deleted" in counted.stderr) == (0, True)
+    assert "--confirm 3" in counted.stderr
+    dry = json.loads(alpha.done("revoke", "drone", "--drop-since", "all", "--dry-run", "--confirm", "3", "--json"))
+    assert (dry["changes"], dry["done"]) == (3, False)
+    wrong = alpha.run("revoke", "drone", "--drop-since", "1h", "--confirm", "4")
+    assert (wrong.returncode, "3 changes would be dropped, not 4" in wrong.stderr) == (1, True)
+    assert linked(alpha) == {"drone"}, "nothing was done"
+
+    done = alpha.run("revoke", "drone", "--drop-since", "1h", "--confirm", "3")
+    assert (done.returncode, "3 change(s)" in done.stderr) == (0, True), done.stderr
+    alpha.shows("SELECT id, x FROM t ORDER BY id;", "1|\n2|good\n")
+    assert members(alpha)["drone"]["dropped_since_ms"] is not None
+    alpha.shows("SELECT count(*) FROM mycomesh_conflicts WHERE reason LIKE 'its writer was revoked%';", "3\n")
+    alpha.terminate()
+    alpha.up("--port", "0")
+    again = alpha.run("revoke", "drone", "--drop-since", "2h")  # one that is revoked already
+    assert (again.returncode, "0 change(s) of drone" in again.stderr) == (0, True), again.stderr
+
+
 def test_members_that_never_came_are_removed(machine):
     alpha, bravo = machine("alpha"), machine("bravo")
     alpha.done("init", "--name", "fleet", "--node-name", "alpha")
