@@ -21,7 +21,7 @@ class Change:
     table: the name of the table in this file.
     op: `insert`, `update` or `delete`.
     row: the row's key as text, equal on every node: the value, a JSON array of several, SITE@HLC without a key.
-    key: the key columns and their values; empty for a table without a primary key.
+    named: the key columns, of a deleted row with their values; empty for a table without a primary key.
     values: all columns of the row; None after a delete.
     columns: names of the columns that this change wrote and no later one has; empty for a delete.
     site: 16-byte id of the site that wrote it.
@@ -33,7 +33,7 @@ class Change:
     table: str
     op: str
     row: str
-    key: Mapping[str, Any]
+    named: tuple[str, ...] | Mapping[str, Any]
     values: dict[str, Any] | None
     columns: tuple[str, ...]
     site: bytes
@@ -43,6 +43,13 @@ class Change:
 
     def __repr__(self) -> str:
         return f"Change({self.id!r}, {self.op!r}, {self.row!r})"
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """The key columns and their values; empty for a table without a primary key."""
+        if isinstance(self.named, Mapping):
+            return self.named
+        return {name: self.values[name] for name in self.named} if self.values else {}
 
     @property
     def id(self) -> str:

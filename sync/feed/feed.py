@@ -31,6 +31,7 @@ from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.log_reader import changes_in
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -82,6 +83,7 @@ class Feed:
         self._touched = Touched(store, registry)
         store.enlist(self._touched)
         store.enlist(self)
+        self._pause = CollectorPause()
         self.letters = DeadLetters(store)
         self.active = False
         self._idle: set[tuple[str, str]] = set()  # cursors of which `tidy` has returned that they hold nothing back
@@ -301,7 +303,12 @@ class Feed:
                 read_page(table, self._touched if self.active else None, at, rows_max=rows_max, bytes_max=bytes_max)
             ]
 
-        published = self._outbox.read_drained(wall_ms, read)
+        # A page is thousands of values that all stay: the collector would look at each again and again.
+        self._pause.begin()
+        try:
+            published = self._outbox.read_drained(wall_ms, read)
+        finally:
+            self._pause.end()
         return pages[0], published
 
     # ---- dead letters

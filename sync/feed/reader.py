@@ -27,6 +27,7 @@ __all__ = ["PAGE_BYTES_MAX", "PAGE_ROWS_MAX", "Page", "read_page"]
 PAGE_ROWS_MAX = 1_024
 PAGE_BYTES_MAX = 1 << 20  # and one change, which may have 20 MiB
 
+_SIZED = frozenset((str, bytes))
 # (site, after, reached): the part of a site's clock that a page has read
 Window = tuple[bytes, int, int]
 
@@ -126,7 +127,7 @@ def _read_touched(table: Table, touched: Touched, shape: _Shape, page: Page, lim
                 table.spec.name,
                 INSERT,
                 key,
-                shape.key_of(row, cells),
+                shape.key_names,
                 shape.values_of(cells),
                 shape.names,
                 site(newest[0]),
@@ -146,8 +147,7 @@ def _size(values: tuple[Any, ...] | None) -> int:
         return 32
     size = 32 + 8 * len(values)
     for value in values:  # runs for each change
-        kind = type(value)
-        if kind is str or kind is bytes:
+        if type(value) in _SIZED:
             size += len(value)
     return size
 
@@ -161,28 +161,26 @@ class _Shape:
         here = {column.name: number for number, column in enumerate(spec.columns)}
         order = [name for name in column_names(table.store.db, spec.name) if name in here]
         self.names = tuple(order)
-        # Cells in the order of the file; `itemgetter` gives no tuple for a single column.
-        self._cells = itemgetter(*[here[name] for name in order]) if len(order) > 1 else tuple
-        self._keys = [(column.name, here[column.name]) for column in sorted(spec.key, key=lambda column: column.key)]
+        # Cells in the order of the file; `itemgetter` gives no tuple for a single column. None: they are in that order.
+        places = [here[name] for name in order]
+        self._cells = None if places == [*range(len(here))] else itemgetter(*places) if len(order) > 1 else tuple
+        self.key_names = tuple(column.name for column in sorted(spec.key, key=lambda column: column.key))
         self._local = {column.folded: column.name for column in spec.columns}
         self._name = spec.name
         self._keyless = spec.kind is KeyKind.KEYLESS
-        self._columns: dict[int, tuple[str, ...]] = {}  # mask -> names
+        self._written: dict[int | bytes, tuple[str, tuple[str, ...]]] = {}  # stored mask -> operation, columns
 
     def values_of(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return the values by the file's names."""
-        return dict(zip(self.names, self._cells(values), strict=True))
+        return dict(zip(self.names, values if self._cells is None else self._cells(values), strict=True))
 
-    def key_of(self, row: Row, values: tuple[Any, ...] | None = None) -> dict[str, Any]:
-        """Return the key columns of a row and their values."""
-        if values is not None:
-            return {name: values[number] for name, number in self._keys} if self._keys else {}
+    def key_of(self, row: Row) -> dict[str, Any]:
+        """Return the key columns of a row that is gone, and their values."""
         if isinstance(row, int):
-            return {self._keys[0][0]: row} if self._table.spec.kind is KeyKind.ROWID else {}
-        if row[:1] == b"\x00" or not self._keys:
+            return {self.key_names[0]: row} if self._table.spec.kind is KeyKind.ROWID else {}
+        if row[:1] == b"\x00" or not self.key_names:
             return {}
-        decoded = codec.decode(row, bytes_max=len(row))
-        return dict(zip([name for name, _ in self._keys], decoded, strict=True))
+        return dict(zip(self.key_names, codec.decode(row, bytes_max=len(row)), strict=True))
 
     def change(
         self,
@@ -194,27 +192,28 @@ class _Shape:
         start: Any,
     ) -> Change | None:
         """Return the change that an entry makes visible, None if it makes nothing visible."""
-        mask, dead = unpack_mask(packed_mask)
-        table = self._table
-        if dead:
+        # Runs for each change.
+        if packed_mask == 0:
             if values is not None or (start is not None and start.covers(site, hlc)):
                 return None
-            return Change(table.spec.name, DELETE, key_text(row), self.key_of(row), None, (), site, hlc)
+            return Change(self._name, DELETE, key_text(row), self.key_of(row), None, (), site, hlc)
         if values is None:
             return None
-        names = self._columns.get(mask)
-        if names is None:
-            written = table.columns.names_of(mask & ~EXISTENCE)
-            names = self._columns[mask] = tuple(self._local[name] for name in written if name in self._local)
-        if not mask & EXISTENCE:
-            op, key = UPDATE, self._row_key(row)
-        else:
-            op = INSERT
-            key = key_text(insert_key(site, hlc)) if self._keyless else key_text(row)
-        return Change(self._name, op, key, self.key_of(row, values), self.values_of(values), names, site, hlc)
-
-    def _row_key(self, row: Row) -> str:
-        table = self._table
+        written = self._written.get(packed_mask)
+        if written is None:
+            written = self._written[packed_mask] = self._op_and_columns(packed_mask)
+        op, columns = written
         if not self._keyless:
-            return key_text(row)
-        return key_text(table.key(row, table.log.entries_of_row(row)))
+            name = str(row) if type(row) is int else key_text(row)
+        elif op is INSERT:
+            name = key_text(insert_key(site, hlc))
+        else:
+            name = key_text(self._table.key(row, self._table.log.entries_of_row(row)))
+        cells = dict(zip(self.names, values if self._cells is None else self._cells(values), strict=True))
+        return Change(self._name, op, name, self.key_names, cells, columns, site, hlc)
+
+    def _op_and_columns(self, packed_mask: int | bytes) -> tuple[str, tuple[str, ...]]:
+        mask, _ = unpack_mask(packed_mask)
+        written = self._table.columns.names_of(mask & ~EXISTENCE)
+        columns = tuple(self._local[name] for name in written if name in self._local)
+        return INSERT if mask & EXISTENCE else UPDATE, columns

@@ -118,7 +118,12 @@ def _groups(table: Table, found: _Found) -> list[Group]:
 
 def entries_in(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     """Yield up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
-    for run in itertools.chain(table.log.runs.after(site_number, after, upto), [None]):
+    runs = table.log.runs.after(site_number, after, upto)
+    first = next(runs, None)
+    if first is None:
+        yield from _entries_plain(table, site_number, after, upto, limit)
+        return
+    for run in itertools.chain([first], runs, [None]):
         # First the plain entries before the run, then the run: their clocks do not interleave.
         bound = upto if run is None else run.hlc
         for entry in _entries_plain(table, site_number, after, bound, limit):
@@ -168,8 +173,8 @@ def _entries_plain(table: Table, site_number: int, after: int, upto: int, limit:
     )
     try:
         for record in table.store.db.execute(listing, bounds):
-            yield (*record[:4], None if record[4] is None else record[5:])
             after = record[0]
+            yield after, record[1], record[2], record[3], None if record[4] is None else record[5:]
             limit -= 1
     except UnicodeDecodeError:
         yield from _entries_one_by_one(table, site_number, after, upto, limit)
