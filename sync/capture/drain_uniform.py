@@ -11,7 +11,7 @@ Invariant: the changes and the change log are the same as if each row had been s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sys import getsizeof
 from typing import Any
 
@@ -21,8 +21,9 @@ from mycomesh.sync.capture.stamps import Chunk, Times, stamps_of
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, PLAIN_EDIT_WEIGHT
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_keys
+from mycomesh.sync.storage.insert_runs import InsertRun, StoredEntry
 from mycomesh.sync.storage.pending_log import OP_DELETE, key_names, word_names
-from mycomesh.sync.storage.row_batch import Taken
+from mycomesh.sync.storage.row_batch import Lost, Record, Taken, digests_of
 from mycomesh.sync.storage.row_view import LEAST
 from mycomesh.sync.storage.table import Table, insert_key
 
@@ -54,9 +55,9 @@ def stamp_uniform(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tu
     first_value = _FIRST_KEY + len(key_names(table.spec)) + 1
     values: list[tuple[Any, ...]] = [()] * len(records) if dead else [record[first_value:] for record in records]
     mask = EXISTENCE if dead else what & columns.local_mask
-    # A number may have been replaced by an equal one of another type: `drain_edits` looks for that.
-    retyped = not dead and (columns.loose_mask or LEAST in itertools.chain.from_iterable(values))
-    found = None if retyped or not mask else _find(chunk, mask, names)
+    # A number may have been replaced by an equal one of another type: `drain_edits` looks for that in all columns.
+    retyped = not dead and LEAST in itertools.chain.from_iterable(values)
+    found = None if retyped or not mask else _find(chunk, mask, names, values)
     if found is None:
         return None
     hlcs = stamps_of(chunk.site, times, [record[1] for record in records], what)
@@ -102,38 +103,86 @@ def _names(table: Table, records: Sequence[tuple[Any, ...]]) -> list[Row]:
     return [] if None in itertools.chain.from_iterable(keys) else list(encode_keys(table.spec, keys))
 
 
-def _find(chunk: Chunk, mask: int, names: Sequence[Row]) -> tuple[list[Any], Taken] | None:
+def _find(chunk: Chunk, mask: int, names: Sequence[Row], values: Sequence[Record]) -> tuple[list[Any], Taken] | None:
     """Return (keys of the rows, what their edits of `mask` take), or None if some row is not plain or has priors."""
-    table, own, last = chunk.table, chunk.site.site_number, chunk.site.clock.last
-    foreign = ~(table.columns.local_mask | EXISTENCE)
+    table, own = chunk.table, chunk.site.site_number
     stored_entries, runs = table.log.entries_in_order(names)
-    if table.held.among(stored_entries):
+    found = _Found(chunk, mask, names)
+    if table.held.among(stored_entries) or not (found.take_runs(runs) and found.take_entries(stored_entries)):
         return None
-    taken = Taken()
-    inserts: list[Any] = [None] * len(names)
-    for run, numbers in runs:
-        shift = run.hlc - run.row
-        if type(run.mask) is not int or run.mask & foreign or run.site_number != own or run.hlc + run.n > last + 1:
-            return None
-        cells = run.mask if mask == EXISTENCE else run.mask & mask
-        if cells:
-            taken.take_run(run, run.mask ^ cells, numbers)
-        for number in numbers:
-            inserts[number] = names[number] + shift  # type: ignore[operator]
-    places = dict(zip(names, itertools.count())) if stored_entries else {}
-    for stored in stored_entries:
-        place, hlc, row, owned, _, prior = stored
-        if type(owned) is not int or not owned or owned & foreign or place != own or prior is not None or hlc > last:
-            return None
-        number = places[row]
-        if owned & EXISTENCE:
-            inserts[number] = hlc
-        cells = owned if mask == EXISTENCE else owned & mask
-        if cells:
-            taken.lost.append((stored, owned ^ cells, number))
-    if None in inserts:
+    if None in found.inserts or any(found.unowned):
         return None
-    if table.spec.kind is not KeyKind.KEYLESS:
-        return list(names), taken
-    site = table.store.site(own)
-    return [insert_key(site, hlc) for hlc in inserts], taken
+    keys: list[Any] = list(names)
+    if table.spec.kind is KeyKind.KEYLESS:
+        site = table.store.site(own)
+        keys = [insert_key(site, hlc) for hlc in found.inserts]
+    for items, digests in digests_of(table, found.doubts, keys, values):
+        if digests != [stored[4] for stored, _, _ in items]:
+            return None
+    return keys, found.taken
+
+
+class _Found:
+    """The entries of the rows of a chunk, as its edits find them."""
+
+    def __init__(self, chunk: Chunk, mask: int, names: Sequence[Row]) -> None:
+        columns = chunk.table.columns
+        self._names, self._own, self._last = names, chunk.site.site_number, chunk.site.clock.last
+        self._mask = -1 if mask == EXISTENCE else mask  # of the cells that the edits take
+        self._foreign = ~(columns.local_mask | EXISTENCE)
+        # Columns that keep equal numbers of two types apart, the only change that no trigger sees.
+        self._loose = 0 if mask == EXISTENCE else columns.loose_mask
+        self.taken = Taken()
+        self.inserts: list[Any] = [None] * len(names)  # the clocks of the entries that own the rows' existence
+        self.unowned = [self._loose] * len(names) if self._loose else []
+        self.doubts: list[
+            Lost
+        ] = []  # entries that lose nothing and whose digests show whether a number has another type
+
+    def take_runs(self, runs: Iterable[tuple[InsertRun, Sequence[int]]]) -> bool:
+        """Take cells from entries in runs; return False if some entry is not plain."""
+        names, loose = self._names, self._loose
+        for run, numbers in runs:
+            shift, owned = run.hlc - run.row, run.mask
+            if type(owned) is not int or owned & self._foreign or run.site_number != self._own:
+                return False
+            if run.hlc + run.n > self._last + 1:
+                return False
+            cells = owned & self._mask
+            if cells:
+                self.taken.take_run(run, owned ^ cells, numbers)
+            for number in numbers:
+                self.inserts[number] = names[number] + shift  # type: ignore[operator]
+            if loose:
+                for number in numbers:
+                    self.unowned[number] &= ~owned
+                if owned & loose and not cells:
+                    self.doubts += [(run.entry(names[number] - run.row), owned, number) for number in numbers]  # type: ignore[operator]
+        return True
+
+    def take_entries(self, stored_entries: Sequence[StoredEntry]) -> bool:
+        """Take cells from entries in no run; return as `take_runs`."""
+        places = dict(zip(self._names, itertools.count())) if stored_entries else {}
+        own, foreign, last, mask, loose = self._own, self._foreign, self._last, self._mask, self._loose
+        for stored in stored_entries:
+            place, hlc, row, owned, _, prior = stored
+            if (
+                type(owned) is not int
+                or not owned
+                or owned & foreign
+                or place != own
+                or prior is not None
+                or hlc > last
+            ):
+                return False
+            number = places[row]
+            if owned & EXISTENCE:
+                self.inserts[number] = hlc
+            cells = owned & mask
+            if cells:
+                self.taken.lost.append((stored, owned ^ cells, number))
+            if loose:
+                self.unowned[number] &= ~owned
+                if owned & loose and not cells:
+                    self.doubts.append((stored, owned, number))
+        return True
