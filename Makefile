@@ -5,14 +5,14 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 # Of full scale, for `make long`; 0.01 takes minutes instead of hours.
 SHARE ?= 1
-# apsw; cbor2; PyNaCl; zeroconf; uvloop and all of them together; rich and segno.
+# apsw; cbor2; PyNaCl; zeroconf; uvloop and all of them together; rich, segno and h11.
 SAMPLE := tests/sync/capture tests/sync/merge tests/sync/storage tests/sync/sqlite \
   tests/sync/test_codec.py tests/sync/wire tests/mesh/test_wire.py tests/mesh/test_messages.py \
   tests/mesh/session tests/mesh/membership tests/mesh/io \
   tests/mesh/node/test_daemon.py tests/integration/test_two_machines.py tests/tools/test_demo.py \
-  tests/tools/test_views.py tests/tools/top
+  tests/tools/test_views.py tests/tools/top tests/tools/web/test_http.py
 
-.PHONY: demo quick test static check lowest long bench sim crash soak dist install clean
+.PHONY: demo quick test static check lowest long bench sim crash soak dist install clean web
 demo: .venv/core
 	$(BIN)/mycomesh demo
 # For all day: no real processes and no slow tests, and of each other test the first two parameters. Within a minute on two cores.
@@ -52,8 +52,11 @@ dist:
 	.venv-release/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	.venv-release/bin/python -m tools.release
 install: .venv/core
+# The page of the web console, from tools/web/page and what npm brings by its lock file. The build of a wheel does this too.
+web:
+	$(PYTHON) -m tools.release.page
 clean:
-	rm -rf .venv .venv-lowest .venv-release
+	rm -rf .venv .venv-lowest .venv-release .web tools/web/static
 
 .venv/core: pyproject.toml
 	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv

@@ -55,6 +55,8 @@ def test_the_wheel_holds_every_module_and_no_test(wheel):
     tracked = run("git", "ls-files", "mesh", "sync", "simulations", "tools", cwd=ROOT).split() if _is_clone() else []
     assert {f"mycomesh/{name}" for name in tracked} <= names
     assert "mesh/py.typed" in names
+    page = {name.rpartition("/")[2] for name in names if name.startswith("mycomesh/tools/web/static/")}
+    assert page >= {"index.html", "main.js", "main.css", "land.json", "licences.txt"} or shutil.which("npm") is None
     assert f"mycomesh-{mesh.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if "tests/" in name]
 

@@ -31,6 +31,7 @@ INNER = {
     "RefusalError",
     "BenchError",
     "ReleaseError",
+    "BuildError",
     "StaleMutationError",
     # A bridge turns these into its state, a notice or a dead letter.
     "BodyError",

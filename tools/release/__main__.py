@@ -36,6 +36,7 @@ COLLECTED = (
     "mycomesh.tools.bridges",
     "mycomesh.tools.commands",
     "mycomesh.tools.top",
+    "mycomesh.tools.web",
     "mycomesh.tools.data",
 )
 LEFT_OUT = (
@@ -125,7 +126,7 @@ def _build(builder: ModuleType, work: Path, form: str) -> Path:
     options += ["--hidden-import", "_cffi_backend"]  # PyNaCl imports it from C
     for package in COLLECTED:
         options += ["--collect-submodules", package]
-    options += ["--collect-data", "mycomesh.tools.data"]
+    options += ["--collect-data", "mycomesh.tools.data", "--collect-data", "mycomesh.tools.web"]
     for module in LEFT_OUT:
         options += ["--exclude-module", module]
     builder.run([*options, str(ROOT / "tools" / "__main__.py")])

@@ -1,4 +1,4 @@
-"""The build hook of pyproject.toml: compiles the row codec where there is a compiler, and keeps editable installs to links.
+"""The build hook of pyproject.toml: compiles the row codec, bundles the console's page, and keeps editable installs to links.
 
 `sync/storage/_rows.c` is optional (ADR 47). A wheel with it is for one platform and every Python from 3.11 on; without a compiler
 the wheel is for all platforms, and its nodes run the same functions in Python.
@@ -9,6 +9,7 @@ before the source tree, and would go out of date with the first edit.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -27,10 +28,11 @@ COMPILE_WAIT_S = 120
 
 
 class BuildHook(BuildHookInterface[Any]):
-    """Compile the row codec, and restrict the copied files of an editable install to the short name `mesh`."""
+    """Compile the row codec, bundle the page, and restrict the copied files of an editable install to the short name `mesh`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile before a wheel or an editable install is put together; a source archive has the source alone."""
+        """Compile before a wheel or an editable install is put together; a source archive has the page, and C as source."""
+        self._bundle_page()
         if self.target_name != "wheel":
             return
         root = Path(self.root)
@@ -44,6 +46,19 @@ class BuildHook(BuildHookInterface[Any]):
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"cp311-abi3-{platform}"
+
+    def _bundle_page(self) -> None:
+        """Bundle the page of the web console, or print one line that says why not."""
+        # By its path: the package that is being built is not installed yet.
+        spec = importlib.util.spec_from_file_location("page", Path(self.root) / "tools" / "release" / "page.py")
+        assert spec is not None
+        assert spec.loader is not None
+        page = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(page)
+        try:
+            page.build()
+        except page.BuildError as error:
+            print(f"mycomesh: {error}", file=sys.stderr)
 
 
 def compile_rows(root: Path) -> bool:

@@ -18,6 +18,8 @@ __all__ = ["NodeConnection", "ask", "notices", "pages"]
 ANSWER_S = 20  # as `control.client`; a request that itself waits has its own time beside it
 PAGE_WAIT_MS = 10_000
 PAGE_ROWS = 1_024
+END_S = 1.0
+PAST = 50  # notices from before, to begin with
 
 
 class NodeConnection:
@@ -96,7 +98,7 @@ async def notices(home: Home) -> AsyncIterator[dict[str, Any]]:
     """Yield the notices of the node, until it ends; raises as `NodeConnection.ask`."""
     connection = NodeConnection(home)
     try:
-        await connection.ask("watch", past=0)
+        await connection.ask("watch", past=PAST)
         async for line in connection.lines():
             yield line
     finally:
@@ -135,12 +137,7 @@ async def pages(
                 return
             wait_ms = PAGE_WAIT_MS if caught_up or wait_ms else 0
     finally:
-        with contextlib.suppress(NodeError):
-            await asyncio.wait_for(_end(connection, request), 1)
-        connection.close()
-
-
-async def _end(connection: NodeConnection, request: dict[str, Any]) -> None:
-    # A request that is still waiting for changes is cut with its connection; the node closes that reader by itself.
-    with contextlib.suppress(TimeoutError):
-        await connection.ask("changes", **request, done=0, close=True)
+        connection.close()  # its last request may still wait for changes
+        with contextlib.suppress(NodeError, TimeoutError):
+            async with asyncio.timeout(END_S):
+                await ask(home, "changes", **request, done=0, close=True)

@@ -79,6 +79,9 @@ class FeedRequests:
             reader = await node.readers.open(table, cursor, from_now=request.get("from_now") is True)
             pid = request.get("pid")
             session = self._sessions[token] = _Session(reader, pid if isinstance(pid, int) else None)
+        if session.busy and request.get("close") is True:  # the client has gone while it waited
+            self._close(token)
+            return {"changes": [], "more": False}
         if session.busy:
             raise NodeError("this reader waits for an answer already; ask again after that")
         if session.timer is not None:

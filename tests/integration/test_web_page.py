@@ -1,0 +1,315 @@
+"""The page of the console in a real browser: Debian's chromium, driven without a window, beside real nodes.
+
+It needs the bundled page (`make web`), chromium and playwright; the tests say which of them is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mycomesh.tools.data import wildfire
+from mycomesh.tools.web.files import STATIC, Page
+from tests.integration.machines import ROOT, SQLITE, Machine, eventually
+from tests.integration.test_web import Web
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = ROOT / ".web" / "node_modules" / "axe-core" / "axe.min.js"
+AIRCRAFT = 45
+BYTES_BUDGET = 250_000  # page, scripts, styles and land, compressed
+WAIT_MS = 60_000
+HOSTILE_TABLE = "<img src=x onerror=\"document.title='owned'\">'; --"
+HOSTILE_CELL = "<script>document.title='owned'</script><b>bold</b>"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("playwright") is None, reason="needs playwright (pip install playwright)"
+    ),
+    pytest.mark.skipif(not Page().is_built, reason="needs the bundled page (make web)"),
+]
+
+
+def aircraft():
+    """The first report of each of the 45 aircraft over California, as values of SQL."""
+    first = {}
+    for report in wildfire():
+        first.setdefault(report.icao24, report)
+    return [f"('{each.icao24}', '{each.callsign}', {each.latitude}, {each.longitude}, 1)" for each in first.values()]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """Three members in a row and a console beside the last."""
+    folder = tmp_path_factory.mktemp("page")
+    first, second, third = machines = [Machine(folder, name) for name in ("first", "second", "third")]
+    first.done("init", "--node-name", "first")
+    first.up("--port", "0")
+    for other in (second, third):
+        code = first.done("invite").strip()
+        other.done("join", code, "--no-multicast", "--peer", first.address, "--node-name", other.name)
+        other.up("--port", "0", "--peer", first.address)
+    first.sql(
+        "CREATE TABLE aircraft(icao24 TEXT PRIMARY KEY, callsign TEXT, latitude REAL, longitude REAL, fuel INTEGER);"
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, text TEXT)"
+    )
+    third.shows("SELECT count(*) FROM aircraft", "0\n")
+    web = Web(third, "--allow-writes")
+    yield first, second, third, web
+    web.close()
+    for machine in machines:
+        machine.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, fleet):
+    """A page that is open on the map, as wide as a desk; a script error or a refused resource fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(WAIT_MS)
+    opened = context.new_page()
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    opened.goto(f"http://127.0.0.1:{fleet[3].port}/#token={fleet[3].token}")
+    opened.wait_for_selector("#state:has-text('linked')")
+    yield opened
+    context.close()
+    assert [error for error in errors if "404" not in error and "400" not in error] == []
+
+
+def go(page, place):
+    page.evaluate("place => { location.hash = place }", place)
+
+
+def until(page, expression):
+    """Wait for an expression of JavaScript; the browser's own wait would need what the page's policy forbids."""
+    eventually(lambda: page.evaluate(expression), expression)
+
+
+def test_token_leaves_the_address_and_becomes_a_cookie(page):
+    assert page.evaluate("location.hash") == "#/map"
+    assert page.evaluate("document.cookie") == ""  # no script can read it
+    assert page.evaluate("fetch('/api/console').then(answer => answer.json())")["has_token"]
+
+
+def test_aircraft_of_another_node_appear_by_themselves(page, fleet):
+    first, _, _, _ = fleet
+    assert len(aircraft()) == AIRCRAFT
+    first.sql(f"INSERT INTO aircraft VALUES{', '.join(aircraft())}")
+    until(page, f"mycomesh.views.map.points.drawn >= {AIRCRAFT}")
+    page.wait_for_selector(f"[data-count=aircraft]:text-is('{AIRCRAFT}')")
+    # One moves on another node, and moves here: on the screen, which is drawn once more.
+    frames = page.evaluate("mycomesh.views.map.points.frames")
+    first.sql(
+        "UPDATE aircraft SET latitude = 40.5, longitude = -122.5 WHERE icao24 = (SELECT min(icao24) FROM aircraft)"
+    )
+    until(page, "[...mycomesh.views.map.layers[0].things.values()].some(thing => thing.track.at(-1).lat === 40.5)")
+    until(page, f"mycomesh.views.map.points.frames > {frames}")
+
+
+def test_click_shows_a_row_and_its_writers(page):
+    until(page, f"mycomesh.views.map.points.drawn >= {AIRCRAFT}")
+    place = page.evaluate(
+        """() => {
+          const view = mycomesh.views.map, layer = view.layers[0];
+          const point = [...layer.things.values()].map(thing => thing.track.at(-1)).find(point => point.lat === 40.5);
+          const at = view.map.latLngToContainerPoint([point.lat, point.lon]), box = view.canvas.getBoundingClientRect();
+          return [box.x + at.x, box.y + at.y, point.row];
+        }"""
+    )
+    page.mouse.click(place[0], place[1])
+    page.wait_for_selector(f"#drawer h2:has-text('{place[2]}')")
+    page.wait_for_selector("#drawer .by:has-text('first')")
+    assert page.evaluate("location.hash") == f"#aircraft/{place[2]}"
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#drawer")
+
+
+def test_link_to_a_row_opens_it(page):
+    key = aircraft()[3].split("'")[1]
+    go(page, f"#aircraft/{key}")
+    page.wait_for_selector(f"#drawer h2:has-text('{key}')")
+
+
+def test_filter_shows_the_rows_that_meet_it(page, fleet):
+    first = fleet[0]
+    until(page, f"mycomesh.views.map.points.drawn >= {AIRCRAFT}")
+    page.click("details[data-table=aircraft] summary")
+    page.fill("input[aria-label='Filter of aircraft in SQL']", "fuel < 1")
+    page.press("input[aria-label='Filter of aircraft in SQL']", "Enter")
+    page.wait_for_selector("[data-count=aircraft]:text-is('0')")
+    first.sql("UPDATE aircraft SET fuel = 0 WHERE icao24 = (SELECT max(icao24) FROM aircraft)")
+    page.wait_for_selector("[data-count=aircraft]:text-is('1')")
+    page.fill("input[aria-label='Filter of aircraft in SQL']", "nonsense(")
+    page.press("input[aria-label='Filter of aircraft in SQL']", "Enter")
+    page.wait_for_selector(".layers .error:has-text('web.sql')")
+
+
+def test_things_are_found_by_name(page):
+    until(page, f"mycomesh.views.map.points.drawn >= {AIRCRAFT}")
+    name = aircraft()[5].split("'")[3]
+    page.fill("input[aria-label='Find on the map']", name)
+    page.click(f".found button:has-text('{name}')")
+    page.wait_for_selector("#drawer:not([hidden])")
+
+
+def test_split_shows_two_islands(page, fleet):
+    _, _, third, _ = fleet
+    go(page, "#/mesh")
+    page.wait_for_selector(".meshview .badge:has-text('one island')")
+    third.done("isolate")
+    page.wait_for_selector(".meshview .badge.bad:has-text('split: 2 islands')")
+    assert page.locator("svg.mesh .island").count() == 2
+    assert page.locator("svg.mesh .edge.past").count() == 1
+    third.done("rejoin")
+    page.wait_for_selector(".meshview .badge:has-text('one island')")
+    page.wait_for_selector(".meshview .slider input")  # the split is still there to look at
+    page.locator("svg.mesh .node").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("svg.mesh .node[aria-pressed=true]").count() == 1
+
+
+def test_hostile_names_and_cells_are_text(page, fleet):
+    first, _, third, _ = fleet
+    quoted, cell = HOSTILE_TABLE.replace('"', '""'), HOSTILE_CELL.replace("'", "''")
+    first.sql(f'CREATE TABLE "{quoted}"(id INTEGER PRIMARY KEY, lat REAL, lon REAL, "{quoted}2" TEXT)')
+    first.sql(f"""INSERT INTO "{quoted}" VALUES(1, 45.0, 5.0, '{cell}')""")
+    third.shows(f'SELECT count(*) FROM "{quoted}"', "1\n")
+    until(page, "mycomesh.views.map.layers.length === 2")
+    go(page, "#/tables")
+    page.wait_for_selector(".list a:has-text('onerror')")
+    page.click(".list a:has-text('onerror')")
+    page.wait_for_selector(".grid td:has-text('bold')")
+    assert page.locator(".grid td .value", has_text="bold").text_content() == HOSTILE_CELL
+    page.click(".grid .open")
+    page.wait_for_selector("#drawer .by:has-text('first')")
+    assert page.title() == "Tables · mycomesh"
+    assert page.locator("main img, main script, #drawer img, main b, #drawer b").count() == 0
+    first.sql(f'DROP TABLE "{quoted}"')
+
+
+def test_table_is_sorted_and_follows_its_rows(page, fleet):
+    first = fleet[0]
+    first.sql("INSERT INTO notes VALUES(1, 'b'), (2, 'a'), (3, NULL)")
+    go(page, "#/tables/notes")
+    page.wait_for_selector(".grid tbody tr:nth-child(3)")
+    page.click(".sort:has-text('text')")
+    page.wait_for_selector("th[aria-sort=ascending]:has-text('text')")
+    assert page.locator(".grid tbody tr td:first-child").all_text_contents() == ["3", "2", "1"]
+    first.sql("INSERT INTO notes VALUES(4, 'aa')")
+    page.wait_for_selector(".grid tbody tr:nth-child(4)")
+
+
+def test_conflict_is_restored_by_a_click(page, fleet):
+    first, _, third, _ = fleet
+    first.done("isolate")
+    first.sql("UPDATE notes SET text = 'one' WHERE id = 1")
+    third.sql("UPDATE notes SET text = 'two' WHERE id = 1")
+    first.done("rejoin")
+    eventually(lambda: fleet[3].json("/api/conflicts"), "a conflict")
+    go(page, "#/decide")
+    page.wait_for_selector(".conflict:has-text('notes 1')")
+    assert re.fullmatch(r"mycomesh restore c[a-z2-7]{8}", page.locator(".conflict code").first.text_content())
+    lost = page.locator(".conflict .side dd").first.text_content()
+    page.click(".conflict button:has-text('Restore what lost')")
+    page.wait_for_selector(".conflict .badge:has-text('restored')")
+    first.shows("SELECT text FROM notes WHERE id = 1", f"{lost}\n")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_fits_and_is_accessible(browser, fleet, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{fleet[3].port}/#token={fleet[3].token}")
+    until(page, "mycomesh.views?.map?.points?.drawn > 0")
+    for view, ready in (
+        ("map", ".layers li"),
+        ("mesh", "svg.mesh .node"),
+        ("tables", ".grid tbody tr"),
+        ("decide", ".card"),
+    ):
+        go(page, f"#/{view}")
+        page.wait_for_selector(ready, state="attached")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        page.add_script_tag(path=str(AXE))
+        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+        serious = [
+            (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], view
+    context.close()
+
+
+def test_page_is_reachable_by_keyboard(page):
+    reached = []
+    for _ in range(14):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.getAttribute('href') ?? document.activeElement.id"))
+    assert reached[:5] == ["#view", "#/map", "#/mesh", "#/tables", "#/decide"]
+    assert "theme" in reached
+
+
+def test_page_and_land_stay_within_their_budget():
+    """Count what a browser loads without a base map: the entry, what it imports, the style and the land."""
+    script = (STATIC / "main.js").read_text()
+    parts = re.findall(r'from\s*"\./(part-[\w-]+\.js)"|import\s*"\./(part-[\w-]+\.js)"', script)
+    names = {
+        "index.html",
+        "main.js",
+        "main.css",
+        "land.json",
+        "icon.svg",
+        *(name for pair in parts for name in pair if name),
+    }
+    sizes = {name: Path(STATIC / f"{name}.gz").stat().st_size for name in names}
+    assert sum(sizes.values()) <= BYTES_BUDGET, sizes
+
+
+def test_no_inline_script_or_style_is_in_the_page():
+    html = (STATIC / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\bsrc=)|https?://", html)
+    assert "licences.txt" in {path.name for path in STATIC.iterdir()}
+    licences = (STATIC / "licences.txt").read_text()
+    for name in ("leaflet", "topojson-client", "world-atlas", "pmtiles", "protomaps-leaflet"):
+        assert f"\n{name} " in licences
+
+
+def test_simulation_is_replayed_with_a_slider(browser, tmp_path):
+    machine = Machine(tmp_path, "replayed")
+    machine.done("simulate", "split-brain", "--nodes", "4", "--seed", "1", "--report", str(tmp_path / "report"))
+    web = Web(machine, "--replay", str(tmp_path / "report" / "trace.jsonl"))
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        page.wait_for_selector("svg.mesh .node")
+        most = int(page.get_attribute(".meshview .slider input", "max"))
+        assert most > 10
+        islands = set()
+        for place in range(most + 1):
+            page.evaluate(
+                "place => { const s = mycomesh.views.mesh.slider; s.value = place; s.dispatchEvent(new Event('input')) }",
+                place,
+            )
+            islands.add(page.locator("svg.mesh .island").count())
+        assert {1, 2} <= islands
+        page.close()
+    finally:
+        web.close()

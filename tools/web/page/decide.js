@@ -1,0 +1,143 @@
+// What waits for a person: conflicts, parked rows, dead letters; and who reads the changes.
+
+import { cell, h, say } from "./dom.js";
+import { get, post } from "./api.js";
+import { quote } from "./row.js";
+
+const when = (at) => at.slice(0, 19).replace("T", " ");
+
+export class DecideView {
+  constructor(app) {
+    this.app = app;
+    this.title = "Decide";
+    app.live?.listen((name, data) => {
+      if (name === "status" && data.running) this.onStatus(data.status);
+    });
+  }
+
+  async show(root) {
+    this.root = root;
+    this.app.follow([]);
+    root.append((this.view = h("div", { class: "decideview" }, h("p", { class: "hint" }, "loading…"))));
+    await this.load();
+  }
+
+  hide() {
+    this.view = null;
+  }
+
+  onStatus(status) {
+    const shape = JSON.stringify([status.tables.map((table) => [table.conflicts, table.parked]), status.readers?.length, status.children]);
+    this.status = status;
+    if (shape !== this.shape) this.load();
+    this.shape = shape;
+  }
+
+  async load() {
+    if (this.loading) return;
+    this.loading = true;
+    try {
+      const [conflicts, parked, dead] = await Promise.all([get("/api/conflicts"), get("/api/parked"), get("/api/dead")]);
+      this.app.badge(this, conflicts.filter((each) => !each.restored_at).length + parked.length + dead.length);
+      if (this.view) this.draw(conflicts, parked, dead);
+    } catch (error) {
+      this.view?.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
+    }
+    this.loading = false;
+  }
+
+  draw(conflicts, parked, dead) {
+    const { writes, has_token } = this.app.console;
+    const may = writes && has_token;
+    const why = may ? "" : writes ? "Open the address with the token to decide here." : "This console is read-only. Run the commands, or start it with --allow-writes.";
+    this.view.replaceChildren(
+      why ? h("p", { class: "hint" }, why) : "",
+      this.section("Conflicts", conflicts, "No write has lost to a concurrent one.", () => conflicts.map((each) => this.conflict(each, may))),
+      this.section("Parked rows", parked, "No row is refused by a constraint.", () => [this.parked(parked, may)]),
+      this.section("Dead letters", dead, "No reader has set a change aside.", () => [this.dead(dead, may)]),
+      ...this.others(),
+    );
+  }
+
+  section(title, items, none, draw) {
+    return h("section", { class: "card" }, h("h2", {}, title, items.length ? h("span", { class: "number badge" }, String(items.length)) : ""), items.length ? draw() : h("p", { class: "muted" }, none));
+  }
+
+  action(label, may, path, body, command) {
+    const run = async (event) => {
+      event.target.disabled = true;
+      try {
+        say((await post(path, body)).done);
+        await this.load();
+      } catch (error) {
+        say(error.message, true);
+      }
+      event.target.disabled = false;
+    };
+    return h("div", { class: "action" }, may ? h("button", { type: "button", onclick: run }, label) : h("span", {}, label), h("code", { title: "the equivalent command" }, command));
+  }
+
+  conflict(each, may) {
+    const side = (title, values, by, site, at) =>
+      h("div", { class: "side" }, h("h4", {}, title), values === null ? h("p", { class: "muted" }, "a delete") : h("dl", {}, Object.entries(values).map(([name, value]) => [h("dt", {}, name), h("dd", {}, cell(value))])), h("p", { class: "muted" }, `${by || site.slice(0, 8)}, ${when(at)}`));
+    const lost = Object.keys(each.lost).length ? each.lost : null;
+    return h(
+      "article",
+      { class: "conflict" },
+      h("h3", {}, h("a", { href: `#${encodeURIComponent(each.table)}/${encodeURIComponent(each.key)}` }, `${each.table} ${each.key}`), each.restored_at ? h("span", { class: "badge" }, "restored") : ""),
+      h("p", { class: "muted" }, each.reason),
+      h("div", { class: "sides" }, side("Lost", lost, each.lost_by, each.lost_site, each.lost_at), side("Won", each.won, each.won_by, each.won_site, each.won_at)),
+      each.restored_at
+        ? this.action("Undo", may, "/api/restore", { conflict: each.id, undo: true }, `mycomesh restore ${each.id} --undo`)
+        : [this.action("Restore what lost", may, "/api/restore", { conflict: each.id }, `mycomesh restore ${each.id}`), lost ? this.action("Keep both", may, "/api/restore", { conflict: each.id, as_new_row: true }, `mycomesh restore ${each.id} --as-new-row`) : ""],
+    );
+  }
+
+  parked(rows, may) {
+    const tables = [...new Set(rows.map((each) => each.table))];
+    return h(
+      "div",
+      {},
+      tables.map((table) => this.action(`Try ${table} again`, may, "/api/parked/retry", { table }, `mycomesh parked --retry ${quote(table)}`)),
+      grid(["Table", "Key", "Reason", "Since"], rows.map((each) => [each.table, each.key, each.reason, when(each.since)])),
+    );
+  }
+
+  dead(letters, may) {
+    return h(
+      "div",
+      {},
+      letters.map((each) =>
+        h(
+          "article",
+          { class: "conflict" },
+          h("h3", {}, `${each.table} ${each.row}`),
+          h("p", { class: "muted" }, `${each.reader}, tried ${each.tries} times, ${when(each.last_at)}: ${each.why}`),
+          this.action("Try again", may, "/api/dead", { retry: each.number }, `mycomesh dead --retry ${each.number}`),
+          this.action("Forget", may, "/api/dead", { drop: each.number }, `mycomesh dead --drop ${each.number}`),
+        ),
+      ),
+    );
+  }
+
+  // Readers of the change feed, and bridges, flows and bases where they are configured.
+  others() {
+    const status = this.status ?? {};
+    const found = [];
+    if (status.readers?.length) {
+      const rows = status.readers.map((each) => [each.cursor, each.table, each.behind, each.behind_s === null ? "" : `${Math.round(each.behind_s)} s`, when(each.moved_at)]);
+      found.push(h("section", { class: "card" }, h("h2", {}, "Readers of changes"), grid(["Cursor", "Table", "Behind", "For", "Moved"], rows)));
+    }
+    if (status.children?.length) {
+      const rows = status.children.map((each) => [each.kind, each.name, each.state, each.text ?? "", figures(each.figures)]);
+      found.push(h("section", { class: "card" }, h("h2", {}, "Bridges and other processes"), grid(["Kind", "Name", "State", "", "Figures"], rows)));
+    }
+    return found;
+  }
+}
+
+const figures = (value) => (value && typeof value === "object" ? (Array.isArray(value) ? value : Object.entries(value)).map(([name, number]) => `${name} ${number}`).join(", ") : "");
+
+function grid(heads, rows) {
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value) => h("td", { class: typeof value === "number" ? "number" : null }, cell(value))))))));
+}
