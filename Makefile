@@ -56,7 +56,7 @@ install: .venv/core
 web:
 	$(PYTHON) -m tools.release.page
 clean:
-	rm -rf .venv .venv-lowest .venv-release .web tools/web/static
+	rm -rf .venv .venv-lowest .venv-release .venv-taky .web tools/web/static
 
 .venv/core: pyproject.toml
 	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv
@@ -64,6 +64,11 @@ clean:
 	@touch $@
 .venv/dev: .venv/core
 	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[dev]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+# A TAK server that the tests connect to. It has an environment of its own, because it installs a package named tests.
+.venv-taky/done:
+	$(PYTHON) -m venv --clear .venv-taky
+	.venv-taky/bin/python -m pip install -q --disable-pip-version-check taky==0.10 'setuptools<81'
 	@touch $@
 .venv-lowest/done: pyproject.toml .ci/lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest

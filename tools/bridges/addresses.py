@@ -25,6 +25,7 @@ DATAGRAM_BYTES_MAX = 65_536
 DRAIN_MAX = 2_000  # datagrams of one wake-up; then other work has its turn
 RECEIVE_BUFFER_BYTES = 4 << 20  # as much as the kernel allows
 CONNECT_S = 10
+TTL = 8  # of multicast: hops between networks of one site
 READ_BYTES = 65_536
 _SO_RXQ_OVFL = 40  # Linux: each datagram says how many were dropped since the socket was opened
 _BAUDS = (1_200, 4_800, 9_600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600, 1_500_000)
@@ -32,7 +33,7 @@ _BAUDS = (1_200, 4_800, 9_600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`kind` is udpin, udpout, tcp or serial; `place` the path of a serial line."""
+    """`kind` is udpin, udpout, tcp, serial, or group; `place` the path of a serial line, or a group's local address."""
 
     kind: str
     host: str = ""
@@ -41,7 +42,7 @@ class Address:
     baud: int = 0
 
     def __str__(self) -> str:
-        return self.place or f"{self.host}:{self.port}"
+        return self.place if self.kind == "serial" else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ async def open_feed(address: Address, feed: Feed) -> Source:
     """
     try:
         match address.kind:
-            case "udpin" | "udpout":
+            case "udpin" | "udpout" | "group":
                 return _Datagrams(address, feed)
             case "serial":
                 return _Serial(address, feed)
@@ -139,6 +140,7 @@ class _Datagrams:
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._feed = feed
         self._dropped = 0
+        self._group: tuple[str, int] | None = None
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
@@ -146,12 +148,25 @@ class _Datagrams:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
             if address.kind == "udpin":
                 self._socket.bind((address.host, address.port))
+            elif address.kind == "group":
+                self._join(address)
             else:
                 self._socket.connect((address.host, address.port))
         except OSError:
             self._socket.close()
             raise
         asyncio.get_running_loop().add_reader(self._socket, self._drain)
+
+    def _join(self, address: Address) -> None:
+        """Join a multicast group; others on this machine may join it too."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((address.host, address.port))
+        local = socket.inet_aton(address.place or "0.0.0.0")  # noqa: S104 -- the interface of the route
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(address.host) + local)
+        if address.place:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, TTL)
+        self._group = (address.host, address.port)
 
     def _drain(self) -> None:
         for _ in range(DRAIN_MAX):
@@ -174,7 +189,10 @@ class _Datagrams:
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
-            self._socket.send(data)
+            if self._group is None:
+                self._socket.send(data)
+            else:
+                self._socket.sendto(data, self._group)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)

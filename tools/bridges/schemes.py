@@ -20,6 +20,7 @@ SCHEMES = {
     "mavlink": ("mavlink:MavlinkScheme", "mavlink"),
     "sbs": ("receivers:SbsScheme", ""),
     "nats": ("nats:NatsScheme", "nats"),
+    "tak": ("tak:TakScheme", "tak"),
 }
 
 

@@ -29,7 +29,7 @@ _SEVERAL = -1  # in place of a port
 _GCS = 6  # MAV_TYPE_GCS: a ground station says heartbeats too
 _ARMED = 128
 _FIX_3D = 3
-_YEAR_2000_US = 946_684_800_000_000
+_CLOCK_MS = 3_600_000  # a vehicle's UTC further off than this is a clock that nobody has set, or a replay
 
 Key = tuple[str, int, int]
 
@@ -179,8 +179,8 @@ class Fleet:
 
     def _on_clock(self, vehicle: _Vehicle, message: Any, at: int) -> list[Row]:
         boot_ms = self._boot_ms(vehicle, message.time_boot_ms, at)
-        if message.time_unix_usec > _YEAR_2000_US:
-            vehicle.offset_ms = message.time_unix_usec // 1000 - boot_ms
+        utc = message.time_unix_usec // 1000
+        vehicle.offset_ms = utc - boot_ms if abs(utc - at) < _CLOCK_MS else None
         return []
 
     def _on_text(self, vehicle: _Vehicle, message: Any, at: int) -> list[Row]:

@@ -93,8 +93,10 @@ def test_clock_of_vehicle_gives_utc():
     clock = vehicle.dialect.MAVLink_system_time_message
     found = rows(fleet, vehicle, vehicle.fix(), clock(0, 900), vehicle.position(1_000))
     assert of_kind(found, "track")[-1]["at"] == AT
-    found = rows(fleet, vehicle, clock(1_600_000_000_000_000, 1_000), vehicle.position(3_500))
-    assert of_kind(found, "track")[-1]["at"] == 1_600_000_002_500
+    found = rows(fleet, vehicle, clock((AT - 700) * 1_000, 1_000), vehicle.position(3_500))
+    assert of_kind(found, "track")[-1]["at"] == AT - 700 + 2_500
+    found = rows(fleet, vehicle, clock(1_600_000_000_000_000, 4_000), vehicle.position(4_500))
+    assert of_kind(found, "track")[-1]["at"] == AT  # nobody has set that clock
 
 
 def test_two_addresses_of_one_system_are_told_apart():
