@@ -212,6 +212,9 @@ class Feed:
         """
         if not self.active:
             return []
+        if not self._rows("LIMIT 1"):  # a program has removed them by SQL
+            self._activate(active=False)
+            return []
         self._tidy(wall_ms)
         idle = {(row[0], row[1]) for row in self._rows("ORDER BY name, table_name") if self._is_idle(row, wall_ms)}
         fresh, self._idle = idle - self._idle, idle
@@ -243,7 +246,7 @@ class Feed:
             dropped = int(db.changes())
             left = bool(self._rows("LIMIT 1"))
             if not left:
-                db.execute("DELETE FROM mycomesh_touched")
+                self._touched.prune(self._touched.last())
         self._activate(active=left)
         return dropped
 

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import apsw
+
 from mycomesh.sync.merge.records import key_text
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
@@ -39,7 +41,7 @@ class Touched:
         # Rows that this transaction has written -> (key text, "" if not known; whether it was deleted last).
         self._written: dict[tuple[int, Row], tuple[str, bool]] = {}
         self._since_check = 0
-        self.overflowing = False  # there are more rows than are kept
+        self.overflowing = False  # there are more rows than are kept, or some were lost: readers have to start again
         store.finish_with(self._flush)
 
     # ---- writing
@@ -98,39 +100,59 @@ class Touched:
                 continue
             newest = max(stored_entries, key=lambda stored: (stored[1], stored[0]), default=(0, 0))
             records.append((table.table_id, row, key, newest[0], newest[1]))
-        self._store.db.executemany(_RECORD, records)
+        self._store_records(records)
         self._since_check += len(records)
         if self._since_check >= CHECK_EVERY:
             self._since_check = 0
             count = self._store.db.execute("SELECT count(*) FROM mycomesh_touched").fetchone()[0]
             self.overflowing = count > TOUCHED_MAX
 
+    def _store_records(self, records: list[tuple[int, Row, str, int, int]]) -> None:
+        try:
+            self._store.db.executemany(_RECORD, records)
+        except apsw.SQLError:  # a program has dropped the table, and with it rows that readers have not seen
+            self._store.db.execute(CREATE)
+            # Numbers are in the ids of changes, and no number may be given twice: the clock is above all of them.
+            self._store.db.execute("INSERT INTO mycomesh_touched(seq, id) VALUES(?, 0)", (self._store.clock.last,))
+            self._store.db.executemany(_RECORD, records)
+            self.overflowing = True
+
     def repeat(self, table: Table, row: Row, key: str) -> None:
         """Record a row although it has not changed, so that readers see it again."""
         newest = max(table.log.entries_of_row(row), key=lambda stored: (stored[1], stored[0]), default=(0, 0))
-        self._store.db.execute(_RECORD, (table.table_id, row, key, newest[0], newest[1]))
+        self._store_records([(table.table_id, row, key, newest[0], newest[1])])
 
     # ---- reading
 
     def last(self) -> int:
         """Return the number of the row that was touched last, 0 for none."""
-        return int(self._store.db.execute("SELECT coalesce(max(seq), 0) FROM mycomesh_touched").fetchone()[0])
+        try:
+            return int(self._store.db.execute("SELECT coalesce(max(seq), 0) FROM mycomesh_touched").fetchone()[0])
+        except apsw.SQLError:  # dropped by a program; the next row creates it
+            return 0
 
     def after(self, table: Table, seq: int, limit: int) -> Sequence[tuple[int, Any, str, int, int]]:
         """Return up to `limit` (number, row, key text, site number, hlc) of a table's rows touched after a number."""
-        found: list[tuple[int, Any, str, int, int]] = self._store.db.execute(
-            "SELECT seq, row, key, place, hlc FROM mycomesh_touched WHERE seq > ? AND id = ? ORDER BY seq LIMIT ?",
-            (seq, table.table_id, limit),
-        ).fetchall()
+        try:
+            found: list[tuple[int, Any, str, int, int]] = self._store.db.execute(
+                "SELECT seq, row, key, place, hlc FROM mycomesh_touched WHERE seq > ? AND id = ? ORDER BY seq LIMIT ?",
+                (seq, table.table_id, limit),
+            ).fetchall()
+        except apsw.SQLError:
+            return []
         return found
 
     def has_old(self) -> bool:
         """Return True if there are rows that `prune` may forget: all but the last."""
         listing = "SELECT 1 FROM mycomesh_touched LIMIT 1 OFFSET 1"
-        return self._store.db.execute(listing).fetchone() is not None
+        try:
+            return self.overflowing or self._store.db.execute(listing).fetchone() is not None
+        except apsw.SQLError:
+            return False
 
     def prune(self, upto: int) -> None:
         """Forget the rows up to a number that every reader has passed, but the last one: its number is not used again."""
-        self._store.db.execute(
-            "DELETE FROM mycomesh_touched WHERE seq <= ? AND seq < (SELECT max(seq) FROM mycomesh_touched)", (upto,)
-        )
+        with contextlib.suppress(apsw.SQLError):  # dropped by a program
+            self._store.db.execute(
+                "DELETE FROM mycomesh_touched WHERE seq <= ? AND seq < (SELECT max(seq) FROM mycomesh_touched)", (upto,)
+            )

@@ -294,6 +294,34 @@ def test_touched_rows_go_where_sql_moves_readers(two):
     assert one.replica.store.db.total_changes() == changes, "at rest it writes nothing"
 
 
+@pytest.mark.parametrize("name", ["mycomesh_cursors", "mycomesh_touched", "mycomesh_readers", "mycomesh_dead_letters"])
+def test_tables_dropped_by_hand_stop_no_node(two, name):
+    one, other = two
+    reader = Reader(one, "t")
+    one.sql("INSERT INTO t VALUES(1, 'a', 1)")
+    converge(two)
+    reader.read()
+    touched_rows = one.replica.feed._touched
+    with one.replica.store.transaction():
+        touched_rows.repeat(one.replica.tables["t"], 1, "1")
+    before = touched_rows.last()
+    one.app.execute(f"DROP TABLE IF EXISTS {name}")
+    other.sql("INSERT INTO t VALUES(2, 'other', 2)")
+    converge(two)
+    with one.replica.store.transaction():
+        touched_rows.repeat(one.replica.tables["t"], 1, "1")
+    one.replica.feed.tidy(one.wall_ms)
+    assert content(one, "t") == content(other, "t")
+    if name == "mycomesh_cursors":
+        with pytest.raises(FeedError, match="no cursor 'reader' for t"):
+            reader.page()
+        assert not one.replica.feed.active
+        return
+    reader.read()
+    assert copy(reader) == content(one, "t")
+    assert touched_rows.last() > before > 0, "no number is given twice"
+
+
 def test_lag_is_told_in_rows_and_time(two):
     one, _ = two
     reader = Reader(one, "b")
