@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,15 @@ from pathlib import Path
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
+from tests.integration import fork_server
+from tests.sync.scale import SCALE
 
 ROOT = Path(__file__).parents[2]
 MYCOMESH = [sys.executable, "-m", "tools"]
 SQLITE = shutil.which("sqlite3")
 WAIT_S = 60
 STEP_S = 0.02
+FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
 
 def eventually(check, what):
@@ -50,11 +54,21 @@ class Machine:
         self.log = self.dir / "log.txt"
         self.program = MYCOMESH
 
+    @property
+    def forks(self):
+        """Whether its commands are forks (fork_server) rather than interpreters of their own."""
+        return FORKS and not self.prefix and self.program is MYCOMESH
+
+    def words(self, *words):
+        return ["--home", str(self.home.config), *words]
+
     def command(self, *words):
-        return [*self.prefix, *self.program, "--home", str(self.home.config), *words]
+        return [*self.prefix, *self.program, *self.words(*words)]
 
     def run(self, *words):
         """Run one command to its end."""
+        if self.forks:
+            return fork_server.run(self.words(*words), WAIT_S * 2)
         return subprocess.run(
             self.command(*words), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S * 2, check=False
         )
@@ -67,13 +81,12 @@ class Machine:
 
     def launch(self, *words):
         """Start `up` and return at once."""
+        words = ("up", str(self.file), *self.net, *(words or ("--port", "0")))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command("up", str(self.file), *self.net, *(words or ("--port", "0"))),
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            if self.forks:
+                self.process = fork_server.start(self.words(*words), log, log)
+                return
+            self.process = subprocess.Popen(self.command(*words), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
     def up(self, *words):
         """Start `up` and return when it serves."""
