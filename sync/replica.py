@@ -164,6 +164,11 @@ class Replica:
             raise
         return replica
 
+    def set_rights(self, rights: Rights) -> None:
+        """Take the rights of all nodes, as the mesh reports them."""
+        self.rights = rights
+        self.catalog.views.may_write = rights.member_may_write
+
     def close(self) -> None:
         """Close the file. The triggers stay and log later writes for the next run."""
         self.store.close()

@@ -218,7 +218,7 @@ class Exchange:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
             case RightsKnown(own, grants, certificates, purges):
-                self._replica.rights = Rights(own, grants)
+                self._replica.set_rights(Rights(own, grants))
                 self._purges.on_orders(purges, turn)
                 for certificate in certificates:
                     self._replica.store.signers.learn(certificate)

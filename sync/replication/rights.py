@@ -35,6 +35,10 @@ class Rights:
         grants = self._grants.get(node)
         return grants is None or "r" in _rights(grants, table)
 
+    def member_may_write(self, member: bytes, table: str) -> bool:
+        """Return True if the member may write a table whose node id begins so, as its sites do."""
+        return all(self.may_write(node, table) for node in self._grants if node.startswith(member))
+
     def forbidden_tables(self, batches: list[bytes]) -> list[str]:
         """Return the tables in batches of this node that it may not write, which other nodes therefore refuse."""
         if self.own not in self._grants:

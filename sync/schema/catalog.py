@@ -29,6 +29,7 @@ from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.schema.table_pass import Drain, TablePass
+from mycomesh.sync.schema.view_facts import ViewFacts
 from mycomesh.sync.schema.virtual_facts import VirtualFacts
 from mycomesh.sync.sqlite.table_spec import read_table
 from mycomesh.sync.sqlite.versions import Version
@@ -67,6 +68,7 @@ class Catalog:
         self._header = FileHeader(store, self.registry)
         store.enlist(self)
         self._virtual = VirtualFacts(store, self.registry)
+        self.views = ViewFacts(store, self.registry)
         self._index_triggers = IndexTriggers(store, self.registry, indexes)  # enlisted behind the catalog, see there
 
     def committed(self) -> None:
@@ -95,9 +97,8 @@ class Catalog:
         self._state_floor(floor)
         self.refresh(drain, most=NEW_TABLES_MAX)
         self._opened = True
-        if (
-            self._index_triggers.filling
-        ):  # in the next pass: what an index refuses must not keep the file from being opened
+        # In the next pass: what an index refuses must not keep the file from being opened, and rights are not known yet.
+        if self._index_triggers.filling or self.views.waiting:
             self._version = -1
 
     def take_rebuilt(self) -> list[str]:
@@ -173,6 +174,10 @@ class Catalog:
             self._virtual.follow()
         self._index_triggers.renew(filling=self._opened)
         self._virtual.record(self._index_triggers.kept())
+        if not changed.unfinished:
+            self.views.record(followed=followed and follower is not None)
+            if self._opened:
+                self.views.follow()
         self.own_ids.renew()
         if not changed.unfinished and not self._leaving:
             self._header.renew()
@@ -181,7 +186,7 @@ class Catalog:
         rebuild_mark.renew(self._store.db)
         self._internal = internal_tables.definitions(self._store.db)
         # The mark changes the schema too, which the next pass does not have to look at.
-        unfinished = changed.unfinished or self._virtual.unfinished
+        unfinished = changed.unfinished or self._virtual.unfinished or self.views.unfinished
         self._version = -1 if unfinished else registry.file.version() if seen else version
 
     def _note_waiting(self) -> None:
@@ -221,6 +226,7 @@ class Catalog:
         self._begin()
         self.registry.read_decisions()
         self._index_triggers.take_off()  # they name columns of tables that may be altered
+        self.views.take_off()
         follower = self._follower()
         for name in follower.follow():
             self._generated.forget(name)

@@ -20,12 +20,25 @@ from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT, pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle
 
-__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "VIRTUAL", "Facts", "check_facts", "read_ahead"]
+__all__ = [
+    "INDEX",
+    "SCHEMA_ID",
+    "SCHEMA_TABLE",
+    "TABLE",
+    "TRIGGER",
+    "VIEW",
+    "VIRTUAL",
+    "Facts",
+    "check_facts",
+    "read_ahead",
+]
 
 SCHEMA_TABLE = "mycomesh_schema"
 SCHEMA_ID = 1
 TABLE = "table"
 INDEX = "index"
+VIEW = "view"
+TRIGGER = "trigger"
 VIRTUAL = "virtual"  # an R-tree or FTS index with its triggers (`virtual_facts`)
 _COLUMNS = frozenset({"kind", "name", "sql"})
 _RAW_KEY = b"\x81\x81"  # the first bytes of an encoded key that is one array: text that is not UTF-8

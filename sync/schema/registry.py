@@ -25,7 +25,7 @@ from mycomesh.sync.capture.install import (
 from mycomesh.sync.merge.dropped_columns import drop_columns
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.fact_limits import find_excess
-from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, VIRTUAL, Facts
+from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, TRIGGER, VIEW, VIRTUAL, Facts
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
 from mycomesh.sync.schema.policy import GENERATED, Policies
@@ -139,7 +139,7 @@ class Registry:
 
     def read_decisions(self) -> None:
         """Read what the mesh has decided about tables, and what this file calls them."""
-        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED, VIRTUAL))
+        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED, VIRTUAL, VIEW, TRIGGER))
         self.facts.without_effect = excess.names
         self.notes.put("definitions of the mesh", excess.note)
         before = self._store.meta(_SIGNED)

@@ -28,6 +28,7 @@ __all__ = [
     "execute_one",
     "index_owner",
     "is_null_default",
+    "limit_scratch",
     "missing_collation",
     "read_definition",
     "rename_columns",
@@ -70,13 +71,18 @@ def scratch(sql: str, *, any_collation: bool = True) -> Iterator[Any]:
     try:
         if any_collation:
             accept_collations(db)
-        for limit, value in _LIMITS:
-            db.limit(limit, value)
-        db.set_progress_handler(_give_up, SCRATCH_STEPS_MAX)
+        limit_scratch(db)
         execute_one(db, sql, authorize_create(apsw.SQLITE_CREATE_TABLE))
         yield db
     finally:
         db.close()
+
+
+def limit_scratch(db: Any) -> None:
+    """Limit what texts of a peer may take of a scratch database."""
+    for limit, value in _LIMITS:
+        db.limit(limit, value)
+    db.set_progress_handler(_give_up, SCRATCH_STEPS_MAX)
 
 
 def _give_up() -> bool:

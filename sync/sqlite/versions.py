@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.parser_stack import STACK_MAX, stack_depth
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 
 __all__ = ["FLOOR_DEFAULT", "OLDER", "SINCE", "Version", "newest_need", "parse_version"]
@@ -76,6 +77,23 @@ _ARGUMENTS: dict[str, tuple[frozenset[int], Version]] = {
     "iif": (frozenset({3}), (3, 48)),
 }
 _NAME_AT_END = re.compile(r"[A-Za-z_][\w$]*\Z")
+# Words that can stand before a bracket with an ORDER BY in it that is no aggregate's: a window, a subquery.
+_NO_AGGREGATE = (
+    "over",
+    "as",
+    "in",
+    "exists",
+    "from",
+    "join",
+    "select",
+    "not",
+    "and",
+    "or",
+    "where",
+    "on",
+    "then",
+    "when",
+)
 _SEPARATED_DIGITS = re.compile(r"(?<![\w$])\d+_\d")
 _NOT_CALLED = ("table", "on", "references", "constraint", "index")  # a name and a bracket after these are no call
 _QUOTES = {'"': '"', "`": "`", "[": "]"}
@@ -97,6 +115,8 @@ def newest_need(sql: str) -> tuple[Version, str]:
 
 def _needs(pieces: Sequence[str]) -> Iterator[tuple[Version, str]]:
     depth = 0
+    if stack_depth(pieces) > STACK_MAX:
+        yield (3, 47), "its nesting"
     for at, piece in enumerate(pieces):
         depth += (piece == "(") - (piece == ")")
         if piece == "(" and at:
@@ -109,6 +129,10 @@ def _needs(pieces: Sequence[str]) -> Iterator[tuple[Version, str]]:
         words = [fold(each) for each in pieces[at : at + 2]]
         if words == ["distinct", "from"]:
             yield (3, 39), "IS DISTINCT FROM"
+        if words in (["right", "join"], ["right", "outer"], ["full", "join"], ["full", "outer"]):
+            yield (3, 39), f"{words[0].upper()} JOIN"
+        if words == ["materialized", "("]:
+            yield (3, 35), "MATERIALIZED"
         if not depth and words[:1] == ["strict"] and ")" in pieces[:at]:
             yield (3, 37), "STRICT"
 
@@ -121,6 +145,11 @@ def _call_needs(pieces: Sequence[str], at: int) -> Iterator[tuple[Version, str]]
     name = fold(before[1:-1] if closing else found[0] if found else "")
     if at > 1 and fold(pieces[at - 2]) in _NOT_CALLED:
         return
+    words = list(map(fold, _inner(pieces, at)))
+    if name and name not in _NO_AGGREGATE and "order" in words and words[0] not in ("select", "with", "values"):
+        yield (3, 44), f"ORDER BY in {name}()"
+    if name == "raise" and len(words) > 3:
+        yield (3, 47), "a message of RAISE that is computed"
     if name in SINCE:
         yield SINCE[name], f"{name}()"
     if name in _ARGUMENTS:
@@ -128,6 +157,18 @@ def _call_needs(pieces: Sequence[str], at: int) -> Iterator[tuple[Version, str]]
         count = _arguments(pieces, at)
         if count not in usual:
             yield version, f"{name}() with {count} arguments"
+
+
+def _inner(pieces: Sequence[str], at: int) -> list[str]:
+    """Return the pieces in the brackets that open at an index, without those in brackets within them."""
+    found, depth = [], 0
+    for piece in pieces[at:]:
+        depth += (piece == "(") - (piece == ")")
+        if not depth:
+            break
+        if depth == 1 and piece not in "()":
+            found.append(piece)
+    return found
 
 
 def _arguments(pieces: Sequence[str], at: int) -> int:

@@ -50,3 +50,23 @@ def test_the_newest_need_of_a_text(sql, version, why):
 )
 def test_versions_are_read(text, version):
     assert parse_version(text) == version
+
+
+# Nesting below and above STACK_MAX is at the end.
+@pytest.mark.parametrize(
+    ("sql", "needed"),
+    [
+        ("SELECT group_concat(a, ',' ORDER BY b) FROM t", (3, 44)),
+        ("SELECT group_concat(a) OVER (ORDER BY b) FROM t", (0, 0)),
+        ("SELECT max(1, (SELECT a FROM t ORDER BY a LIMIT 1)) FROM (SELECT a FROM t ORDER BY 1)", (0, 0)),
+        ("SELECT 1 FROM t FULL OUTER JOIN u", (3, 39)),
+        ("SELECT RAISE(ABORT, 'a' || NEW.b)", (3, 47)),
+        ("SELECT RAISE(ABORT, 'a'), RAISE(IGNORE)", (0, 0)),
+        ("SELECT " + "max(1, " * 17 + "1" + ")" * 17, (3, 47)),
+        ("SELECT " + "(" * 90 + "1" + ")" * 90, (3, 47)),
+        ("SELECT " + "max(1, " * 8 + "1" + ")" * 8, (0, 0)),
+        ("SELECT 1" + " + 1" * 500 + " AND 1" * 100, (0, 0)),
+    ],
+)
+def test_syntax_of_views_has_its_version(sql, needed):
+    assert newest_need(f"CREATE VIEW v AS {sql}")[0] == needed
