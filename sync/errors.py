@@ -80,6 +80,10 @@ class FeedError(SyncError):
     code = "feed.refused"
 
 
+class NoTableError(FeedError):
+    """A reader of the change feed names a table that the file does not have, or not yet. Nothing was changed."""
+
+
 class MigrationError(SyncError):
     """A migration has a statement that is not allowed, or changes a table in an unsupported way. Nothing was changed."""
 

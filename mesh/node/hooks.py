@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.events import Notice
 from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
-from mycomesh.sync.errors import SyncError
+from mycomesh.sync.errors import NoTableError, SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +71,7 @@ class _Run:
         self._readers = readers
         self._notify = notify
         self._resumed = asyncio.Event()
+        self._from_now = hook.from_now
         self.stopped = False
 
     def resume(self) -> None:
@@ -92,7 +93,11 @@ class _Run:
 
     async def _read(self) -> None:
         hook = self._hook
-        reader = await self._readers.open(hook.on, f"hook.{hook.name}", from_now=hook.from_now)
+        try:
+            reader = await self._readers.open(hook.on, f"hook.{hook.name}", from_now=self._from_now)
+        except NoTableError:
+            self._from_now = False  # all rows of a table that is made later are newer than this hook
+            raise
         try:
             while (page := await reader.page(rows_max=CHANGES_MAX)) is not None:
                 failed = await self._handle(reader, page.changes)

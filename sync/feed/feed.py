@@ -20,7 +20,7 @@ import apsw
 
 from mycomesh.sync.admin.provenance import rows_named
 from mycomesh.sync.crdt.hlc import ms_from_hlc
-from mycomesh.sync.errors import DecodeError, FeedError
+from mycomesh.sync.errors import DecodeError, FeedError, NoTableError
 from mycomesh.sync.feed import touched
 from mycomesh.sync.feed.change import Change
 from mycomesh.sync.feed.dead_letters import DeadLetter, DeadLetters
@@ -118,14 +118,14 @@ class Feed:
         """Return the replicated table of that name in this file.
 
         Raises:
-            FeedError: there is no such table.
+            NoTableError: there is no such table.
         """
         tables = [table for canonical, table in sorted(self._registry.tables.items()) if canonical != SCHEMA_TABLE]
         for table in tables:
             if fold(table.spec.name) == fold(name):
                 return table
         known = ", ".join(table.spec.name for table in tables) or "none"
-        raise FeedError(f"no replicated table {name!r} in {self._store.path}; there are: {known}")
+        raise NoTableError(f"no replicated table {name!r} in {self._store.path}; there are: {known}")
 
     # ---- cursors
 

@@ -40,12 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="begin",
         choices=("now", "start"),
-        help="begin with the next change, or with the rows that are there (default: start with --cursor or --once, else now)",
+        help="begin with the next change, or with the rows that are there (default: start with --cursor or --once, else now);"
+        " a cursor that is known goes on where it is",
     )
     parser.add_argument(
         "--where", metavar="SQL", help="print only rows for which this condition on their columns holds"
     )
-    parser.add_argument("--once", action="store_true", help="exit when everything committed so far is printed")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--once", action="store_true", help="exit when everything committed so far is printed")
+    end.add_argument("--follow", action="store_true", help="go on until ^C or the end of the node (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, for programs")
 
 

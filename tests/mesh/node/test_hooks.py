@@ -71,6 +71,23 @@ def test_a_hook_stops_when_too_many_changes_fail(within, tmp_path, monkeypatch, 
     within(f"test -e {switch} && cat >> {out}", story)
 
 
+def test_a_hook_gets_all_of_a_later_table(home, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(hooks, "PAUSES_S", (0.05,))
+    caplog.set_level("INFO", logger="mycomesh")
+    out = tmp_path / "out"
+    hook = Hook("pager", "later", f"cat >> {out}", from_now=True)
+
+    async def story():
+        config = mesh.NodeConfig(port=0, multicast=False, hooks=(hook,))
+        async with mesh.open(tmp_path / "f.db", home=home, config=config) as node:
+            await until(lambda: "no replicated table 'later'" in caplog.text)
+            await node.execute("CREATE TABLE later(id INTEGER PRIMARY KEY); INSERT INTO later VALUES(1)")
+            await until(out.exists)
+            await until(lambda: [change["row"] for change in lines(out)] == ["1"])
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
 def test_a_hook_waits_for_its_table(within, tmp_path):
     out = tmp_path / "out"
 
