@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -248,7 +249,7 @@ class NatsScheme(Scheme):
                 with contextlib.suppress(NotFoundError):
                     config = (await self._jetstream.consumer_info(stream, name)).config
                 found = await self._jetstream.pull_subscribe(pattern, name, stream=stream, config=config)
-            self._pumps.start(self._fetch(found, stream))
+            self._pumps.start(functools.partial(self._fetch, found, stream))
 
     async def _fetch(self, subscription: Any, stream: str) -> None:
         lost = self._lost

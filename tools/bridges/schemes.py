@@ -14,11 +14,15 @@ __all__ = ["SCHEMES", "scheme_named"]
 
 # Scheme of the URL -> (MODULE:CLASS in this package, the extra of pip that brings its library, "" for none).
 SCHEMES = {
+    "amqp": ("amqp:AmqpScheme", "amqp"),
+    "amqps": ("amqp:AmqpScheme", "amqp"),
     "ais": ("receivers:AisScheme", "ais"),
     "file": ("file:FileScheme", ""),
     "gpsd": ("receivers:GpsdScheme", ""),
     "mavlink": ("mavlink:MavlinkScheme", "mavlink"),
     "sbs": ("receivers:SbsScheme", ""),
+    "mqtt": ("mqtt:MqttScheme", "mqtt"),
+    "mqtts": ("mqtt:MqttScheme", "mqtt"),
     "nats": ("nats:NatsScheme", "nats"),
     "tak": ("tak:TakScheme", "tak"),
 }

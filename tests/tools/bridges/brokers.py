@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
+import aio_pika
 import nats
+import paho.mqtt.client as paho
 from nats.js.api import StreamConfig
+from paho.mqtt.enums import CallbackAPIVersion
 
 WAIT_S = 30
 USER, PASSWORD = "ground", "s3cret"
@@ -62,8 +69,11 @@ class Broker:
     dedupes = False
     durable = True  # what it has acknowledged survives kill -9
     headers = True
+    conflates = False
     creates = True  # what does not exist has to be created
     tls_scheme = ""
+    shared = False  # it starts so slowly that all tests use one
+    login: ClassVar = {}  # what every connection needs
 
     def __init__(self, folder, *, auth=False, tls=False):
         self.folder = folder
@@ -94,9 +104,20 @@ class Broker:
 
     stop = kill
 
+    @contextlib.asynccontextmanager
+    async def watching(self):
+        """Return a list of the messages that are published in the block, of a broker that does not keep them."""
+        yield []
+
     async def read(self, count):
         """Return the first `count` messages that the broker has, as (topic, body, headers)."""
         raise NotImplementedError
+
+    async def reset(self):
+        """Forget what earlier tests have left in a shared one."""
+
+    async def prepare(self):
+        """Create what messages to come in need, such as a stream."""
 
     async def send(self, bodies, topic=None):
         """Publish messages to come in, in order; the broker has them for good when this returns."""
@@ -154,7 +175,183 @@ class Nats(Broker):
             await client.close()
 
 
-BROKERS = {"nats": Nats}
+class Mosquitto(Broker):
+    """mosquitto keeps retained messages and sessions in memory, and loses them when it is killed."""
+
+    scheme = "mqtt"
+    tls_scheme = "mqtts"
+    separator = "/"
+    outgoing = "fleet/{id}/at"
+    read_pattern = "fleet/#"
+    incoming = "orders/#"
+    send_topic = "orders/a"
+    durable = False
+    creates = False
+    conflates = True  # the last message of each topic is kept
+    version = 5
+
+    def command(self):
+        lines = [f"listener {self.port} 127.0.0.1", "persistence false", "user root", "max_queued_messages 0"]
+        if self.auth:
+            passwords = self.folder / "passwords"
+            subprocess.run(
+                ["mosquitto_passwd", "-b", "-c", str(passwords), USER, PASSWORD], check=True, capture_output=True
+            )
+            lines.append(f"password_file {passwords}")
+        else:
+            lines.append("allow_anonymous true")
+        if self.tls:
+            cert, key = certificate(self.folder)
+            lines += [f"certfile {cert}", f"keyfile {key}"]
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join(lines) + "\n")
+        return [shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin"), "-c", str(config)]
+
+    def _client(self, on_message=None):
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        client.on_message = on_message
+        client.connect("127.0.0.1", self.port)
+        client.loop_start()
+        return client
+
+    @contextlib.asynccontextmanager
+    async def watching(self):
+        """Collect messages while the block runs: without a session, they are gone later."""
+        found = []
+
+        def on_message(_client, _data, message):
+            headers = dict(getattr(message.properties, "UserProperty", ()))
+            found.append((message.topic, message.payload, headers))
+
+        client = self._client(on_message)
+        subscribed = threading.Event()
+        client.on_subscribe = lambda *_: subscribed.set()
+        client.subscribe(self.read_pattern, 0)
+        assert await asyncio.to_thread(subscribed.wait, 10)
+        try:
+            yield found
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
+    async def read(self, count):
+        """Return what is retained."""
+        async with self.watching() as found:
+            while len(found) < count:  # noqa: ASYNC110 - a thread fills it
+                await asyncio.sleep(0.01)
+            return list(found)
+
+    async def send(self, bodies, topic=None):
+        client = self._client()
+        for body in bodies:
+            info = client.publish(topic or self.send_topic, body, qos=1)
+            await asyncio.to_thread(info.wait_for_publish, 10)
+        client.disconnect()
+        client.loop_stop()
+
+
+class Rabbit(Broker):
+    """RabbitMQ takes seconds to start, so that tests share one, which always wants a password and has a TLS port too."""
+
+    scheme = "amqp"
+    tls_scheme = "amqps"
+    read_pattern = "fleet.#"
+    incoming = "orders.#"
+    shared = True
+    login: ClassVar = {"user": USER, "password": PASSWORD}
+
+    def __init__(self, folder, **how):
+        super().__init__(folder, **how)
+        self.plain_port, self.tls_port, self.distribution_port = self.port, free_port(), free_port()
+
+    @property
+    def url(self):
+        return f"amqps://localhost:{self.tls_port}" if self.tls else f"amqp://127.0.0.1:{self.plain_port}"
+
+    def command(self):
+        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]
+
+    def start(self):
+        folder = self.folder
+        cert, key = certificate(folder)
+        lines = [
+            f"listeners.tcp.local = 127.0.0.1:{self.plain_port}",
+            f"listeners.ssl.local = 127.0.0.1:{self.tls_port}",
+            f"ssl_options.cacertfile = {cert}",
+            f"ssl_options.certfile = {cert}",
+            f"ssl_options.keyfile = {key}",
+            "ssl_options.verify = verify_none",
+            "ssl_options.fail_if_no_peer_cert = false",
+            f"default_user = {USER}",
+            f"default_pass = {PASSWORD}",
+            "log.console = false",
+        ]
+        (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (folder / "plugins").write_text("[].\n")
+        distribution = f"-kernel inet_dist_use_interface {{127,0,0,1}} inet_dist_listen_min {self.distribution_port}"
+        environ = {
+            **os.environ,
+            "RABBITMQ_NODENAME": f"t{self.plain_port}@localhost",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 {distribution} inet_dist_listen_max {self.distribution_port}",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "HOME": str(folder),
+        }
+        with (folder / "broker.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, cwd=folder, env=environ, start_new_session=True
+            )
+        wait_for_port(self.plain_port, self.process)
+        return self
+
+    def kill(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(WAIT_S)
+            self.process = None
+
+    stop = kill
+
+    async def reset(self):
+        async with await self._connect() as connection:
+            channel = await connection.channel()
+            for name in ("mycomesh-ground", "mycomesh-ground-in"):
+                await channel.queue_delete(name)
+
+    async def _connect(self):
+        return await aio_pika.connect(f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.plain_port}/")
+
+    async def read(self, count):
+        """Read the stream that the bridge has created."""
+        async with await self._connect() as connection:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=100)
+            queue = await channel.declare_queue("mycomesh-ground", passive=True)
+            found = []
+
+            async def on_message(message):
+                headers = {name: str(value) for name, value in message.headers.items()}
+                found.append((message.routing_key, message.body, headers))
+                await message.ack()
+
+            await queue.consume(on_message, arguments={"x-stream-offset": "first"})
+            while len(found) < count:  # noqa: ASYNC110 - a callback fills it
+                await asyncio.sleep(0.01)
+            return list(found)
+
+    async def send(self, bodies, topic=None):
+        async with await self._connect() as connection:
+            channel = await connection.channel()
+            exchange = await channel.get_exchange("amq.topic")
+            for body in bodies:
+                message = aio_pika.Message(body, delivery_mode=2, message_id=os.urandom(8).hex())
+                await exchange.publish(message, topic or self.send_topic)
+
+
+BROKERS = {"nats": Nats, "mqtt": Mosquitto, "amqp": Rabbit}
 
 
 def run(story):

@@ -22,20 +22,41 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(nats, "ACK_WAIT_S", 0.5)
 
 
-@pytest.fixture(scope="module", params=BROKERS)
-def broker(request, tmp_path_factory):
-    one = BROKERS[request.param](tmp_path_factory.mktemp(request.param)).start()
-    yield one
-    one.stop()
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """Return a function that starts a broker once for all tests of this module."""
+    made = {}
+
+    def start(name):
+        if name not in made:
+            made[name] = BROKERS[name](tmp_path_factory.mktemp(name)).start()
+        return made[name]
+
+    yield start
+    for one in made.values():
+        one.stop()
 
 
 @pytest.fixture(params=BROKERS)
-def fresh(request, tmp_path):
-    """Return a function that starts a broker of its own."""
+def broker(request, started):
+    one = started(request.param)
+    one.tls = False
+    return one
+
+
+@pytest.fixture(params=BROKERS)
+def fresh(request, started, tmp_path):
+    """Return a function that gives a broker in which there is nothing yet."""
     made = []
 
     def start(**how):
-        made.append(BROKERS[request.param](tmp_path, **how).start())
+        kind = BROKERS[request.param]
+        if kind.shared:
+            one = started(request.param)
+            one.tls = how.get("tls", False)
+            run(one.reset())
+            return one
+        made.append(kind(tmp_path, **how).start())
         return made[-1]
 
     yield start
@@ -47,12 +68,14 @@ def scheme_of(broker: Broker, bridge="ground", **more):
     kind = scheme_named(broker.url.partition(":")[0])
     outgoing = more.pop("out", broker.outgoing)
     incoming = more.pop("in_", None)
+    more = {**broker.login, **more}
     return kind(
         Options(
             url=broker.url,
             bridge=bridge,
             node="alpha",
             create=more.pop("create", True),
+            more=kind.settings,
             outgoing=(Template.parse(outgoing, kind).wildcards,) if outgoing else (),
             incoming=() if incoming is None else (Pattern.parse(incoming, "t", kind).wildcards,),
             **more,
@@ -81,11 +104,13 @@ def test_what_is_acknowledged_is_there_in_order(fresh):
     broker = fresh()
 
     async def story():
-        async with connected(scheme_of(broker)) as scheme:
+        async with broker.watching() as seen, connected(scheme_of(broker)) as scheme:
             messages = [message(broker, f"d{n % 3}", n, b'{"n": %d}' % n) for n in range(300)]
             assert list(await scheme.publish(messages)) == [""] * 300
             assert list(await scheme.publish([message(broker, "d1", 300, None)])) == [""]
-        found = await broker.read(301)
+            while broker.conflates and len(seen) < 301:  # noqa: ASYNC110 - a thread fills it
+                await asyncio.sleep(0.01)
+        found = seen or await broker.read(301)
         by_topic = {}
         for topic, body, headers in found:
             by_topic.setdefault(topic, []).append(json.loads(body)["n"] if body else None)
@@ -127,6 +152,7 @@ def test_messages_come_in_once_when_acknowledged(fresh):
 
     async def story():
         async with connected(scheme_of(broker, out="", in_=broker.incoming)) as scheme:
+            await broker.prepare()
             await scheme.subscribe({})
             await broker.send([b'{"n": %d}' % n for n in range(50)])
             found, offsets = [], {}
@@ -141,15 +167,25 @@ def test_messages_come_in_once_when_acknowledged(fresh):
         async with connected(scheme_of(broker, out="", in_=broker.incoming)) as scheme:
             await scheme.subscribe(offsets)
             again = []
-            while len({json.loads(each.body)["n"] for each in again}) < 30:
+            while not set(range(20, 50)) <= {json.loads(each.body)["n"] for each in again}:
                 batch = await scheme.receive()
                 again += batch
                 await scheme.acknowledge(batch)
-            fresh_ones = [each for each in again if each.id not in {one.id for one in found}]
-            assert sorted({json.loads(each.body)["n"] for each in fresh_ones}) == list(range(20, 50))
-            assert len({each.id for each in again}) == len(again)
+            numbers = sorted({json.loads(each.body)["n"] for each in again})
+            assert [number for number in numbers if number >= 20] == list(range(20, 50))
+            known = {one.id for one in found if one.id}
+            assert all(json.loads(each.body)["n"] >= 20 for each in again if each.id not in known)
 
     run(story())
+
+
+async def connect_again(scheme):
+    """Connect to a broker that has started a moment ago, as a bridge does."""
+    while True:
+        with contextlib.suppress(LinkError):
+            return await scheme.connect()
+        await scheme.close()
+        await asyncio.sleep(0.1)
 
 
 async def publish_until_lost(scheme, broker):
@@ -175,8 +211,9 @@ def test_a_killed_broker_is_a_lost_connection(fresh):
             await scheme.connect()
         await scheme.close()
         await asyncio.to_thread(broker.start)
-        async with connected(scheme):
-            assert list(await scheme.publish([message(broker, "a", 20, b"20")])) in ([""], ["duplicate"])
+        await connect_again(scheme)
+        assert list(await scheme.publish([message(broker, "a", 20, b"20")])) in ([""], ["duplicate"])
+        await scheme.close()
         if broker.durable:
             bodies = [int(body) for _, body, _ in await broker.read(21)]
             assert sorted(set(bodies)) == list(range(21))
@@ -188,7 +225,7 @@ def test_a_wrong_password_is_refused_in_one_line(fresh):
     broker = fresh(auth=True)
 
     async def story():
-        for more in ({}, {"user": USER, "password": "wrong"}):
+        for more in ({"user": "", "password": ""}, {"user": USER, "password": "wrong"}):
             scheme = scheme_of(broker, **more)
             with pytest.raises(SchemeError, match=r"refuses the name or the password") as caught:
                 await scheme.connect()
@@ -211,7 +248,7 @@ def test_tls_needs_the_certificate_to_trust(fresh, tmp_path):
             await scheme.connect()
         assert "\n" not in str(caught.value)
         await scheme.close()
-        async with connected(scheme_of(broker, ca=str(certificate(tmp_path)[0]))) as scheme:
+        async with connected(scheme_of(broker, ca=str(certificate(broker.folder)[0]))) as scheme:
             assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
 
     run(story())
