@@ -4,7 +4,7 @@ Out: state topics, retained, at QoS 1. A PUBACK proves nothing: a broker that is
 acknowledged, and a session drops the newest beyond its queue. So the bridge publishes every row again after each reconnect.
 In: a persistent session at QoS 1; each message is acknowledged by hand after its commit.
 
-MQTT has no place for an id: with MQTT 5 it is a user property, with 3.1.1 there is none, and no header either.
+MQTT has no place for an id: with MQTT 5 it is a user property, 3.1.1 has neither an id nor headers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class MqttScheme(Scheme):
             raise SchemeError(f"qos must be 1 or 2, not {options.more.get('qos')!r}: at QoS 0 nothing is acknowledged")
         for topic in options.incoming:
             if "#" in topic.rstrip("#") or (topic.endswith("#") and topic != "#" and not topic.endswith("/#")):
-                raise SchemeError(f"topic {topic!r}: '#' stands alone at the end, behind a '/'")
+                raise SchemeError(f"topic {topic!r}: '#' belongs alone at the end, behind a '/'")
 
     # ---- connection
 
