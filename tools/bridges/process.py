@@ -184,7 +184,8 @@ class Bridge:
             for table in settings.out
         ]
         if settings.incoming:
-            works.append(receive(scheme, writer, None if scheme.everywhere else self._turn))
+            alone = scheme.everywhere or scheme.receives_everywhere
+            works.append(receive(scheme, writer, None if alone else self._turn))
         tasks = [asyncio.ensure_future(work) for work in works]
         self._set("running", "")
         try:

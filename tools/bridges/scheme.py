@@ -144,6 +144,7 @@ class Scheme:
     # Every node with the section has an outside system of its own, such as a directory or a radio, so that all of them publish
     # and receive; else one of those that reach each other publishes.
     everywhere = False
+    receives_everywhere = False  # or all of them receive, by a listener of their own, while one publishes
     # The part of the URL behind `//` is no HOST:PORT, such as `udpin:0.0.0.0:14550`; `check` reads it.
     own_address = False
     # A delete needs no topic, because the scheme removes by table and key.

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import http.client
+import http.server
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import warnings
 from pathlib import Path
 from typing import ClassVar
 
 import aio_pika
+import confluent_kafka
 import nats
 import paho.mqtt.client as paho
 from nats.js.api import StreamConfig
@@ -67,6 +72,7 @@ class Broker:
     incoming = "orders.>"
     send_topic = "orders.a"
     dedupes = False
+    states_dedupe = True
     durable = True  # what it has acknowledged survives kill -9
     headers = True
     conflates = False
@@ -74,6 +80,12 @@ class Broker:
     tls_scheme = ""
     shared = False  # it starts so slowly that all tests use one
     login: ClassVar = {}  # what every connection needs
+    credentials: ClassVar = {"user": USER, "password": PASSWORD}  # that a broker with passwords wants
+    wrong: ClassVar = ({"user": "", "password": ""}, {"user": USER, "password": "wrong"})
+    more: ClassVar = {}  # settings of the scheme
+    has_passwords = True
+    has_tls = True
+    keeps = True  # messages that come in are kept until they are acknowledged
 
     def __init__(self, folder, *, auth=False, tls=False):
         self.folder = folder
@@ -115,6 +127,9 @@ class Broker:
 
     async def reset(self):
         """Forget what earlier tests have left in a shared one."""
+
+    def listens_at(self, scheme):
+        """Note where a scheme listens for messages that come in."""
 
     async def prepare(self):
         """Create what messages to come in need, such as a stream."""
@@ -351,7 +366,180 @@ class Rabbit(Broker):
                 await exchange.publish(message, topic or self.send_topic)
 
 
-BROKERS = {"nats": Nats, "mqtt": Mosquitto, "amqp": Rabbit}
+class KafkaMock(Broker):
+    """librdkafka's mock cluster in a process of its own. It has neither passwords nor TLS, and a hang in place of a kill."""
+
+    scheme = "kafka"
+    separator = ""
+    outgoing = "fleet"
+    read_pattern = "fleet"
+    incoming = "orders"
+    send_topic = "orders"
+    has_passwords = False
+    has_tls = False
+
+    @property
+    def url(self):
+        return f"kafka://127.0.0.1:{self.port}"
+
+    def start(self):
+        if self.process is not None:  # it hangs
+            self.process.send_signal(signal.SIGCONT)
+            return self
+        program = (
+            "import confluent_kafka, time\n"
+            "p = confluent_kafka.Producer({'test.mock.num.brokers': 1, 'bootstrap.servers': 'x'})\n"
+            "print(next(iter(p.list_topics(timeout=10).brokers.values())).port, flush=True)\n"
+            "time.sleep(3600)\n"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.port = int(self.process.stdout.readline())
+        return self
+
+    def kill(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(WAIT_S)
+            self.process.stdout.close()
+            self.process = None
+
+    def _read(self, count):
+        consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": f"127.0.0.1:{self.port}",
+                "group.id": os.urandom(4).hex(),
+                "enable.auto.commit": False,
+            }
+        )
+        partitions = consumer.list_topics("fleet", timeout=10).topics["fleet"].partitions
+        consumer.assign([confluent_kafka.TopicPartition("fleet", number, 0) for number in partitions])
+        found = []
+        while len(found) < count:
+            message = consumer.poll(10)
+            assert message is not None, f"only {len(found)} of {count}"
+            if message.error() is None:
+                headers = {name: value.decode() for name, value in message.headers() or ()}
+                found.append((message.key().decode(), message.value() or b"", headers))
+        consumer.close()
+        return found
+
+    async def read(self, count):
+        return await asyncio.to_thread(self._read, count)
+
+    def _send(self, bodies, topic):
+        producer = confluent_kafka.Producer({"bootstrap.servers": f"127.0.0.1:{self.port}"})
+        for body in bodies:
+            producer.produce(topic, body, key="one")
+        assert producer.flush(10) == 0
+
+    async def send(self, bodies, topic=None):
+        await asyncio.to_thread(self._send, bodies, topic or self.send_topic)
+
+
+class HttpServer(Broker):
+    """A server as a webhook has one: it answers 200, and 409 to a key that it has."""
+
+    scheme = "http"
+    tls_scheme = "https"
+    separator = "/"
+    outgoing = "fleet/{id}/at"
+    incoming = "orders/**"
+    send_topic = "orders/a"
+    dedupes = True
+    states_dedupe = False
+    creates = False
+    keeps = False
+    more: ClassVar = {"listen": "127.0.0.1:0"}
+    login: ClassVar = {"token": PASSWORD}
+    credentials: ClassVar = {"token": PASSWORD}
+    wrong: ClassVar = ({"token": ""}, {"token": "wrong"})
+
+    def __init__(self, folder, **how):
+        super().__init__(folder, **how)
+        self.got = []
+        self.connections = []
+        self.server = None
+
+    def start(self):
+        broker = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = 200
+                if broker.auth and self.headers.get("authorization") != f"Bearer {PASSWORD}":
+                    status = 401
+                elif any(headers["idempotency-key"] == self.headers["idempotency-key"] for _, _, headers in broker.got):
+                    status = 409
+                else:
+                    headers = {name: urllib.parse.unquote(value) for name, value in self.headers.items()}
+                    broker.got.append((self.path.strip("/"), body, headers))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            block_on_close = False
+
+            def process_request(self, request, address):
+                broker.connections.append(request)
+                super().process_request(request, address)
+
+            def handle_error(self, *_):
+                pass
+
+        self.server = Server(("127.0.0.1", self.port), Handler)
+        if self.tls:
+            cert, key = certificate(self.folder)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert, key)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def kill(self):
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self.connections.clear()
+            self.server = None
+
+    stop = kill
+
+    async def read(self, count):
+        while len(self.got) < count:  # noqa: ASYNC110 - a thread fills it
+            await asyncio.sleep(0.01)
+        return self.got[:count]
+
+    def listens_at(self, scheme):
+        self.listener = scheme.port
+
+    def _send(self, body, topic):
+        connection = http.client.HTTPConnection("127.0.0.1", self.listener, timeout=10)
+        connection.request("POST", f"/{topic}", body, {"authorization": f"Bearer {PASSWORD}"})
+        status = connection.getresponse().status
+        connection.close()
+        assert status == 202
+
+    async def send(self, bodies, topic=None):
+        for body in bodies:
+            await asyncio.to_thread(self._send, body, topic or self.send_topic)
+
+
+BROKERS = {"nats": Nats, "mqtt": Mosquitto, "amqp": Rabbit, "kafka": KafkaMock, "http": HttpServer}
 
 
 def run(story):
