@@ -107,7 +107,9 @@ def revocation_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
     """Return violations of invariant 7: a member applied a write of a revoked node, or a revoked node received one."""
     found = []
     for node, revoked_us in cluster.revoked.items():
-        if node in cluster.purged:  # members that a split keeps from the order may go on with it, until they learn of it
+        if (
+            node in cluster.purged
+        ):  # members that a split keeps from the order may go on with it, until they learn of it
             continue
         host = cluster.hosts[node]
         rows = contents_of(host.application.db) if host.application.running else {}
@@ -234,7 +236,9 @@ def history_violations(oracle: Oracle, visible: Counter[int], kept: dict[int, No
         elif count == 1 and oracle.is_replaced(token) and token not in oracle.duplicable:
             by = ", ".join(_name(oracle, late) for late in written.seen_by)
             found.append(f"{where} {at}: visible although replaced or deleted by {by} who saw it")
-        elif count == 0 and not (written.seen_by or token in kept or token in oracle.excused):
+        elif count == 0 and not (
+            written.seen_by or token in kept or token in oracle.excused or oracle.is_hidden(token)
+        ):
             found.append(f"{where} {at}: lost (not visible, not replaced, not in conflicts, not parked)")
     return found
 

@@ -116,6 +116,22 @@ class Oracle:
         """Return whether a write that cannot be lost saw this value and replaced or deleted it."""
         return any(by not in self.excused for by in self.written[token].seen_by)
 
+    def is_hidden(self, token: int) -> bool:
+        """Return whether a traitor can have hidden that a write was lost.
+
+        A delete names the newest write of each site that it saw. If it saw a later write of the row by the same node, it counts
+        as having seen the earlier one too, also where a member had withheld that (docs/SECURITY.md).
+        """
+        lost = self.written[token]
+        if not self.traitors:
+            return False
+        later = (
+            each
+            for each in self.written.values()
+            if (each.table, each.key, each.node) == (lost.table, lost.key, lost.node) and each.at_us > lost.at_us
+        )
+        return any(by in self.deletes for each in later for by in each.seen_by)
+
     def _record_seen(self, token: int, value: object) -> None:
         for old in tokens_in(value):
             self.written[old].seen_by.append(token)
