@@ -99,6 +99,7 @@ COMMANDS = (
     Command("migrate", "drop or rename tables and columns on every node", DECIDE),
     Command("scrub", "find and capture writes that bypassed the triggers", DECIDE, "orders:scrub"),
     Command("accept-drop", "let rows go that one member reports as deleted", DECIDE, "accept_drop"),
+    Command("keep-rows", "write rows again that a member wrongly reports as deleted", DECIDE, "keep_rows"),
     Command("backup", "copy the served database; the copy is safe to serve later", DECIDE),
     Command("import", "import a flight log, a track, CSV or GeoJSON as rows", DECIDE, "importing"),
     Command("forget", "remove triggers and internal tables from a file that no node serves", DECIDE),

@@ -363,11 +363,16 @@ _ROUNDS = (
         "mycomesh restore NUMBER writes a row again",
     ),
     Code(
+        "round.kept",
+        "rows were written again that a member reports as deleted",
+        "a person ran 'mycomesh keep-rows'; as writes of this moment they win on every node",
+    ),
+    Code(
         "round.doubted",
         "kept rows that a member reports as deleted",
         "one member alone reports more than one in a hundred changes of a table, or more than a thousand, as deleted long ago; a"
         " node believes that only if a second member reports the same",
-        "if the rows should go: mycomesh accept-drop TABLE; if not: ask who runs that member, or revoke it",
+        "if the rows should go: mycomesh accept-drop TABLE; if they should stay: mycomesh keep-rows TABLE",
     ),
     Code(
         "rows.unsigned",

@@ -319,6 +319,10 @@ MANUAL = {
         (("mycomesh accept-drop missions", "believe the member that 'mycomesh status' names"),),
         {"table": "text", "changes": "int"},
     ),
+    "keep-rows": Page(
+        (("mycomesh keep-rows missions", "do not believe the member that 'mycomesh status' names"),),
+        {"table": "text", "changes": "int"},
+    ),
     "counter": Page(
         (("mycomesh counter stock amount", "concurrent 'SET amount = amount - 1' add up from now on"),),
         {"table": "text", "column": "text"},

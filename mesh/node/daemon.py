@@ -361,7 +361,16 @@ class Daemon:
                 return await self._on_order(order, request)
             case "verify":
                 return await compare.answer(self._serving())
-            case "accept-drop" | "counter" | "policy" | "migrate" | "conflicts" | "restore" | "retry-parked":
+            case (
+                "accept-drop"
+                | "keep-rows"
+                | "counter"
+                | "policy"
+                | "migrate"
+                | "conflicts"
+                | "restore"
+                | "retry-parked"
+            ):
                 return await decisions.answer(self._serving(), request)
             case "changes" | "cursors" | "dead":
                 return await self._feed_requests.answer(self._serving(), request)

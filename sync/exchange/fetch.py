@@ -156,12 +156,12 @@ class Fetcher:
         link.deferred_vectors = mine
 
     def _settle_claims(self, link: _Link, mine: Mapping[str, bytes]) -> None:
-        """Drop the doubts about tables that are equal, or about which a person has accepted the peer's report."""
+        """Drop the doubts about tables that are equal, or about which a person has decided."""
         guard = self._replica.drop_guard
         for name in guard.claimed_by(link.peer):
             if name in link.digests and link.digests[name][0] == mine.get(name):
                 guard.settle(name, link.peer)
-            elif guard.is_accepted(name, link.peer):
+            elif guard.is_decided(name, link.peer):
                 link.doubted.pop(name, None)
                 link.requested.pop(name, None)
 
@@ -393,6 +393,8 @@ class Fetcher:
         outcome = current.audit.step(turn.wall_ms)
         turn.publish(outcome.published)
         current.dropped += outcome.rows
+        if outcome.kept:
+            notices.notify_kept(self._links[number].peer, outcome.kept, turn)
         if not outcome.done:
             self._due_at[number] = turn.now_ms
             return

@@ -14,6 +14,7 @@ __all__ = [
     "notify_audited",
     "notify_doubted",
     "notify_forbidden",
+    "notify_kept",
     "notify_new_site",
     "notify_progress",
     "notify_refused",
@@ -92,12 +93,21 @@ def notify_audited(peer: bytes, rows: int, turn: Turn) -> None:
     turn.changed = True
 
 
+def notify_kept(peer: bytes, rows: int, turn: Turn) -> None:
+    """Report rows that were written again because a person has decided against a member's report."""
+    node_id = peer.hex()
+    text = f"wrote {rows} row(s) again that member {node_id[:8]} reports as deleted; they spread like any write"
+    turn.notify("round.kept", text, {"rows": rows, "node_id": node_id})
+    turn.changed = True
+
+
 def notify_doubted(peer: bytes, table: str, count: int, turn: Turn) -> None:
     """Report that rows stay although a member reports them as deleted."""
     node_id = peer.hex()
     text = (
         f"member {node_id[:8]} reports {count} change(s) of {table} as deleted that this node has: the rows stay until another"
-        f" member reports the same, or until 'mycomesh accept-drop {table}'"
+        f" member reports the same, or until 'mycomesh accept-drop {table}'; if that member is wrong: 'mycomesh keep-rows"
+        f" {table}'"
     )
     turn.notify("round.doubted", text, {"node_id": node_id, "table": table, "changes": count}, "warning")
 

@@ -27,6 +27,7 @@ __all__ = ["AuditStep", "TombstoneAudit", "reply_to", "serve"]
 # Stamps compared for one reply, and rows removed in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
 DROPS_MAX = 256
+KEEPS_MAX = 32  # rows written again, each as two changes that are merged alone
 # Entries whose rows are read before a decision, some 20 us each.
 LOOKED_AT_MAX = 4_096
 _NEVER = (1 << 64, 1 << 64)
@@ -38,6 +39,7 @@ class AuditStep:
 
     published: list[bytes] = field(default_factory=list)  # batches of local writes, to publish
     rows: int = 0  # removed
+    kept: int = 0  # written again
     done: bool = False
     advanced: list[str] = field(default_factory=list)  # tables whose vectors grew
     incomplete: list[str] = field(default_factory=list)  # tables whose sender claims clocks beyond the present
@@ -87,6 +89,7 @@ class TombstoneAudit:
         self._not_empty = not_empty
         self._requests: deque[wire.AuditRequest] = deque()
         self._absent: dict[str, array[int]] = {}  # table -> site number, hlc, site number, hlc, ...
+        self._kept: dict[str, array[int]] = {}  # the same, of what a person has decided to keep
         self._reason = ""  # of the conflict records
         self._peer = b""
         self._doubted: dict[str, int] | None = None
@@ -142,9 +145,11 @@ class TombstoneAudit:
             verdict = self._replica.drop_guard.judge(name, peer, stamps, size)
             if verdict.stamps:
                 self._absent[name] = verdict.stamps
-            if verdict.doubted:
+            if verdict.kept:
+                self._kept[name] = verdict.kept
+            if verdict.doubted:  # the vector is not taken then, also where rows are written again
                 self._doubted[name] = verdict.doubted
-        return self._doubted
+        return {name: count for name, count in self._doubted.items() if name not in self._kept}
 
     def _ending(self, name: str, absent: array[int]) -> tuple[array[int], int]:
         """Return the entries that would go, and their bytes; all entries if there are too many to read each row."""
@@ -162,7 +167,7 @@ class TombstoneAudit:
         """
         step = AuditStep()
         step.published = self._replica.outbox.write_drained(wall_ms, lambda: self._drop(step, wall_ms))
-        step.done = not self._absent
+        step.done = not self._absent and not self._kept
         if step.done:
             certain = {name: vector for name, vector in self._vectors.items() if name not in (self._doubted or {})}
             for name in certain:
@@ -176,6 +181,8 @@ class TombstoneAudit:
         return step
 
     def _drop(self, step: AuditStep, wall_ms: int) -> None:
+        if self._kept and not self._absent:
+            self._keep(step)
         if not self._absent:
             return
         name, absent = next(iter(self._absent.items()))
@@ -190,6 +197,17 @@ class TombstoneAudit:
         del absent[: 2 * DROPS_MAX]
         if not absent:
             del self._absent[name]
+
+    def _keep(self, step: AuditStep) -> None:
+        name, stamps = next(iter(self._kept.items()))
+        some = stamps[: 2 * KEEPS_MAX]
+        table = self._replica.tables.get(name)
+        if table is not None:
+            pairs = list(zip(some[::2], some[1::2], strict=True))
+            step.kept += tombstones.write_again(table, pairs, self._replica.site)
+        del stamps[: 2 * KEEPS_MAX]
+        if not stamps:
+            del self._kept[name]
 
 
 def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:

@@ -14,14 +14,26 @@ from collections.abc import Sequence
 from mycomesh.sync.crdt.lattice import EXISTENCE, visible
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.merge import records
-from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.merge.merge import Merged, materialize, merge_rows
+from mycomesh.sync.merge.work_budget import WorkBudget
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.large_rows import bytes_of
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["collect", "ending", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", "stamps", "watermarks"]
+__all__ = [
+    "collect",
+    "ending",
+    "forget",
+    "newest_hlc",
+    "oldest_hlc",
+    "raise_watermarks",
+    "stamps",
+    "watermarks",
+    "write_again",
+]
 
 
 def newest_hlc(table: Table) -> int:
@@ -112,6 +124,32 @@ def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int, reason
     """
     rows = _by_row(table, absent)
     return sum(_forget_row(table, row, gone, wall_ms, reason) for row, gone in rows.items())
+
+
+def write_again(table: Table, claimed: Sequence[tuple[int, int]], own: bytes) -> int:
+    """Write the visible rows of some entries (site number, hlc) again, as writes of the site `own`; return how many.
+
+    Peers that have deleted them take them for later inserts. A row that its insert identifies gets another insert, and its old
+    one ends, so that peers which still have it do not get it twice. Rounds bring the changes to the peers. Runs inside a
+    transaction.
+    """
+    clock, before = table.store.clock, table.coverage.staged.top(own)
+    number, merged, count = table.store.site_number_or_new(own), Merged(), 0
+    for row in _by_row(table, claimed):
+        view = RowView.read(table, row)
+        if view.present is None or not view.visible:
+            continue
+        values = view.owned()
+        groups = [Group(own, Kind.INSERT, tuple(values), [clock.tick(0)], None, [list(values.values())], None)]
+        if table.spec.lacks_primary_key or (isinstance(view.key, bytes) and view.key[:1] == b"\x00"):
+            groups.insert(0, Group(own, Kind.DELETE, (), [clock.tick(0)], [view.key], [[]], None))
+        for group in groups:
+            merge_rows(table, group, number, None, merged, WorkBudget())
+            table.log.flush()
+        count += 1
+    if count:
+        table.coverage.cover(own, before, clock.last)
+    return count
 
 
 def _by_row(table: Table, absent: Sequence[tuple[int, int]]) -> dict[Row, set[tuple[int, int]]]:

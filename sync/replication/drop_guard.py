@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.merge import records
@@ -39,6 +39,7 @@ class Verdict:
 
     stamps: array[int]
     doubted: int
+    kept: array[int] = field(default_factory=lambda: array("q"))  # entries that a person has decided to write again
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class DropGuard:
         self._claims: dict[tuple[str, bytes], _Claim] = {}  # (table, peer) -> its claim, oldest first
         self._alone: Counter[tuple[str, bytes]] = Counter()  # entries that went on the word of one member in this run
         self._accepted: dict[tuple[str, bytes], int] = {}  # the size of each claim that a person has accepted
+        self._refused: dict[tuple[str, bytes], int] = {}  # and of each against which a person has decided
 
     def judge(self, name: str, peer: bytes, absent: array[int], size: int = 0) -> Verdict:
         """Return what may be dropped of the entries that a peer reports as deleted, and keep the rest as its claim.
@@ -68,6 +70,9 @@ class DropGuard:
         if table is None or (key in self._accepted and count <= self._accepted[key]):
             return Verdict(absent, 0)
         self._claims.pop(key, None)
+        if count <= self._refused.pop(key, -1):
+            self._note(name)
+            return Verdict(array("q"), count, absent)
         # Only the writer of a signed row, and a person here, can end it. Nobody can have deleted a row that nobody has had: a
         # member that reports it was deceived about what it covers, and may be the second to report the same.
         if count and (table.seals is not None or self._has_unseen(table, absent)):
@@ -111,6 +116,29 @@ class DropGuard:
         Raises:
             PolicyError: no member claims anything about such a table.
         """
+        counts = self._waiting_about(shown)
+        self._refused = {key: size for key, size in self._refused.items() if key not in counts}
+        self._accepted |= counts
+        return max(counts.values())
+
+    def refuse(self, shown: str) -> int:
+        """Let the next audit write the rows again that members claim at present as deleted, so that they win everywhere.
+
+        Return how many entries the largest claim has.
+
+        Raises:
+            PolicyError: no member claims anything about such a table, or its rows cannot be written again.
+        """
+        counts = self._waiting_about(shown)
+        table = self._registry.tables.get(next(iter(counts))[0])
+        if table is not None and (table.spec.id_column or table.columns.counters):
+            kind = "keeps both rows of an id" if table.spec.id_column else "has counters"
+            raise PolicyError(f"{shown} {kind}, so its rows are not written again; update them by SQL, which does that")
+        self._accepted = {key: size for key, size in self._accepted.items() if key not in counts}
+        self._refused |= counts
+        return max(counts.values())
+
+    def _waiting_about(self, shown: str) -> dict[tuple[str, bytes], int]:
         counts = {
             (name, peer): claim.count
             for (name, peer), claim in self._claims.items()
@@ -118,16 +146,16 @@ class DropGuard:
         }
         if not counts:
             raise PolicyError(f"no member reports rows of {shown!r} as deleted that wait here; see 'mycomesh status'")
-        self._accepted |= counts
-        return max(counts.values())
+        return counts
 
-    def is_accepted(self, name: str, peer: bytes) -> bool:
-        """Return True if a person has accepted a peer's claim about a table, and it was not carried out yet."""
-        return (name, peer) in self._accepted
+    def is_decided(self, name: str, peer: bytes) -> bool:
+        """Return True if a person has decided about a peer's claim about a table, and it was not carried out yet."""
+        return (name, peer) in self._accepted or (name, peer) in self._refused
 
     def settle(self, name: str, peer: bytes) -> None:
         """Forget a peer's claim about a table, as it was carried out or the two are equal there."""
         self._accepted.pop((name, peer), None)
+        self._refused.pop((name, peer), None)
         if self._claims.pop((name, peer), None) is not None:
             self._note(name)
 
@@ -159,7 +187,8 @@ class DropGuard:
             shown = self._registry.local_name(name)
             line = (
                 f"member {peer.hex()[:8]} reports {count} change(s) as deleted that this node has; the rows stay until"
-                f" another member reports the same, or until 'mycomesh accept-drop {shown}'"
+                f" another member reports the same, or until 'mycomesh accept-drop {shown}'; 'mycomesh keep-rows {shown}'"
+                " writes them again everywhere"
             )
         self._registry.notes.put(name, line, Source.DROPS)
 

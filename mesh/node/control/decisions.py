@@ -33,7 +33,7 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
         SyncError: the replica refuses it.
     """
     result = await node.run_on_replica(prepare(request, node.names_by_site()))
-    if request.get("do") == "accept-drop":
+    if request.get("do") in {"accept-drop", "keep-rows"}:
         node.request_comparison()  # which begins the rounds again
     return result
 
@@ -50,9 +50,13 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
         case "counter":
             table, column = _text(request, "table"), _text(request, "column")
             return lambda replica: _make_counter(replica, table, column)
-        case "accept-drop":
+        case "accept-drop" | "keep-rows" as decision:
             table = _text(request, "table")
-            return lambda replica: {"changes": replica.drop_guard.accept(table)}
+            return lambda replica: {
+                "changes": (replica.drop_guard.accept if decision == "accept-drop" else replica.drop_guard.refuse)(
+                    table
+                )
+            }
         case "policy":
             table = _text(request, "table")
             policy = None if request.get("policy") is None else _text(request, "policy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.events import MessageReceived
 from mycomesh.sync.exchange import tombstone_audit
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
@@ -151,6 +152,36 @@ def test_what_others_got_from_late_node_is_audited_too(fleet_of):
     fleet.run(DAY)
     fleet.assert_equal()
     assert all(fleet.sql(number, "SELECT id FROM t") == [(2,)] for number in range(4))
+
+
+def test_rows_that_a_person_keeps_come_back_everywhere(fleet_of):
+    fleet = fleet_of(2)
+    filled(fleet)
+    fleet.write(0, "INSERT INTO bag SELECT 'bag ' || id, 'w' FROM t; INSERT INTO words SELECT 'k' || id, v, w FROM t")
+    fleet.run(MINUTE)
+    fleet.isolate(1)
+    for table in ("t", "bag", "words"):
+        fleet.write(0, f"DELETE FROM {table} WHERE rowid % 2 = 0" if table != "words" else "DELETE FROM words")
+    fleet.write(1, "UPDATE t SET v = 'late' WHERE id = 2")
+    fleet.run(40 * DAY, step=DAY)
+    before = [fleet.sql(1, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("t", "bag", "words")]
+    fleet.link(0, 1)
+    fleet.run(2 * HOUR)
+    guard = fleet.nodes[1].peer.replica.drop_guard
+    assert sorted(guard.waiting()) == ["bag", "t", "words"]
+    for table in guard.waiting():
+        guard.accept(table)
+        guard.refuse(table)  # the later decision counts
+    fleet.run(DAY)
+    fleet.assert_equal()
+    for number in (0, 1):
+        found = [fleet.sql(number, f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("t", "bag", "words")]
+        assert found == before, number
+    assert {notice.event for notice in fleet.nodes[1].notices} >= {"round.doubted", "round.kept"}
+    assert guard.waiting() == []
+    assert notes(fleet, 1) == {}
+    with pytest.raises(PolicyError, match="no member reports"):
+        guard.refuse("t")
 
 
 @pytest.mark.slow

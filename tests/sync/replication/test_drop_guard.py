@@ -100,7 +100,7 @@ def test_a_person_accepts_what_was_claimed_and_no_more(filled):
         guard.accept("t")
     guard.judge("t", ONE, stamps(0, 10))
     assert guard.accept("T") == 10
-    assert guard.is_accepted("t", ONE)
+    assert guard.is_decided("t", ONE)
     assert guard.judge("t", ONE, stamps(0, 11)).doubted == 11
     assert guard.judge("t", TWO, stamps(20, 10)).doubted == 10
     assert guard.judge("t", ONE, stamps(0, 10)).stamps == stamps(0, 10)
@@ -136,3 +136,20 @@ def test_no_words_drop_rows_that_nobody_has_had(filled, seen):
     assert replica.drop_guard.judge("t", ONE, own).doubted == 10
     second = replica.drop_guard.judge("t", TWO, own)
     assert (len(second.stamps) // 2, second.doubted) == ((10, 0) if seen else (0, 10))
+
+
+def test_a_person_keeps_rows_against_a_claim(filled):
+    replica = filled(50)
+    guard = replica.drop_guard
+    guard.judge("t", ONE, stamps(0, 10))
+    assert guard.refuse("T") == 10
+    assert guard.is_decided("t", ONE)
+    kept = guard.judge("t", ONE, stamps(0, 10))
+    assert (list(kept.stamps), kept.doubted, kept.kept) == ([], 10, stamps(0, 10))
+    assert note(replica) == ""
+    assert guard.judge("t", ONE, stamps(0, 10)).kept == array("q")  # a decision counts once
+    assert guard.refuse("t") == 10
+    assert guard.judge("t", ONE, stamps(0, 11)).kept == array("q")  # and for no larger claim
+    guard.refuse("t")
+    guard.accept("t")  # the later decision counts
+    assert guard.judge("t", ONE, stamps(0, 11)).stamps == stamps(0, 11)
