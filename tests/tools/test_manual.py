@@ -116,7 +116,8 @@ def test_unknown_option_is_usage_error_in_one_line(command, tmp_path):
 
 NEEDS_NODE = [
     ("status",), ("top",), ("peers",), ("tables",), ("verify",), ("wait", "--replicas", "2"), ("isolate",), ("rejoin",),
-    ("scrub",), ("accept-drop", "t"), ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
+    ("scrub",), ("accept-drop", "t"), ("keep-rows", "t"),
+    ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
     ("tail", "t"), ("cursors",), ("dead",),
 ]  # fmt: skip
 
