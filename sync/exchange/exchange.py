@@ -205,7 +205,8 @@ class Exchange:
             link = self._links[number]
             rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
-            result.append(link.status(mine, shown, rows, progress, now_ms, streaming=self._server.is_streaming(number)))
+            streaming = self._server.is_streaming(number)
+            result.append(link.status(mine, shown, self._replica.admits, rows, progress, now_ms, streaming=streaming))
         return tuple(result)
 
     def drop_links(self, reason: str) -> list[Action]:

@@ -29,6 +29,7 @@ class Link:
         self,
         mine: Mapping[str, tuple[bytes, bytes]],
         shown: Callable[[str], str],
+        admitted: Callable[[str], bool],
         rows: tuple[int, int],
         progress: Progress | None,
         now_ms: int,
@@ -40,12 +41,15 @@ class Link:
         Args:
             mine: this replica's digests.
             shown: returns what this file calls a table.
+            admitted: returns whether this node would replicate a table that the peer has.
             rows: the numbers of changes sent and received.
             progress: that of the round from the peer, None without one.
             now_ms: monotonic.
             streaming: whether a stream to the peer is under way.
         """
         behind = tuple(name for name, digest in mine.items() if self.digests.get(name) != digest)
+        # This file could not create them, or has not yet.
+        behind += tuple(name for name in sorted(self.digests) if name not in mine and admitted(name))
         since = {shown(name): now_ms - at for name, at in self.equal_since.items() if name not in behind}
         return LinkStatus(
             self.peer,

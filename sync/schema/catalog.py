@@ -24,7 +24,7 @@ from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.own_ids import OwnIds
-from mycomesh.sync.schema.policy import floor_fact
+from mycomesh.sync.schema.policy import floor_facts
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
@@ -120,7 +120,9 @@ class Catalog:
         stated = json.dumps(floor)
         if floor is not None and self._store.meta("floor") != stated:
             self._store.meta_set("floor", stated)
-            self.decide(floor_fact(floor))
+            for name, kind, sql in floor_facts(floor):
+                if self.registry.facts.kind(name) in (None, kind):
+                    self.decide((name, kind, sql))
 
     def changed(self) -> bool:
         """Return True if some connection has changed the schema, or a number in the header, since the last pass."""

@@ -22,6 +22,7 @@ from mycomesh.sync.wire.bundle import Bundle
 
 __all__ = [
     "INDEX",
+    "KINDS",
     "SCHEMA_ID",
     "SCHEMA_TABLE",
     "TABLE",
@@ -40,6 +41,26 @@ INDEX = "index"
 VIEW = "view"
 TRIGGER = "trigger"
 VIRTUAL = "virtual"  # an R-tree or FTS index with its triggers (`virtual_facts`)
+# The words before a colon in the names of facts; those of tables have none.
+KINDS = frozenset(
+    (
+        *(
+            INDEX,
+            VIEW,
+            TRIGGER,
+            VIRTUAL,
+            "counter",
+            "policy",
+            "own-ids",
+            "slot",
+            "signed",
+            "generated",
+            "header",
+            "floor",
+        ),
+        *("name", "dropped"),
+    )
+)
 _COLUMNS = frozenset({"kind", "name", "sql"})
 _RAW_KEY = b"\x81\x81"  # the first bytes of an encoded key that is one array: text that is not UTF-8
 
@@ -68,6 +89,11 @@ class Facts:
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return found[0] if found is not None and _well_formed(found[0]) else None
 
+    def kind(self, name: str) -> str | None:
+        """Return the kind of one fact, None if there is no fact of that name."""
+        found = self._store.db.execute(f"SELECT kind FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
+        return None if found is None else found[0]
+
     def defined(self, name: str, generated: Mapping[str, str]) -> TableSpec | None:
         """Return the spec that the fact of a table defines, with these texts of generated columns; None if it defines none."""
         fact = self.of(name)
@@ -89,7 +115,8 @@ class Facts:
             return
         self.written += 1
         self._store.db.execute(
-            f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
+            f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET"
+            " kind = excluded.kind, sql = excluded.sql",
             (name, kind, sql),
         )
         self._store.db.execute(

@@ -34,7 +34,7 @@ __all__ = [
     "counter_fact",
     "counter_refusal",
     "dropped_fact",
-    "floor_fact",
+    "floor_facts",
     "generated_fact",
     "header_fact",
     "keep_both_fact",
@@ -53,6 +53,7 @@ NAME = "name"
 DROPPED = "dropped"
 GENERATED = "generated"
 FLOOR = "floor"
+_FLOOR_NAME = f"{FLOOR}:sqlite"
 HEADER = "header"
 HEADER_NUMBERS = ("user_version", "application_id")
 SAME_ROW = "same-row"
@@ -121,8 +122,9 @@ class Policies:
             if kind == HEADER:
                 header |= _header_number(name, sql)
                 continue
-            if name == kind == FLOOR:
-                floor = parse_version(sql) if isinstance(sql, str) else None
+            if kind == FLOOR:
+                stated_floor = parse_version(sql) if name in (FLOOR, _FLOOR_NAME) and isinstance(sql, str) else None
+                floor = min(filter(None, (floor, stated_floor)), default=None)
                 continue
             match kind, _subject(name, kind), sql:
                 case "counter", [table, column], _:
@@ -194,9 +196,12 @@ def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
     return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
 
 
-def floor_fact(version: Version) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) of the oldest SQLite beside the nodes."""
-    return FLOOR, FLOOR, f"{version[0]}.{version[1]}"
+def floor_facts(version: Version) -> list[tuple[str, str, str]]:
+    """Return the facts (name, kind, sql) of the oldest SQLite beside the nodes.
+
+    The fact of a user's table `floor` has the name under which earlier versions look for it, and that one the table takes.
+    """
+    return [(name, FLOOR, f"{version[0]}.{version[1]}") for name in (FLOOR, _FLOOR_NAME)]
 
 
 def header_fact(name: str, number: int) -> tuple[str, str, str]:

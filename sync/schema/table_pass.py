@@ -10,7 +10,7 @@ from mycomesh.sync.capture.rebuilt_columns import renamed_columns
 from mycomesh.sync.capture.rebuilt_rows import match_rows
 from mycomesh.sync.capture.triggers import is_current
 from mycomesh.sync.merge.keep_both import convert
-from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.facts import KINDS, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.left_out_columns import LeftOutColumns
@@ -112,7 +112,7 @@ class TablePass:
                 continue
             refused = ""
             if registry.record(name) is None and registry.defined(name) is None:
-                refused = registry.too_new(spec.sql) or definition_refusal(spec.sql)
+                refused = registry.too_new(spec.sql) or definition_refusal(spec.sql) or _like_a_fact(name)
             if refused:
                 registry.notes.put(name, f"not replicated: {refused}")
                 continue
@@ -362,3 +362,9 @@ class TablePass:
             line = f"parked: the mesh has the column(s) {', '.join(missing)} and this file has not; add them"
             self._registry.notes.put(spec.folded, line)
         return not missing
+
+
+def _like_a_fact(name: str) -> str:
+    """Return why no fact can have the name of a table, "" if one can: facts of other kinds have theirs before a colon."""
+    kind, colon, _ = name.partition(":")
+    return f"its name begins with {kind}:, as other facts of the mesh do; rename it" if colon and kind in KINDS else ""

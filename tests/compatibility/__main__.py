@@ -2,7 +2,7 @@
 
 `--install` makes the environment of the Python, npm and Go clients in .venv/compatibility; the others are Debian's (php8.2-cli
 php8.2-sqlite3 ruby-sqlite3 libdbd-sqlite3-perl libsqlite3-tcl libxerial-sqlite-jdbc-java golang-go
-golang-github-mattn-go-sqlite3-dev libnode-dev npm gdal-bin ruby-activerecord). A row whose
+golang-github-mattn-go-sqlite3-dev libnode-dev npm gdal-bin ruby-activerecord sqlitebrowser). A row whose
 program is missing is left as it was, and named at the end. The exit code is 1 if a trial fails.
 """
 

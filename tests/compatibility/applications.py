@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -131,6 +132,33 @@ def _datasette(first: Machine, second: Machine) -> Outcome:
     return Outcome(_installed("datasette"), "-", "shows rows of the other node; not tried: plugins that write")
 
 
+def _browser(first: Machine, second: Machine) -> Outcome:
+    """Run a script in DB Browser without a screen; with --quit it would discard what the script has written."""
+    home = first.dir / "browser"
+    home.mkdir(mode=0o700, exist_ok=True)
+    script = home / "script.sql"
+    script.write_text(
+        "CREATE TABLE browsed(id INTEGER PRIMARY KEY, v);"
+        + "".join(f"INSERT INTO browsed VALUES({number}, 'by DB Browser');" for number in range(50))
+        + "UPDATE browsed SET v = 'changed' WHERE id < 10; DELETE FROM browsed WHERE id = 49;"
+    )
+    places = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+    command = ["/usr/bin/sqlitebrowser", "-s", str(script), str(first.file)]
+    with subprocess.Popen(
+        command, env=os.environ | places, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as program:
+        try:
+            _count(second, "browsed", 49)
+            second.sql("INSERT INTO browsed VALUES(60, 'of the other')")
+            _count(first, "browsed", 50)
+        finally:
+            program.terminate()
+    version = ran("dpkg-query", "-W", "-f", "${Version}", "sqlitebrowser")
+    return Outcome(
+        version, "5 s", "a script's table and 49 rows arrive; the other node writes while it has the file open"
+    )
+
+
 def _rosbags(first: Machine, second: Machine) -> Outcome:
     folder = first.dir / "bag"
     with subprocess.Popen(
@@ -233,6 +261,7 @@ TRIALS: dict[str, Callable[[Machine, Machine], Outcome]] = {
     "sqlite-utils command": _sqlite_utils,
     "pandas to_sql replace": _replace,
     "Datasette": _datasette,
+    "DB Browser for SQLite": _browser,
     "rosbags": _rosbags,
     "Turso": _turso,
     "SQLCipher": _sqlcipher,

@@ -104,6 +104,10 @@ APPLICATIONS = {
     ),
     "pandas to_sql replace": ((str(PYTHON),), "drops and creates the table: the content is replaced on every node"),
     "Datasette": ((str(FOLDER / "python" / "bin" / "datasette"),), "it lists the tables named `mycomesh_` too"),
+    "DB Browser for SQLite": (
+        ("/usr/bin/sqlitebrowser",),
+        "Write Changes (Ctrl+S) soon: until then it holds the write lock, and the node waits; hide tables named `mycomesh_`",
+    ),
     "rosbags": (
         (str(PYTHON),),
         "serve a bag once it is closed: a recorder keeps one transaction open",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mycomesh.sync.replica import ReplicaConfig
 from tests.sync.peers import Peer, converge
 
@@ -80,5 +82,41 @@ def test_a_raised_floor_lets_the_table_spread(tmp_path):
     two.close()
     two.open()  # the same setting is stated once
     assert two.drain() == []
+    for peer in (one, two):
+        peer.close()
+
+
+@pytest.mark.parametrize("stated_first", [True, False])
+def test_a_users_table_may_be_called_floor(tmp_path, stated_first):
+    """Its fact has the name under which earlier versions look for the floor."""
+    one = Peer(tmp_path / "1.db", 1, config=ReplicaConfig(sqlite_floor=(3, 50)) if stated_first else None)
+    two = Peer(tmp_path / "2.db", 2)
+    if stated_first:
+        converge([one, two])
+    one.sql("CREATE TABLE floor(id INTEGER PRIMARY KEY, a); INSERT INTO floor VALUES(1, 'a')")
+    converge([one, two])
+    if not stated_first:
+        one.close()
+        one.config = ReplicaConfig(sqlite_floor=(3, 50))
+        one.open()
+    one.sql("CREATE INDEX i ON floor(unistr(a))")
+    converge([one, two])
+    two.sql("INSERT INTO floor VALUES(2, 'b'); ALTER TABLE floor ADD COLUMN c")
+    converge([one, two])
+    converge([one, two])
+    assert one.sql("SELECT id, c FROM floor ORDER BY id") == two.sql("SELECT id, c FROM floor ORDER BY id")
+    assert one.sql("SELECT count(*) FROM floor") == [(2,)]
+    assert "unistr" in schema(two)
+    assert {peer.replica.registry.floor for peer in (one, two)} == {(3, 50)}
+    for peer in (one, two):
+        peer.close()
+
+
+def test_a_table_named_like_a_fact_stays_at_home(tmp_path):
+    one, two = Peer(tmp_path / "1.db", 1), Peer(tmp_path / "2.db", 2)
+    one.sql('CREATE TABLE "view:v"(a); CREATE TABLE "a:b"(id INTEGER PRIMARY KEY); CREATE VIEW v AS SELECT 1')
+    converge([one, two])
+    assert list(two.tables()) == ["a:b"]
+    assert "its name begins with view:" in note_of(one, "view:v")
     for peer in (one, two):
         peer.close()

@@ -46,6 +46,19 @@ def test_idle_equal_replicas_only_compare_from_time_to_time(world_of):
         assert not [notice for notice in node.noticed() if notice.startswith("repair")]
 
 
+def test_a_peer_with_one_table_more_is_not_equal(world_of):
+    """The file of the second has a view of that name, so it cannot create the table, and has no digest of it."""
+    world = world_of(2)
+    one, two = world.nodes
+    world.write(two, "CREATE VIEW more AS SELECT 1")
+    world.write(one, "CREATE TABLE more(id INTEGER PRIMARY KEY); INSERT INTO more VALUES(1)")
+    chained(world, ms=20_000)
+    for node in world.nodes:
+        (status,) = node.exchange.links(world.now)
+        assert not status.equal
+        assert status.behind == ("more",)
+
+
 def test_a_write_is_there_one_delay_later(world_of):
     world = world_of(2)
     chained(world)
