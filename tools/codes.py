@@ -246,7 +246,7 @@ _DATABASE = (
         "child.refused",
         "a process that the node runs cannot use its section of config.toml",
         "the notice says what is wrong there; the process is not started again by itself, and the node goes on without it",
-        "correct config.toml, then run mycomesh bridge resume NAME",
+        "correct config.toml, then run mycomesh bridge resume NAME, or mycomesh web resume",
     ),
     Code(
         "bridge.shared_id",
@@ -727,6 +727,7 @@ _RUN = (
 )
 
 _WEB = (
+    Code("web.serving", "the web console is served", "--web or the section [web] of config.toml asks for it"),
     Code(
         "web.request",
         "the console cannot read a request",

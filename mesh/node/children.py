@@ -94,7 +94,7 @@ class _Child:
 
     def __init__(self, section: Section, words: Sequence[str], notify: Callable[[Notice], None]) -> None:
         self._section = section
-        self._words = [*words, section.kind, "run", *([section.name] if section.name else [])]
+        self._words = [*words, section.kind, "run", *([section.name] if section.name else []), *section.words]
         self._notify = notify
         self._process: asyncio.subprocess.Process | None = None
         self._ended = asyncio.Event()  # no process runs

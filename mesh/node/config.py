@@ -32,12 +32,14 @@ __all__ = [
     "NodeConfig",
     "PeerName",
     "Section",
+    "console_address",
     "load",
     "metrics_address",
     "sections_of",
 ]
 
 PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
+CONSOLE_PORT_DEFAULT = 7480
 METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
 HOOKS_MAX = 32  # each is a reader and a process
@@ -45,7 +47,7 @@ HOOK_TIMEOUT_S_MAX = 86_400
 SECTIONS_MAX = 32  # each is a process
 # Sections that a process of its own runs, as `mycomesh KIND run NAME` -> whether there are several, as [KIND.NAME]. The command
 # checks what is in its section.
-KINDS = {"bridge": True}
+KINDS = {"bridge": True, "web": False}
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
@@ -158,10 +160,14 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of config.toml that a child process runs: its kind, and its name, "" where there is one section only."""
+    """A section of config.toml that a child process runs: its kind, and its name, "" where there is one section only.
+
+    words: what the command line adds to those of the child.
+    """
 
     kind: str
     name: str
+    words: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, kind: str, value: Any) -> tuple[Section, ...]:
@@ -185,6 +191,11 @@ class Section:
 def metrics_address(text: str) -> PeerName:
     """Parse the address at which metrics are served; raise `ConfigError` for anything else."""
     return PeerName.parse(text, "metrics", METRICS_PORT_DEFAULT)
+
+
+def console_address(text: str) -> PeerName:
+    """Parse the address at which the web console listens, port 0 for any free one; raise `ConfigError` for anything else."""
+    return PeerName.parse(text, "console", CONSOLE_PORT_DEFAULT, free=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +314,10 @@ def load(path: Path, **overrides: Any) -> NodeConfig:
             settings = replace(settings, **{field: found})
         except ConfigError as error:
             raise ConfigError(f"{path}:{_line(text, key)}: {error}") from error
+    console = overrides.pop("web", None)
+    if console is not None:  # its address, beside what its section says
+        others = tuple(each for each in settings.children if each.kind != "web")
+        settings = replace(settings, children=(*others, Section("web", "", (console,))))
     return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -318,6 +319,66 @@ def test_curl_client_reads_and_writes(fleet):
     assert done.stdout.startswith("id,v\n")
     assert '{"columns":["changes"],"rows":[[1]],"more":false}' in done.stdout
     first.shows("SELECT v FROM plain WHERE id = 600", "from curl\n")
+
+
+def test_node_runs_its_console_and_starts_it_again(machine):
+    lone = machine("lone")
+    lone.done("init")
+    lone.home.config_file.parent.mkdir(exist_ok=True)
+    lone.home.config_file.write_text("[web]\ntoken = true\n")
+    lone.up("--port", "0", "--web", "127.0.0.1:0")
+
+    def running():
+        return [each for each in lone.status()["children"] if each["state"] == "running"]
+
+    (child,) = eventually(running, "the console runs")
+    assert "console at http://127.0.0.1:" in lone.output()
+    token = (lone.home.state / "web-token").read_text().strip()
+    assert token not in lone.output()
+    address = re.search(r"http://127\.0\.0\.1:(\d+)", child["text"])[1]
+    for given, status in ((token, 200), ("wrong", 401)):
+        connection = http.client.HTTPConnection("127.0.0.1", int(address), timeout=START_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {given}"})
+            assert connection.getresponse().status == status
+    os.kill(child["pid"], signal.SIGKILL)
+    eventually(lambda: [each for each in running() if each["pid"] != child["pid"]], "it runs again")
+    lone.done("web", "pause")
+    eventually(lambda: lone.status()["children"][0]["state"] == "paused", "it is paused")
+    lone.done("web", "resume")
+    (last,) = eventually(running, "it runs again")
+    lone.kill()
+    eventually(lambda: not Path(f"/proc/{last['pid']}").exists(), "it ends with its node")
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("adress = 'x'", "no key 'adress'"),
+        ("token = 1", "'token' must be true or false"),
+        ("names = [1]", "'names' must be a list of names"),
+        ("address = 'a b'", "console 'a b' is not host:port"),
+        ("basemap = 'absent.pmtiles'", "cannot read the base map"),
+    ],
+)
+def test_wrong_section_is_refused_in_one_line(fleet, section, says):
+    second = fleet[1]
+    second.home.config_file.write_text(f"[web]\n{section}\n")
+    try:
+        done = second.run("web", "run", "127.0.0.1:0") if "address" not in section else second.run("web", "run")
+    finally:
+        second.home.config_file.unlink()
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_wrong_address_stops_up_before_it_begins(machine):
+    lone = machine("mistaken")
+    done = lone.run("up", str(lone.file), "--web", "127.0.0.1:99999")
+    assert done.returncode == 2
+    assert "no port between" in done.stderr
+    assert not lone.file.exists()
 
 
 def test_console_without_a_node_says_so(tmp_path):

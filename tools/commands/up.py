@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="serve Prometheus metrics at this address, such as 127.0.0.1:9464",
     )
+    parser.add_argument(
+        "--web",
+        metavar="HOST:PORT",
+        help=f"serve the web console too, such as 127.0.0.1:{config.CONSOLE_PORT_DEFAULT}; see 'mycomesh web'",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log debug events too")
 
 
@@ -85,6 +90,8 @@ def network_overrides(args: argparse.Namespace) -> dict[str, object]:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Serve until SIGTERM, SIGINT or `mycomesh down`."""
+    if args.web is not None:
+        config.console_address(args.web)  # before anything is opened
     settings = config.load(
         home.config_file,
         only=None if args.only is None else tuple(args.only),
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         log_level="debug" if args.verbose else None,
         log_format=args.log_format,
         metrics=args.metrics,
+        web=args.web,
         **network_overrides(args),
     )
     serve(home, args.file, settings)

@@ -15,6 +15,7 @@ from mycomesh.mesh.node.daemon import event_loop
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.version import __version__
+from mycomesh.tools.child import Reports, end_with_parent, is_supervised
 from mycomesh.tools.web.access import Access, is_local, names_of, stored_token
 from mycomesh.tools.web.api import ROUTES, Api
 from mycomesh.tools.web.database import Database
@@ -109,6 +110,16 @@ class Console:
         assert self._access is not None, "started"
         return shown if self._access.open_reads and not options.allow_writes else f"{shown}#token={self._token}"
 
+    def report(self, reports: Reports) -> None:
+        """Say where the console is: to a person with the token, to the node's log without it."""
+        if not is_supervised():
+            print(f"console at {self.address}", flush=True)
+            return
+        plain, _, token = self.address.partition("#")
+        text = f"console at {plain}" + (f" with the token in {self._home.state / 'web-token'}" if token else "")
+        reports.report("running", text)
+        reports.notify("web.serving", text)
+
     async def close(self) -> None:
         """End all connections."""
         await self._server.close()
@@ -194,12 +205,13 @@ def _find(request: Request) -> tuple[Route, dict[str, str]]:
 async def _serve(home: Home, options: Options) -> None:
     console = Console(home, options)
     await console.start()
+    end_with_parent()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, ended.set)
-    print(f"console at {console.address}", flush=True)
+    console.report(Reports())
     try:
         await ended.wait()
     finally:
