@@ -25,7 +25,7 @@ from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.processes import NodeProcess, ending
 
-__all__ = ["connect", "crypto", "equal", "memory_mb", "node"]
+__all__ = ["connect", "cpu_s", "crypto", "equal", "memory_mb", "node"]
 
 WAIT_S_MAX = 60.0  # on a machine that works, each wait takes a second or two
 LOOK_S = 0.005
@@ -182,6 +182,11 @@ def _idle_percents(pids: tuple[int, ...], seconds: float) -> list[float]:
     time.sleep(seconds)
     elapsed_s = time.perf_counter() - started
     return [(_ticks(pid) - then) / _TICKS / elapsed_s * 100 for pid, then in zip(pids, before, strict=True)]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, in seconds."""
+    return _ticks(pid) / _TICKS
 
 
 def _ticks(pid: int) -> int:

@@ -96,7 +96,7 @@ def _server() -> Any:
 
 
 def _section(home: Home) -> dict[str, Any]:
-    """Return the section [web] of config.toml; empty if there is none.
+    """Return the section [web] of config.toml; empty without one.
 
     Raises:
         ConfigError: a key is unknown, or has another type.
