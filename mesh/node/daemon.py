@@ -39,6 +39,7 @@ from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, Ser
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.status import SCHEMA, Status, to_json
 from mycomesh.mesh.node.systemd import Watchdog, notify_manager
+from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.version import __version__
 from mycomesh.sync.errors import SyncError
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
     from mycomesh.mesh.node.snapshot import Snapshot
 
-__all__ = ["Daemon", "as_node_errors", "enrol", "event_loop", "serve"]
+__all__ = ["Daemon", "as_node_errors", "enrol", "serve"]
 
 STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process forever
 # The SQL thread releases Python's global lock in each statement, and takes this long to get it back from a busy event loop. With
@@ -497,15 +498,6 @@ async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None
         return await asyncio.wait_for(work, seconds_max)
     except TimeoutError:
         return None
-
-
-def event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's if it is installed, else asyncio's."""
-    try:
-        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
-    except ImportError:
-        loop = asyncio.new_event_loop()
-    return loop
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -45,17 +45,23 @@ _FILL = (
 _MOVE = "UPDATE points SET lat = lat + 0.01, lon = lon + 0.01, at = at + 1"
 # Returns the moment, by the clock of the machine, at which the first point has its new value on the screen.
 _SEEN = """number => new Promise((found) => {
-  const view = mycomesh.views.map, thing = view.layers[0].things.get('1');
-  const look = () => {
-    const point = thing.track[thing.track.length - 1];
-    if (point.values.at < number) return requestAnimationFrame(look);
-    const frames = view.points.frames;
-    const drawn = () => view.points.frames > frames || !view.points.frame
-      ? found(performance.timeOrigin + performance.now()) : requestAnimationFrame(drawn);
-    requestAnimationFrame(drawn);
+  const { points, layers } = mycomesh.views.map, { draw } = Object.getPrototypeOf(points);
+  points.draw = function () {
+    draw.call(this);
+    if (layers[0].things.get('1').track.at(-1).values.at === number) found(performance.timeOrigin + performance.now());
   };
-  look();
 })"""
+# Drags the map to and fro as a mouse does: the points are drawn at each step, the land when it ends.
+_DRAG = """() => {
+  const { map } = mycomesh.views.map;
+  let step = 0;
+  const drag = () => {
+    map._rawPanBy([step++ % 80 < 40 ? 3 : -3, 0]);
+    map.fire('move');
+    mycomesh.dragging = requestAnimationFrame(drag);
+  };
+  drag();
+}"""
 
 
 def web(quick: bool) -> dict[str, Figure]:
@@ -177,29 +183,25 @@ def _in_browser(db: sqlite3.Connection, port: int, points: int, moves: int, writ
 
 def _frames_per_s(db: sqlite3.Connection, page: Any, moves: int) -> float:
     """Return the frames that are drawn a second while the points move and the map is dragged to and fro."""
-    page.evaluate(
-        "() => { const view = mycomesh.views.map; let step = 0;"
-        " const pan = () => { view.map.panBy([step++ % 40 < 20 ? 4 : -4, 0], { animate: false }); view.points.redraw();"
-        " view.panning = requestAnimationFrame(pan); }; pan(); }"
-    )
+    page.evaluate(_DRAG)
     _move(db, 1)
     frames, started = page.evaluate("mycomesh.views.map.points.frames"), time.monotonic()
     _move(db, moves)
     per_s = (page.evaluate("mycomesh.views.map.points.frames") - frames) / (time.monotonic() - started)
-    page.evaluate("cancelAnimationFrame(mycomesh.views.map.panning)")
+    page.evaluate("cancelAnimationFrame(mycomesh.dragging)")
     return float(per_s)
 
 
 def _delays_ms(db: sqlite3.Connection, page: Any, writes: int) -> list[float]:
-    """Return milliseconds from the end of each commit to the screen."""
+    """Return milliseconds from just before each commit to the screen."""
     (path,) = db.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
     committed: list[float] = []
 
     def write(value: int) -> None:
         time.sleep(WRITE_PAUSE_S)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=WAIT_S_MAX)) as own:
+            committed.append(time.time_ns() / 1e6)
             own.execute("UPDATE points SET at = ?, lat = lat + 0.001 WHERE id = 1", (value,))
-        committed.append(time.time_ns() / 1e6)
 
     seen = []
     for number in range(1_000_000, 1_000_000 + writes):

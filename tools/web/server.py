@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mycomesh.mesh.node.daemon import event_loop
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.version import __version__
 from mycomesh.tools.child import Reports, end_with_parent, is_supervised
 from mycomesh.tools.web.access import Access, is_local, names_of, stored_token

@@ -236,10 +236,11 @@ export class Layer {
     return Date.now() - this.newest < DAY_MS;
   }
 
-  isStale(point, time) {
+  // The time before which a position is stale, seen from a place of the slider.
+  staleBefore(time) {
     const limit = this.staleMs >= 0 ? this.staleMs : this.isLive() ? 300_000 : Infinity;
     const now = time === Infinity ? (this.isLive() ? Date.now() : this.newest) : time;
-    return now - point.t > limit;
+    return now - limit;
   }
 
   has(row) {
