@@ -353,7 +353,7 @@ class Daemon:
     async def _on_request(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("do"):
             case "status":
-                return to_json(await self.status())
+                return self._brief() if request.get("brief") is True else to_json(await self.status())
             case "replicas":
                 return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke" | "remove-members":
@@ -400,6 +400,18 @@ class Daemon:
         if problem:
             raise NodeError(f"the node stopped, but: {problem}")
         return {"pid": os.getpid(), "file": str(self._file)}
+
+    def _brief(self) -> dict[str, Any]:
+        """Return who this node is and whom it reaches, which costs no read of the file."""
+        identity = self._identity
+        peers = () if self._node is None else self._node.reach()
+        return {
+            "phase": "starting" if self._node is None else "serving",
+            "file": str(self._file),
+            "node": "" if identity is None else identity.name,
+            "node_id": "" if identity is None else identity.node_id.hex(),
+            "peers": [{"node_id": node_id.hex(), "name": name, "state": state} for node_id, name, state in peers],
+        }
 
     def _isolate(self, *, cut: bool) -> None:
         self._serving().isolate(cut=cut)

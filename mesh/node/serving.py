@@ -282,6 +282,10 @@ class ServingNode:
         """Drop on every node what a revoked node has written since a time. Call `Membership.purgeable` first."""
         self._shell.feed(PurgeWrites(node_id, since_ms))
 
+    def reach(self) -> tuple[tuple[bytes, str, str], ...]:
+        """Return every other member: its node id, its name, and whether it is linked, reachable or down."""
+        return tuple((peer.node_id, peer.name, peer.state) for peer in self._mesh.peers(clock()[0]))
+
     def is_reachable(self, node_id: bytes) -> bool:
         """Return whether a member is linked with this node, directly or through others."""
         return any(peer.node_id == node_id and peer.state != "down" for peer in self._mesh.peers(clock()[0]))

@@ -20,6 +20,7 @@ from mycomesh.tools.bridges.node_link import NodeLink
 from mycomesh.tools.bridges.outbound import Outbound, check_columns
 from mycomesh.tools.bridges.scheme import LinkError, SchemeError
 from mycomesh.tools.bridges.settings import load
+from mycomesh.tools.bridges.succession import Succession
 from mycomesh.tools.bridges.turn import Turn
 from mycomesh.tools.bridges.writer import Writer
 from mycomesh.tools.child import Reports, end_with_parent
@@ -92,7 +93,7 @@ class Bridge:
                 scheme = settings.scheme(options)
                 self._make_tables(writer, scheme)
                 await self._wait_for_tables(writer)
-                await self._serve(scheme, writer)
+                await self._take_turns(scheme, writer)
             finally:
                 writer.close()
         finally:
@@ -109,8 +110,7 @@ class Bridge:
                     self._set("waiting", str(error))
                 else:
                     if status["phase"] == "serving":
-                        ids = [status["node_id"], *(peer["node_id"] for peer in status["peers"])]
-                        self._members = frozenset(each[:16] for each in ids)
+                        self._on_members([status["node_id"], *(peer["node_id"] for peer in status["peers"])])
                         return status
                     self._set("waiting", "the node does not serve yet")
                 await asyncio.sleep(TABLE_PAUSE_S)
@@ -144,9 +144,38 @@ class Bridge:
             if wrong:
                 raise ConfigError(f"[bridge.{self._settings.name}] {wrong}")
 
+    async def _take_turns(self, scheme: Scheme, writer: Writer) -> None:
+        """Serve whenever it is this node's turn, which for some schemes is always."""
+        if scheme.everywhere:
+            self._turn.set(active=True, holder="")
+            await self._serve(scheme, writer)
+            return
+        succession = Succession(self._home, self._settings, self._turn, writer)
+        deciding = asyncio.ensure_future(succession.run(self._on_members))
+        try:
+            await self._serve(scheme, writer)
+        finally:
+            deciding.cancel()
+            await asyncio.wait([deciding])
+            await succession.end()
+
+    def _on_members(self, ids: list[str]) -> None:
+        self._members = frozenset(each[:16] for each in ids)
+
+    async def _stand_by(self) -> None:
+        """Return once it is this node's turn; say meanwhile whose turn it is."""
+        while not self._turn.active:
+            holder = self._turn.holder
+            self._set("standing by", f"{holder} publishes" if holder else "finding out whose turn it is")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._turn.wait(), REPORT_S)
+
     async def _serve(self, scheme: Scheme, writer: Writer) -> None:
         failures = 0
         while True:
+            if not scheme.receives_everywhere:
+                await self._stand_by()
+            pause_s: float = 0
             try:
                 await scheme.connect()
                 self._told, failures = "", 0
@@ -177,7 +206,6 @@ class Bridge:
     async def _flow(self, scheme: Scheme, writer: Writer) -> None:
         """Run all directions until one of them fails; raise its error."""
         settings = self._settings
-        self._turn.set(active=True, holder="")
         is_echo = (lambda _change: False) if scheme.returns_rows else writer.is_echo
         works = [
             Outbound(self._home, settings, table, self._figures, is_echo).run(scheme, self._turn)
@@ -186,6 +214,8 @@ class Bridge:
         if settings.incoming:
             alone = scheme.everywhere or scheme.receives_everywhere
             works.append(receive(scheme, writer, None if alone else self._turn))
+        if not scheme.receives_everywhere:
+            works.append(self._turn.wait_for_end())
         tasks = [asyncio.ensure_future(work) for work in works]
         self._set("running", "")
         try:

@@ -11,22 +11,27 @@ class Turn:
     """Whether this node publishes. It begins with no turn."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
         self.holder = ""  # the name of the node whose turn it is
 
     @property
     def active(self) -> bool:
         """Whether it is this node's turn."""
-        return self._event.is_set()
+        return self._begun.is_set()
 
     def set(self, *, active: bool, holder: str) -> None:
         """Begin or end the turn."""
         self.holder = holder
-        if active:
-            self._event.set()
-        else:
-            self._event.clear()
+        begin, end = (self._begun, self._ended) if active else (self._ended, self._begun)
+        end.clear()
+        begin.set()
 
     async def wait(self) -> None:
         """Return once it is this node's turn."""
-        await self._event.wait()
+        await self._begun.wait()
+
+    async def wait_for_end(self) -> None:
+        """Return once it is not."""
+        await self._ended.wait()

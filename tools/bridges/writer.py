@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,9 @@ class Writer:
         self._is_own = is_own
         self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
         self._db.set_busy_timeout(1000 * BUSY_S)
+        self._reads = apsw.Connection(file, apsw.SQLITE_OPEN_READONLY)  # for the event loop, while a thread writes
+        self._changed: dict[tuple[str, str], None] = {}  # rows that came in and have other values by now
+        self._lock = threading.Lock()  # of the connection that writes: threads write, and follow other nodes
         self._shapes: dict[str, TableShape] = {}
         self._schema_version = -1
         self._seq = 0
@@ -110,15 +114,16 @@ class Writer:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._reads.close()
 
     def shape(self, table: str) -> TableShape | None:
         """Return the columns of a table as they are by now, None while there is no such table."""
-        version = self._number("PRAGMA schema_version")
+        version = int(next(self._reads.execute("PRAGMA schema_version"))[0])
         if version != self._schema_version:
             self._schema_version = version
             self._shapes.clear()
         if table not in self._shapes:
-            found = TableShape.read(self._db, table)
+            found = TableShape.read(self._reads, table)
             if found is None:
                 return None
             self._shapes[table] = found
@@ -132,7 +137,7 @@ class Writer:
         """Take over positions that another node has reached."""
         ahead = {source: offset for source, offset in offsets.items() if offset > self._offsets.get(source, -1)}
         if ahead:
-            with self._db:
+            with self._lock, self._db:
                 self._store_offsets(ahead)
             self._offsets.update(ahead)
 
@@ -148,9 +153,17 @@ class Writer:
         Raises:
             apsw.BusyError: another program keeps the write lock.
         """
+        with self._lock:
+            return self._write(arrivals)
+
+    def _write(self, arrivals: Sequence[Arrival]) -> int:
         done, reached = 0, {}
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            for table, key in list(self._changed):
+                del self._changed[table, key]
+                where = (self._settings.name, table, key)
+                self._db.execute("DELETE FROM mycomesh_bridge_rows WHERE bridge = ? AND tbl = ? AND row = ?", where)
             for arrival in arrivals:
                 self._write_one(arrival)
                 done += 1
@@ -330,9 +343,12 @@ class Writer:
         """Return whether the row of a change still has the values that it came in with; forget them if it has others."""
         if not self._has_rows:
             return False
-        where = (self._settings.name, change["table"].casefold(), _key_text(list(change["key"].values())))
-        found = self._db.execute(
-            "SELECT digest FROM mycomesh_bridge_rows WHERE bridge = ? AND tbl = ? AND row = ?", where
+        table, key = change["table"].casefold(), _key_text(list(change["key"].values()))
+        if (table, key) in self._changed:
+            return False
+        found: Any = self._reads.execute(
+            "SELECT digest FROM mycomesh_bridge_rows WHERE bridge = ? AND tbl = ? AND row = ?",
+            (self._settings.name, table, key),
         ).fetchone()
         if found is None:
             return False
@@ -340,7 +356,7 @@ class Writer:
         made = None if values is None else {name: sql_value(value) for name, value in values.items()}
         if found[0] == digest_of(made):
             return True
-        self._db.execute("DELETE FROM mycomesh_bridge_rows WHERE bridge = ? AND tbl = ? AND row = ?", where)
+        self._changed[table, key] = None
         return False
 
 

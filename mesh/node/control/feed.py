@@ -8,11 +8,13 @@ A reader whose client has gone is closed after `IDLE_S`, or as soon as another o
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class FeedRequests:
                 drop = request.get("drop")
                 if isinstance(drop, str) and not await node.run_on_feed(lambda feed, _: feed.drop(drop)):
                     raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
+                if isinstance(request.get("follow"), dict):
+                    await _follow(node, request["follow"])
                 return {"cursors": [asdict(reader) for reader in await node.cursors()]}
             case _:
                 return await self._page(node, request)
@@ -123,6 +127,17 @@ class FeedRequests:
         session = self._sessions.pop(token, None)
         if session is not None:
             session.reader.close()
+
+
+async def _follow(node: ServingNode, follow: dict[str, Any]) -> None:
+    """Move a cursor forward by what a reader of the same name at another node has seen."""
+    cursor, table, position = (str(follow.get(name)) for name in ("cursor", "table", "position"))
+    try:
+        seen = Position.decode(base64.b64decode(position, validate=True))
+    except ValueError as error:
+        raise NodeError(f"this is no position of a reader: {error}") from error
+    seen.touched, seen.start = 0, None  # both count in the other node's file
+    await node.run_on_feed(lambda feed, wall_ms: feed.move(cursor, table, seen, wall_ms))
 
 
 async def _acknowledge(session: _Session, count: int, failed: list[Any]) -> None:

@@ -1,0 +1,172 @@
+"""Succession: which of the nodes with a bridge has its turn, and how the others follow its position, without a consensus.
+
+Each node with the section has rows in the table `bridge_positions`, which replicates like any other: that its bridge runs, the
+vector of its cursor for each table, and the offsets of what comes in. Among the nodes that this one reaches and whose bridge
+runs, the one with the greatest hash of (bridge, node) has its turn. The others merge its vector into their own cursors, so that
+a successor repeats seconds and no history. In a split each side has one; where the system dedupes by id, nothing is there twice.
+
+A node that is alone in its mesh makes no such table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from mycomesh.mesh.node.errors import NoNodeError, RefusedError
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.tools.bridges.node_link import FeedSession, NodeLink
+from mycomesh.tools.bridges.outbound import cursor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.tools.bridges.settings import BridgeSettings
+    from mycomesh.tools.bridges.turn import Turn
+    from mycomesh.tools.bridges.writer import Writer
+
+__all__ = ["TABLE", "Succession", "rank"]
+
+TABLE = "bridge_positions"
+STEP_S = 0.5
+GRACE_S = 1.5  # a node that has just started, or become reachable, waits so long before its turn: it may lack rows
+BUSY_MS = 5_000
+RUNS, OFFSETS = "", "in"  # the rows of a node beside those of its tables, which begin with OUT
+OUT = "out:"
+_CREATE = (
+    f"CREATE TABLE IF NOT EXISTS {TABLE}("
+    "bridge TEXT NOT NULL, node TEXT NOT NULL, part TEXT NOT NULL, position BLOB, PRIMARY KEY(bridge, node, part))"
+)
+_PUT = (
+    f"INSERT INTO {TABLE} VALUES(?, ?, ?, ?) ON CONFLICT(bridge, node, part) DO UPDATE SET position = excluded.position"
+    f" WHERE {TABLE}.position IS NOT excluded.position"
+)
+
+
+def rank(bridge: str, node_id: str) -> bytes:
+    """Return the rank of a node for one bridge; the greatest has its turn (rendezvous hashing, Thaler and Ravishankar 1998)."""
+    return hashlib.blake2b(f"{bridge}\0{node_id}".encode(), digest_size=16).digest()
+
+
+class Succession:
+    """The part of one node in the turns of one bridge."""
+
+    def __init__(self, home: Home, settings: BridgeSettings, turn: Turn, writer: Writer) -> None:
+        self._home = home
+        self._settings = settings
+        self._turn = turn
+        self._writer = writer
+        self._link = NodeLink(home)
+        self._db: apsw.Connection | None = None
+        self._own = ""
+        self._first_s: float | None = None  # since when this node ranks first
+        self._followed: dict[tuple[str, str], bytes] = {}  # (node, part) -> the position that was merged
+        self._opened = False
+
+    async def run(self, on_members: Callable[[list[str]], None]) -> None:
+        """Decide again and again whose turn it is; tell the ids of the members."""
+        while True:
+            with contextlib.suppress(NoNodeError, RefusedError, apsw.BusyError):
+                reach = await self._link.ask("status", brief=True)
+                if reach["phase"] == "serving":
+                    on_members([reach["node_id"], *(peer["node_id"] for peer in reach["peers"])])
+                    await self._step(reach)
+            await asyncio.sleep(STEP_S)
+
+    async def _step(self, reach: dict[str, Any]) -> None:
+        self._own = reach["node_id"]
+        if not reach["peers"]:
+            self._turn.set(active=True, holder=reach["node"])
+            return
+        rows = await asyncio.to_thread(self._exchange, reach["file"])
+        names = {peer["node_id"]: peer["name"] for peer in reach["peers"] if peer["state"] != "down"}
+        names[self._own] = reach["node"]
+        running = [node for node, part, _ in rows if part == RUNS and node in names]
+        holder = max(running, key=lambda node: rank(self._settings.name, node), default=self._own)
+        now_s = asyncio.get_running_loop().time()
+        if holder != self._own:
+            self._first_s = None
+            self._turn.set(active=False, holder=names[holder])
+        news = [
+            (node, part, data) for node, part, data in rows if node != self._own and self._is_news(node, part, data)
+        ]
+        if news:
+            self._turn.set(active=False, holder=self._turn.holder)  # its reader begins again behind what it has merged
+            await self._follow(news)
+        if holder == self._own:
+            self._first_s = now_s if self._first_s is None else self._first_s
+            if now_s - self._first_s >= GRACE_S:
+                self._turn.set(active=True, holder=reach["node"])
+
+    def _exchange(self, file: str) -> list[tuple[str, str, bytes]]:
+        """Write this node's rows, and return all rows of the bridge; on a thread, since the file may be locked."""
+        if self._db is None:
+            self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
+            self._db.set_busy_timeout(BUSY_MS)
+            self._db.execute(_CREATE)
+        db, name = self._db, self._settings.name
+        own: dict[str, bytes] = {RUNS: b""}
+        if self._turn.active:
+            with contextlib.suppress(apsw.SQLError):  # there are no cursors yet
+                for table in self._settings.out:
+                    select = "SELECT position FROM mycomesh_cursors WHERE name = ? AND table_name = ?"
+                    found: Any = db.execute(select, (cursor_of(name), fold(table))).fetchone()
+                    if found is not None and isinstance(found[0], bytes):
+                        own[OUT + table] = found[0]
+            offsets = self._writer.offsets()
+            if offsets:
+                own[OFFSETS] = json.dumps(offsets, sort_keys=True).encode()
+        rows: list[Any] = db.execute(
+            f"SELECT node, part, position FROM {TABLE} WHERE bridge = ? ORDER BY node, part", (name,)
+        ).fetchall()
+        known = {part: data for node, part, data in rows if node == self._own}
+        changed = [(name, self._own, part, data) for part, data in own.items() if known.get(part) != data]
+        if changed:
+            with db:
+                db.executemany(_PUT, changed)
+        return [*rows, *[(node, part, data) for _, node, part, data in changed]]
+
+    def _is_news(self, node: str, part: str, data: object) -> bool:
+        return part != RUNS and isinstance(data, bytes) and self._followed.get((node, part)) != data
+
+    async def _follow(self, rows: list[tuple[str, str, bytes]]) -> None:
+        """Merge positions of other nodes into the cursors and offsets of this one."""
+        settings = self._settings
+        if not self._opened:  # a cursor has to exist before it moves
+            for table in settings.out:
+                session = FeedSession(
+                    self._home, table, cursor_of(settings.name), from_now=settings.begin == "now", rows_max=1
+                )
+                with contextlib.suppress(RefusedError):
+                    await session.page(wait_ms=0)
+                await session.close()
+            self._opened = True
+        for node, part, data in rows:
+            if part == OFFSETS:
+                with contextlib.suppress(ValueError, AttributeError):
+                    plain = {str(source): int(offset) for source, offset in json.loads(data).items()}
+                    await asyncio.to_thread(self._writer.follow, plain)
+            elif part.removeprefix(OUT) in settings.out:
+                position = base64.b64encode(data).decode()
+                follow = {"cursor": cursor_of(settings.name), "table": part.removeprefix(OUT), "position": position}
+                await self._link.ask("cursors", follow=follow)
+            self._followed[node, part] = data
+
+    async def end(self) -> None:
+        """Say that the bridge of this node does not run, so that another one has its turn at once."""
+        self._link.close()
+        if self._db is not None:
+            db, self._db = self._db, None
+            with contextlib.suppress(apsw.Error):
+                db.set_busy_timeout(500)
+                db.execute(
+                    f"DELETE FROM {TABLE} WHERE bridge = ? AND node = ? AND part = ''", (self._settings.name, self._own)
+                )
+            db.close()
