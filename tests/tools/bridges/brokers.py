@@ -29,6 +29,7 @@ from nats.js.api import StreamConfig
 from paho.mqtt.enums import CallbackAPIVersion
 
 WAIT_S = 30
+IDLE_S = 0.5
 USER, PASSWORD = "ground", "s3cret"
 
 
@@ -60,6 +61,14 @@ def certificate(folder):
         )  # fmt: skip
         key.chmod(0o644)
     return cert, key
+
+
+async def filled(found, count):
+    """Return when a list has so many items, or with None when nothing has come for a while."""
+    size = -1
+    while (len(found) < count) if count is not None else (len(found) != size):
+        size = len(found)
+        await asyncio.sleep(0.01 if count is not None else IDLE_S)
 
 
 class Broker:
@@ -121,8 +130,8 @@ class Broker:
         """Return a list of the messages that are published in the block, of a broker that does not keep them."""
         yield []
 
-    async def read(self, count):
-        """Return the first `count` messages that the broker has, as (topic, body, headers)."""
+    async def read(self, count=None):
+        """Return the first `count` messages that the broker has, by default all, as (topic, body, headers)."""
         raise NotImplementedError
 
     async def reset(self):
@@ -158,13 +167,17 @@ class Nats(Broker):
     async def _connect(self):
         return await nats.connect(self.url, connect_timeout=5)
 
-    async def read(self, count):
+    async def read(self, count=None):
         client = await self._connect()
         try:
             subscription = await client.jetstream().subscribe(self.read_pattern, ordered_consumer=True)
             found = []
-            while len(found) < count:
-                message = await subscription.next_msg(timeout=10)
+            while count is None or len(found) < count:
+                try:
+                    message = await subscription.next_msg(timeout=10 if count else IDLE_S)
+                except nats.errors.TimeoutError:
+                    assert count is None, f"only {len(found)} of {count}"
+                    break
                 found.append((message.subject, message.data, dict(message.headers or {})))
             return found
         finally:
@@ -186,6 +199,8 @@ class Nats(Broker):
         try:
             name = await client.jetstream().find_stream_name_by_subject(self.read_pattern)
             return (await client.jetstream().stream_info(name)).state.messages
+        except nats.js.errors.NotFoundError:
+            return 0
         finally:
             await client.close()
 
@@ -249,11 +264,10 @@ class Mosquitto(Broker):
             client.disconnect()
             client.loop_stop()
 
-    async def read(self, count):
+    async def read(self, count=None):
         """Return what is retained."""
         async with self.watching() as found:
-            while len(found) < count:  # noqa: ASYNC110 - a thread fills it
-                await asyncio.sleep(0.01)
+            await filled(found, count)
             return list(found)
 
     async def send(self, bodies, topic=None):
@@ -339,7 +353,7 @@ class Rabbit(Broker):
     async def _connect(self):
         return await aio_pika.connect(f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.plain_port}/")
 
-    async def read(self, count):
+    async def read(self, count=None):
         """Read the stream that the bridge has created."""
         async with await self._connect() as connection:
             channel = await connection.channel()
@@ -353,8 +367,7 @@ class Rabbit(Broker):
                 await message.ack()
 
             await queue.consume(on_message, arguments={"x-stream-offset": "first"})
-            while len(found) < count:  # noqa: ASYNC110 - a callback fills it
-                await asyncio.sleep(0.01)
+            await filled(found, count)
             return list(found)
 
     async def send(self, bodies, topic=None):
@@ -419,16 +432,18 @@ class KafkaMock(Broker):
         partitions = consumer.list_topics("fleet", timeout=10).topics["fleet"].partitions
         consumer.assign([confluent_kafka.TopicPartition("fleet", number, 0) for number in partitions])
         found = []
-        while len(found) < count:
-            message = consumer.poll(10)
-            assert message is not None, f"only {len(found)} of {count}"
+        while count is None or len(found) < count:
+            message = consumer.poll(10 if count else 2 * IDLE_S)
+            if message is None:
+                assert count is None, f"only {len(found)} of {count}"
+                break
             if message.error() is None:
                 headers = {name: value.decode() for name, value in message.headers() or ()}
                 found.append((message.key().decode(), message.value() or b"", headers))
         consumer.close()
         return found
 
-    async def read(self, count):
+    async def read(self, count=None):
         return await asyncio.to_thread(self._read, count)
 
     def _send(self, bodies, topic):
@@ -519,9 +534,8 @@ class HttpServer(Broker):
 
     stop = kill
 
-    async def read(self, count):
-        while len(self.got) < count:  # noqa: ASYNC110 - a thread fills it
-            await asyncio.sleep(0.01)
+    async def read(self, count=None):
+        await filled(self.got, count)
         return self.got[:count]
 
     def listens_at(self, scheme):

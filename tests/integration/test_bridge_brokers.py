@@ -1,0 +1,110 @@
+"""Bridges between real nodes and real brokers: kills, poison, and one of several nodes that publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.integration.bridge_rounds import SQL, child, configure, inside, outside, run_rounds
+from tests.integration.machines import SQLITE, eventually
+from tests.tools.bridges.brokers import BROKERS, Nats
+
+pytestmark = [
+    pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)"),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture
+def broker_of(tmp_path):
+    """Return a function that starts a broker."""
+    made = []
+
+    def start(kind):
+        folder = tmp_path / f"broker{len(made)}"
+        folder.mkdir()
+        made.append(kind(folder).start())
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+@pytest.mark.parametrize("name", ["nats", "mqtt", "kafka", "http"])
+def test_kills_lose_nothing_and_double_nothing(machine, broker_of, name):
+    """RabbitMQ takes its turn in `make long`: it starts for ten seconds."""
+    alpha = machine("alpha")
+    alpha.done("init", "--node-name", "alpha")
+    run_rounds(alpha, broker_of(BROKERS[name]), 2, seed=3)
+
+
+def test_one_node_publishes_and_another_takes_over(pair, broker_of):
+    broker = broker_of(Nats)
+    for machine in pair:
+        machine.terminate()
+        configure(machine, broker)
+    alpha, bravo = pair
+    alpha.sql(SQL)
+    alpha.up()
+    bravo.up("--port", "0", "--peer", alpha.address)
+    bravo.shows("SELECT count(*) FROM drones", "0\n")
+    states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
+    eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
+    for number in range(50):
+        (alpha if number % 2 else bravo).sql(f"INSERT INTO drones VALUES('d{number}', {number}, 'x')")
+    eventually(lambda: asyncio.run(broker.count()) == 50, "all are out")
+    first, second = (alpha, bravo) if child(alpha)["state"] == "running" else (bravo, alpha)
+    eventually(lambda: "bridge_positions" in first.sql("SELECT name FROM sqlite_schema"), "positions are shared")
+    second.shows("SELECT count(*) FROM bridge_positions WHERE part = 'out:drones'", "1\n")
+    first.kill()
+    second.sql("INSERT INTO drones VALUES('late', 99, 'x')")
+    eventually(lambda: child(second).get("state") == "running", "the other one takes over")
+    eventually(lambda: outside(broker)[0] == inside(second, broker), "outside is as inside")
+    assert (
+        child(second)["figures"]["sent"] + child(second)["figures"]["duplicates"] < 40
+    )  # it repeats seconds, no history
+    assert len(set(outside(broker)[1])) == len(outside(broker)[1])
+
+
+def test_both_sides_of_a_split_publish(pair, broker_of):
+    broker = broker_of(Nats)
+    for machine in pair:
+        machine.terminate()
+        configure(machine, broker)
+    alpha, bravo = pair
+    alpha.sql(SQL)
+    alpha.up()
+    bravo.up("--port", "0", "--peer", alpha.address)
+    bravo.shows("SELECT count(*) FROM drones", "0\n")
+    alpha.done("isolate")
+    for machine, name in ((alpha, "a"), (bravo, "b")):
+        machine.sql("".join(f"INSERT INTO drones VALUES('{name}{number}', {number}, 'x');" for number in range(30)))
+    eventually(lambda: asyncio.run(broker.count()) == 60, f"both are out: {child(alpha)} {child(bravo)}")
+    alpha.done("rejoin")
+    bravo.shows("SELECT count(*) FROM drones", "60\n")
+    alpha.sql("INSERT INTO drones VALUES('end', 1, 'x')")
+    eventually(lambda: asyncio.run(broker.count()) == 61, "what follows is out")
+    ids = outside(broker)[1]
+    assert len(set(ids)) == len(ids) == 61
+    assert outside(broker)[0] == inside(bravo, broker)
+
+
+def test_rows_that_came_in_do_not_go_out(machine, broker_of):
+    broker = broker_of(Nats)
+    alpha = machine("alpha")
+    alpha.done("init", "--node-name", "alpha")
+    configure(alpha, broker)
+    config = alpha.home.config_file
+    config.write_text(config.read_text().replace('"orders" }', '"drones" }').replace('= "orders"', '= "drones"'))
+    alpha.sql(SQL)
+    alpha.up("--port", "0")
+    eventually(lambda: child(alpha).get("state") == "running", "it runs")
+    asyncio.run(broker.send([json.dumps({"id": f"in{n}", "n": n, "note": "x"}).encode() for n in range(10)]))
+    alpha.shows("SELECT count(*) FROM drones", "10\n")
+    alpha.sql("INSERT INTO drones VALUES('own', 1, 'x'); UPDATE drones SET n = 77 WHERE id = 'in3'")
+    eventually(lambda: child(alpha)["figures"]["sent"] == 2, f"two are out: {child(alpha)}")
+    assert sorted(outside(broker)[0]) == ["fleet.in3.at", "fleet.own.at"]
+    assert child(alpha)["figures"]["echoes"] >= 9
