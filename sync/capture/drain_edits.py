@@ -136,7 +136,10 @@ def note_restored_by(table: Table, groups: Groups) -> None:
 
 @dataclass(slots=True)
 class Edits:
-    """Edits of the same cells, `EXISTENCE` for deletes, column by column; `records` are the rows' values."""
+    """Edits of the same cells, `EXISTENCE` for deletes, column by column.
+
+    `records` are the rows' values, and after them those of the columns `more`.
+    """
 
     mask: int
     rows: Sequence[Row]
@@ -145,6 +148,7 @@ class Edits:
     records: Sequence[Record]
     priors: Sequence[bytes | None]
     taken: Taken
+    more: tuple[str, ...] = ()
 
 
 def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) -> list[tuple[InsertRun, RunPart]]:
@@ -181,7 +185,7 @@ def enter_edits(chunk: Chunk, edits: Edits, groups: Groups) -> list[tuple[Insert
     keys, hlcs = edits.keys, edits.hlcs
     parts = edits.taken.supersede(table, keys, edits.rows, edits.records)
     columns = () if dead else table.columns.names_of(mask)
-    cells_of_rows: list[Any] = [()] * len(keys) if dead else cells_of(table, mask, edits.records)
+    cells_of_rows: list[Any] = [()] * len(keys) if dead else cells_of(table, mask, edits.records, edits.more)
     encoded = encode_cells(len(columns), cells_of_rows)
     # A deleted row of a table without a primary key has no rowid: its key names it.
     names = keys if dead else edits.rows

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from sys import getsizeof
 from typing import Any
 
@@ -19,6 +20,8 @@ from mycomesh.sync.capture.drain_edits import Edits, Groups, enter_edits, note_r
 from mycomesh.sync.capture.pending_rows import pending_sql
 from mycomesh.sync.capture.stamps import Chunk, Times, stamps_of
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.counters import share_name
+from mycomesh.sync.merge.registers import Registers, share_mask
 from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, PLAIN_EDIT_WEIGHT
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_keys
 from mycomesh.sync.storage.insert_runs import InsertRun, StoredEntry
@@ -41,7 +44,7 @@ def stamp_uniform(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tu
     """
     table = chunk.table
     columns = table.columns
-    if table.spec.id_column or columns.counters or columns.local_mask & ~columns.captured_mask:
+    if table.spec.id_column or columns.local_mask & ~columns.captured_mask:
         return None
     most = -(-budget // PLAIN_EDIT_WEIGHT)
     records = _read(table, most + 1)
@@ -56,15 +59,72 @@ def stamp_uniform(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tu
     values: list[tuple[Any, ...]] = [()] * len(records) if dead else [record[first_value:] for record in records]
     mask = EXISTENCE if dead else what & columns.local_mask
     # A number may have been replaced by an equal one of another type: `drain_edits` looks for that in all columns.
-    retyped = not dead and LEAST in itertools.chain.from_iterable(values)
-    found = None if retyped or not mask else _find(chunk, mask, names, values)
-    if found is None:
+    if not mask or (not dead and LEAST in itertools.chain.from_iterable(values)):
+        return None
+    stored_entries, runs = table.log.entries_in_order(names)
+    counts = None
+    if columns.counters:
+        counts = None if dead else _count(chunk, mask, values, Registers(table, names, stored_entries, runs))
+        if counts is None:
+            return None
+        mask, values = counts.mask, counts.records
+    elif table.held.among(stored_entries):
+        return None
+    found = _Found(chunk, mask, names)
+    if not mask or not (found.take_runs(runs) and found.take_entries(stored_entries)):
+        return None
+    keys = found.keys(values)
+    if keys is None:
         return None
     hlcs = stamps_of(chunk.site, times, [record[1] for record in records], what)
-    edits = Edits(mask, names, found[0], hlcs, values, [None] * len(names), found[1])
-    table.log.reshape(enter_edits(chunk, edits, groups))
+    edits = Edits(mask, names, keys, hlcs, values, [None] * len(names), found.taken, counts.shares if counts else ())
+    parts = enter_edits(chunk, edits, groups)
+    if counts is not None:
+        counts.hold(chunk, found.taken.lost, hlcs)
+    table.log.reshape(parts)
     note_restored_by(table, groups)
     return records[-1][0], more, PLAIN_EDIT_WEIGHT * len(records)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """An update of counters as its registers: what it owns, and the rows' values with bases for totals and with its shares."""
+
+    mask: int
+    records: list[Record]
+    shares: tuple[str, ...]
+    registers: Registers
+
+    def hold(self, chunk: Chunk, lost: Sequence[Lost], hlcs: Sequence[int]) -> None:
+        """Hold the shares of the stamped changes, in place of those that they overwrote."""
+        held = chunk.table.held
+        held.remove_many([stored[:2] for stored, left, _ in lost if not left and stored[:2] in self.registers.holders])
+        if self.shares:
+            number, first = chunk.site.site_number, -len(self.shares)
+            held.write_many(
+                self.shares, [(number, hlc, record[first:]) for hlc, record in zip(hlcs, self.records, strict=True)]
+            )
+
+
+def _count(chunk: Chunk, mask: int, values: Sequence[Record], registers: Registers) -> _Counts | None:
+    """Turn an update into registers, as `update_registers` does for one row; None if some row needs a look of its own."""
+    table = chunk.table
+    if registers.other:
+        return None
+    site, columns = table.store.site(chunk.site.site_number), table.columns
+    shares: dict[str, list[int]] = {}
+    for place, counter in enumerate(columns.local):
+        if counter in columns.counters:
+            name = share_name(counter, site)
+            found = registers.counted(counter, name, [record[place] for record in values])
+            if found is None:
+                return None
+            if found:
+                shares[name] = found
+            mask &= ~(1 << columns.bits[counter])
+    columns.learn(list(shares))
+    records = [(*record, *own) for record, *own in zip(registers.with_bases(values), *shares.values(), strict=True)]
+    return _Counts(mask | columns.mask_of(list(shares)), records, tuple(shares), registers)
 
 
 def _read(table: Table, most: int) -> list[tuple[Any, ...]]:
@@ -103,39 +163,22 @@ def _names(table: Table, records: Sequence[tuple[Any, ...]]) -> list[Row]:
     return [] if None in itertools.chain.from_iterable(keys) else list(encode_keys(table.spec, keys))
 
 
-def _find(chunk: Chunk, mask: int, names: Sequence[Row], values: Sequence[Record]) -> tuple[list[Any], Taken] | None:
-    """Return (keys of the rows, what their edits of `mask` take), or None if some row is not plain or has priors."""
-    table, own = chunk.table, chunk.site.site_number
-    stored_entries, runs = table.log.entries_in_order(names)
-    found = _Found(chunk, mask, names)
-    if table.held.among(stored_entries) or not (found.take_runs(runs) and found.take_entries(stored_entries)):
-        return None
-    if None in found.inserts or any(found.unowned):
-        return None
-    keys: list[Any] = list(names)
-    if table.spec.kind is KeyKind.KEYLESS:
-        site = table.store.site(own)
-        keys = [insert_key(site, hlc) for hlc in found.inserts]
-    for items, digests in digests_of(table, found.doubts, keys, values):
-        if digests != [stored[4] for stored, _, _ in items]:
-            return None
-    return keys, found.taken
-
-
 class _Found:
     """The entries of the rows of a chunk, as its edits find them."""
 
     def __init__(self, chunk: Chunk, mask: int, names: Sequence[Row]) -> None:
         columns = chunk.table.columns
+        self._table = chunk.table
         self._names, self._own, self._last = names, chunk.site.site_number, chunk.site.clock.last
         self._mask = -1 if mask == EXISTENCE else mask  # of the cells that the edits take
-        self._foreign = ~(columns.local_mask | EXISTENCE)
+        self._shares = share_mask(chunk.table)
+        self._foreign = ~(columns.local_mask | EXISTENCE | self._shares)
         # Columns that keep equal numbers of two types apart, the only change that no trigger sees.
         self._loose = 0 if mask == EXISTENCE else columns.loose_mask
         self.taken = Taken()
-        self.inserts: list[Any] = [None] * len(names)  # the clocks of the entries that own the rows' existence
-        self.unowned = [self._loose] * len(names) if self._loose else []
-        self.doubts: list[
+        self._inserts: list[Any] = [None] * len(names)  # the stamps of the entries that own the rows' existence
+        self._unowned = [self._loose] * len(names) if self._loose else []
+        self._doubts: list[
             Lost
         ] = []  # entries that lose nothing and whose digests show whether a number has another type
 
@@ -144,20 +187,20 @@ class _Found:
         names, loose = self._names, self._loose
         for run, numbers in runs:
             shift, owned = run.hlc - run.row, run.mask
-            if type(owned) is not int or owned & self._foreign or run.site_number != self._own:
-                return False
-            if run.hlc + run.n > self._last + 1:
+            if type(owned) is not int or owned & self._foreign or run.hlc + run.n > self._last + 1:
                 return False
             cells = owned & self._mask
             if cells:
+                if run.site_number != self._own:  # the change has a prior
+                    return False
                 self.taken.take_run(run, owned ^ cells, numbers)
             for number in numbers:
-                self.inserts[number] = names[number] + shift  # type: ignore[operator]
+                self._inserts[number] = run.site_number, names[number] + shift  # type: ignore[operator]
             if loose:
                 for number in numbers:
-                    self.unowned[number] &= ~owned
+                    self._unowned[number] &= ~owned
                 if owned & loose and not cells:
-                    self.doubts += [(run.entry(names[number] - run.row), owned, number) for number in numbers]  # type: ignore[operator]
+                    self._doubts += [(run.entry(names[number] - run.row), owned, number) for number in numbers]  # type: ignore[operator]
         return True
 
     def take_entries(self, stored_entries: Sequence[StoredEntry]) -> bool:
@@ -166,23 +209,33 @@ class _Found:
         own, foreign, last, mask, loose = self._own, self._foreign, self._last, self._mask, self._loose
         for stored in stored_entries:
             place, hlc, row, owned, _, prior = stored
-            if (
-                type(owned) is not int
-                or not owned
-                or owned & foreign
-                or place != own
-                or prior is not None
-                or hlc > last
-            ):
+            if type(owned) is not int or not owned or owned & foreign or hlc > last:
                 return False
             number = places[row]
             if owned & EXISTENCE:
-                self.inserts[number] = hlc
+                self._inserts[number] = place, hlc
             cells = owned & mask
             if cells:
+                # The change has a prior, or what the entry holds has to be written again.
+                if place != own or prior is not None or (owned != cells and owned & self._shares):
+                    return False
                 self.taken.lost.append((stored, owned ^ cells, number))
             if loose:
-                self.unowned[number] &= ~owned
+                self._unowned[number] &= ~owned
                 if owned & loose and not cells:
-                    self.doubts.append((stored, owned, number))
+                    self._doubts.append((stored, owned, number))
         return True
+
+    def keys(self, records: Sequence[Record]) -> list[Any] | None:
+        """Return the keys of the rows, or None if one is not there or a number in it has another type."""
+        table, names = self._table, self._names
+        if None in self._inserts or any(self._unowned):
+            return None
+        keys: list[Any] = list(names)
+        if table.spec.kind is KeyKind.KEYLESS:
+            sites = {place: table.store.site(place) for place in {place for place, _ in self._inserts}}
+            keys = [insert_key(sites[place], hlc) for place, hlc in self._inserts]
+        for items, digests in digests_of(table, self._doubts, keys, records):
+            if digests != [stored[4] for stored, _, _ in items]:
+                return None
+        return keys

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.counters import share_column
+from mycomesh.sync.merge.registers import Registers, learn_columns, share_mask, shares_among
 from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
@@ -52,6 +54,7 @@ def merge_edits(
     """
     if not _is_plain(table, group):
         return 0, group
+    learn_columns(table, group, budget)
     rows = table.locate_many(keys)
     if len(set(rows)) < len(rows) or not _are_named(table, rows):
         return 0, group
@@ -67,12 +70,16 @@ def merge_edits(
 def _is_plain(table: Table, group: Group) -> bool:
     """Return True if no rule of the table or value of the group needs the row path."""
     spec, columns = table.spec, table.columns
-    if spec.id_column or columns.counters or columns.converting or group.kind is Kind.INSERT:
+    if spec.id_column or columns.converting or group.kind is Kind.INSERT:
+        return False
+    shares = shares_among(table, group.columns)
+    if columns.counters and (group.kind is Kind.DELETE or len(set(map(share_column, shares))) < len(shares)):
         return False
     many_priors = group.priors is not None and sum(map(len, group.priors)) > _PRIORS_A_CHANGE * len(group.hlcs)
     if len(group.columns) > _COLUMNS or many_priors:
         return False
-    if not columns.local_names.issuperset(group.columns) or any(key.folded in group.columns for key in spec.key):
+    rest = set(group.columns).difference(shares)
+    if not columns.local_names >= rest or rest & columns.counters or any(key.folded in rest for key in spec.key):
         return False
     # A list is text that is not UTF-8. SQLite takes that only through an expression (`raw_text`).
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
@@ -106,6 +113,8 @@ class _Edits:
         self._lost: list[Lost] = []
         self._packed: list[tuple[InsertRun, int, Sequence[int]]] = []
         self._parts: list[tuple[InsertRun, RunPart]] = []  # of what is written
+        self._shares = shares_among(table, group.columns)
+        self._registers: Registers | None = None  # of a table with counters
         self._written: list[int] = []
         self._plain = 0  # how many changes are plain
 
@@ -115,6 +124,10 @@ class _Edits:
         mask = EXISTENCE if group.kind is Kind.DELETE else table.columns.mask_of(group.columns)
         stored_entries, runs = table.log.entries_in_order(self._rows)
         alive, other = bytearray(len(self._rows)), bytearray(len(self._rows))
+        if table.columns.counters:
+            self._registers = Registers(table, self._rows, stored_entries, runs)
+            for number in self._registers.other:
+                other[number] = 1
         for run, numbers in runs:
             self._take_run(run, numbers, mask, alive, other)
         self._take_entries(stored_entries, mask, alive, other)
@@ -169,8 +182,9 @@ class _Edits:
         if not stored_entries:
             return
         hlcs, own, whole = self._group.hlcs, self._site_number, self._group.kind is Kind.DELETE
-        held = self._table.held.among(stored_entries)
-        foreign = ~(self._table.columns.local_mask | EXISTENCE)
+        held = self._table.held.among(stored_entries) if self._registers is None else ()
+        shares = share_mask(self._table)
+        foreign = ~(self._table.columns.local_mask | EXISTENCE | shares)
         places = dict(zip(self._rows, itertools.count()))
         for stored in stored_entries:  # runs for each entry, where calls would take longer
             number, owned = places[stored[2]], stored[3]
@@ -187,8 +201,10 @@ class _Edits:
             cells = owned if whole else owned & mask
             if cells:
                 left = owned ^ cells
-                if left & foreign or (
-                    stored[0] != own and not self._has_seen(number, stored[0], stored[1], cells, whole=whole)
+                if (
+                    left & foreign
+                    or (left and owned & shares)
+                    or (stored[0] != own and not self._has_seen(number, stored[0], stored[1], cells, whole=whole))
                 ):
                     other[number] = 1
                 else:
@@ -212,7 +228,10 @@ class _Edits:
             found, done, size = {}, 0, 0
         budget.spend(bytes_weight_of(size))
         for number in needed[:done]:
-            self._records[number] = found.get(rows[number])
+            record = found.get(rows[number])
+            if record is not None and self._registers is not None:
+                record = self._registers.with_base(number, record)
+            self._records[number] = record
         refused = {number for number in needed if self._records[number] is None}
         if not refused:
             return plain
@@ -257,7 +276,8 @@ class _Edits:
             if group.kind is Kind.DELETE:
                 table.rows.delete_many(rows)
             else:
-                table.rows.update_many(group.columns, rows, [group.rows[number] for number in numbers])
+                names, values = self._cells(numbers)
+                table.rows.update_many(names, rows, values)
             whole = not table.rows.counts_changes or db.total_changes() - before == len(rows)
         except REFUSALS:
             whole = False
@@ -272,10 +292,34 @@ class _Edits:
             taken.take_run(run, kept, part)
         self._parts += taken.supersede(table, self._keys, self._rows, self._records)
         self._enter(numbers)
+        self._hold(numbers, taken)
         self._written += numbers
         for number in numbers:
             left[number] = False
         return True
+
+    def _cells(self, numbers: list[int]) -> tuple[Sequence[str], list[Sequence[Any]]]:
+        """Return the columns that the changes set in the user's table, and the values of each."""
+        group, registers = self._group, self._registers
+        rows = [group.rows[number] for number in numbers]
+        if registers is None or not self._shares:
+            return group.columns, rows
+        columns = []
+        for name, cells in zip(group.columns, zip(*rows, strict=True), strict=True):
+            columns.append(registers.totals(name, numbers, cells) if name in self._shares else cells)
+        names = [share_column(name) or name for name in group.columns]
+        return names, list(zip(*columns, strict=True))
+
+    def _hold(self, numbers: list[int], taken: Taken) -> None:
+        """Hold the shares that the changes have brought, in place of those that they overwrote."""
+        if self._registers is None:
+            return
+        holders, held = self._registers.holders, self._table.held
+        held.remove_many([stored[:2] for stored, left, _ in taken.lost if not left and stored[:2] in holders])
+        if self._shares:
+            group, at = self._group, [self._group.columns.index(name) for name in self._shares]
+            rows = [(self._site_number, group.hlcs[number], [group.rows[number][n] for n in at]) for number in numbers]
+            held.write_many(self._shares, rows)
 
     def finish(self) -> None:
         """Write what has become of the runs, and note the conflicts that the changes have restored."""

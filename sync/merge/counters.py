@@ -23,7 +23,18 @@ from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["hold_bases", "hold_registers", "share_column", "share_name", "totals", "unseen_values", "update_registers"]
+__all__ = [
+    "default_base",
+    "hold_bases",
+    "hold_registers",
+    "number_of",
+    "share_column",
+    "share_name",
+    "totals",
+    "unseen_values",
+    "update_registers",
+    "wrapped",
+]
 
 _NUL = "\0"
 # Totals wrap modulo 2^64. Otherwise sums near the ends of SQLite's integers would depend on the order of addition.
@@ -50,7 +61,7 @@ def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
         if column in table.columns.counters:
             shares.setdefault(column, []).append(value)
     return {
-        column: _total(registers[column] if column in registers else _default(table, column), values)
+        column: _total(registers[column] if column in registers else default_base(table, column), values)
         for column, values in shares.items()
     }
 
@@ -80,7 +91,7 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
             if silent and not mask & bit:
                 _hold_base(view, column, bit)
             continue
-        base = held[column] if column in held else _default(table, column)
+        base = held[column] if column in held else default_base(table, column)
         shares = {name: value for name, value in held.items() if share_column(name) == column}
         before, now = _total(base, shares.values()), present[column]
         mask &= ~bit
@@ -89,11 +100,11 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
         if type(now) is int and type(before) is int:
             name = share_name(column, table.store.site(site_number))
             table.columns.learn([name])
-            present[name] = _wrapped(_number(shares.get(name)) + now - before)
+            present[name] = wrapped(number_of(shares.get(name)) + now - before)
             mask |= 1 << table.columns.bits[name]
         else:
             # Not a difference of integers, so this is a plain write of the base. The base plus all shares is the new value.
-            present[column] = _wrapped(now - sum(map(_number, shares.values()))) if type(now) is int else now
+            present[column] = wrapped(now - sum(map(number_of, shares.values()))) if type(now) is int else now
             mask |= bit
     view.present = present
     return mask
@@ -147,18 +158,20 @@ def _hold_base(view: RowView, column: str, bit: int) -> None:
 
 def _total(base: Any, shares: Iterable[Any]) -> Any:
     """Return the base plus the shares. A base that is not an integer shows as it is: nothing can be added to it."""
-    return _wrapped(base + sum(map(_number, shares))) if type(base) is int else base
+    return wrapped(base + sum(map(number_of, shares))) if type(base) is int else base
 
 
-def _number(share: Any) -> int:
+def number_of(share: Any) -> int:
+    """Return what a share adds to its counter."""
     return share if type(share) is int else 0  # a peer may send any value
 
 
-def _wrapped(number: int) -> int:
+def wrapped(number: int) -> int:
+    """Return a total modulo 2^64, as a signed number."""
     return (number + (_MODULUS >> 1)) % _MODULUS - (_MODULUS >> 1)
 
 
-def _default(table: Table, column: str) -> Any:
+def default_base(table: Table, column: str) -> Any:
     """Return the base of a column that no entry owns: ADD COLUMN gave every row the default, and no trigger logged it."""
     for spec in table.spec.columns:
         if spec.folded == column:

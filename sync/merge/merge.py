@@ -18,6 +18,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
 from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
+from mycomesh.sync.merge.registers import learn_columns
 from mycomesh.sync.merge.restored import note_restored
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
@@ -86,10 +87,7 @@ def merge_rows(
 
     Returns how many were merged, and whether the conflicts of the next one are on record: pass that as `recorded` then.
     """
-    known = len(table.columns.bits)
-    table.columns.learn(group.columns)
-    if len(table.columns.bits) > known:  # all columns are written again
-        budget.spend(2 * EDIT_WEIGHT + len(table.columns.bits) // 2)
+    learn_columns(table, group, budget)
     keys = keys_of(table, group)
     mask = table.columns.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:

@@ -34,11 +34,8 @@ class HeldValues:
         """Return the stamps (site number, hlc) of those entries that have held values."""
         if not self.any():
             return frozenset()
-        hlcs: dict[int, list[int]] = {}
-        for stored in stored_entries:
-            hlcs.setdefault(stored[0], []).append(stored[1])
         found: list[tuple[int, int]] = []
-        for site_number, clocks in hlcs.items():
+        for site_number, clocks in _by_site(stored_entries).items():
             where = f"t.id = {self._table_id} AND t.place = {site_number}"
             found += join_numbers(self._store.db, "t.place, t.hlc", "mycomesh_held", "hlc", clocks, where)
         return frozenset(found)
@@ -52,6 +49,27 @@ class HeldValues:
             return {}
         names, values = codec.decode(found[0], bytes_max=len(found[0]))
         return dict(zip(names, values, strict=True))
+
+    def read_many(
+        self, stored_entries: Iterable[StoredEntry]
+    ) -> dict[tuple[int, int], tuple[tuple[str, ...], list[Any]]]:
+        """Return (column names, held values) by stamp (site number, hlc), of those entries that have some."""
+        stamps: list[tuple[int, int]] = []
+        contents: list[bytes] = []
+        for site_number, clocks in _by_site(stored_entries).items():
+            where = f"t.id = {self._table_id} AND t.place = {site_number}"
+            for hlc, content in join_numbers(self._store.db, "t.hlc, t.content", "mycomesh_held", "hlc", clocks, where):
+                stamps.append((site_number, hlc))
+                contents.append(content)
+        encoded = codec.encode_array(contents)
+        decoded = codec.decode(encoded, bytes_max=len(encoded))
+        return {stamp: (tuple(names), values) for stamp, (names, values) in zip(stamps, decoded, strict=True)}
+
+    def remove_many(self, stamps: Iterable[tuple[int, int]]) -> None:
+        """Remove the held values of many entries."""
+        self._store.db.executemany(
+            f"DELETE FROM mycomesh_held WHERE id = {self._table_id} AND place = ? AND hlc = ?", list(stamps)
+        )
 
     def write(self, site_number: int, hlc: int, values: dict[str, Any]) -> None:
         """Set the held values of one entry; an empty dict removes its record."""
@@ -74,3 +92,11 @@ class HeldValues:
             f"INSERT INTO mycomesh_held VALUES({self._table_id}, ?, ?, ?)",
             [(site_number, hlc, codec.encode([names, list(cells)])) for site_number, hlc, cells in values],
         )
+
+
+def _by_site(stored_entries: Iterable[StoredEntry]) -> dict[int, list[int]]:
+    """Return the clocks of entries by their site's number."""
+    hlcs: dict[int, list[int]] = {}
+    for stored in stored_entries:
+        hlcs.setdefault(stored[0], []).append(stored[1])
+    return hlcs

@@ -128,11 +128,16 @@ def _is_own_key(table: Table, mask: int) -> bool:
     return mask & EXISTENCE != 0 and table.spec.kind is KeyKind.KEYLESS
 
 
-def cells_of(table: Table, mask: int, records: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
-    """Return the cells of a mask of each record, in wire order. A record has the values of all columns of the table."""
-    places = {name: number for number, name in enumerate(table.columns.local)}
+def cells_of(
+    table: Table, mask: int, records: Sequence[tuple[Any, ...]], more: Sequence[str] = ()
+) -> list[Sequence[Any]]:
+    """Return the cells of a mask of each record, in wire order.
+
+    A record has the values of all columns of the table, and after them those of the columns `more`.
+    """
+    places = {name: number for number, name in enumerate((*table.columns.local, *more))}
     numbers = [places[name] for name in table.columns.names_of(mask)]
-    if numbers == [*range(len(places))]:
+    if records and numbers == [*range(len(records[0]))]:
         return list(records)
     if len(numbers) > 1:
         return list(map(operator.itemgetter(*numbers), records))
