@@ -207,6 +207,20 @@ def test_durable_cursor_goes_on_where_it_was(fleet):
     assert "shop" in second.done("cursors")
 
 
+def test_stream_with_a_cursor_is_taken_up_at_once(fleet):
+    first, _, web = fleet
+    path = "/api/changes?table=drones&cursor=pilot"
+    seen = []
+    for number in range(3):  # each client leaves while its reader waits in the node
+        with web.events(path) as events:
+            next_of(events, "ready")
+            first.sql(f"INSERT INTO drones VALUES('p{number}', 1, 1, 'n')")
+            seen.append(
+                next(each for each in events if each[0] == "change" and each[2]["row"] == f"p{number}")[2]["op"]
+            )
+    assert seen == ["insert"] * 3
+
+
 def test_live_stream_has_mesh_and_rows(fleet):
     first, _, web = fleet
     with web.events("/api/live?table=drones&table=plain") as events:

@@ -19,8 +19,9 @@ from urllib.parse import quote
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.status import from_json
+from mycomesh.tools.node_link import NodeLink
 from mycomesh.tools.top.model import Live, Picture
-from mycomesh.tools.web.node_client import NodeConnection, notices, pages
+from mycomesh.tools.web.node_client import notices, pages
 from mycomesh.tools.web.values import browser_safe
 
 __all__ = [
@@ -174,11 +175,11 @@ class _StatusFeed(_Shared):
         self.last: bytes = b""
 
     async def run(self) -> None:
-        connection = NodeConnection(self._home)
+        link = NodeLink(self._home)
         listening = asyncio.get_running_loop().create_task(self._listen())
         try:
             while True:
-                self.last = event("status", self._text(await connection.ask("status")))
+                self.last = event("status", self._text(await link.ask("status")))
                 self.publish(self.last)
                 self._woken.clear()
                 with contextlib.suppress(TimeoutError):
@@ -186,7 +187,7 @@ class _StatusFeed(_Shared):
                     await asyncio.sleep(STATUS_S / 10)  # notices come in groups
         finally:
             listening.cancel()
-            connection.close()
+            link.close()
 
     def on_break(self, why: str) -> None:
         self.last = event("status", json.dumps({"running": False, "why": why}))

@@ -78,6 +78,8 @@ class FeedRequests:
         if cursor is not None and not isinstance(cursor, str):
             raise NodeError("the name of a cursor is text")
         session = self._sessions.get(token)
+        if session is None and request.get("close") is True:
+            return {"changes": [], "more": False}
         if session is None:
             self._close_dead()
             reader = await node.readers.open(table, cursor, from_now=request.get("from_now") is True)
