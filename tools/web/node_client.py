@@ -1,4 +1,4 @@
-"""What the console asks of its node: single requests, notices, and pages of a table's changes."""
+"""The console's requests to its node: single ones, notices, and pages of a table's changes."""
 
 from __future__ import annotations
 
