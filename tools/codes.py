@@ -321,8 +321,8 @@ _DATABASE = (
     Code(
         "capture.adopted",
         "rows without a primary key from before the mesh replicate from now on",
-        "the file had them when this node first looked at it; two untouched copies of a file settle as one, but nothing tells"
-        " which rows of a changed copy are the same, so if another node has such a copy, these rows are there twice",
+        "the file had them when this node first looked at it; two untouched copies of a file settle as one, but of a"
+        " changed copy only its equal beginning does, so if another node has such a copy, the rows behind it are there twice",
         "on the second machine, give 'mycomesh up' a path where no file exists: the rows come from the mesh",
     ),
     Code(

@@ -2,13 +2,17 @@
 
 Each row of such a table is named by its insert, so the rows of a copied file are other rows than those of the first. Two copies
 that nobody has touched have the same rows in the same order. The node whose early site is the greater compares the two in that
-order, and deletes its own if every row is equal. Rows that a program has changed meanwhile stay.
+order, and deletes its own if every row is equal. If one copy has been changed since, the rows before the first difference are
+the same ones, provided that they are many. Rows that a program has changed on the mesh stay.
 
-Invariant: rows are deleted only if the other site has as many early rows, equal one by one. ADR 0031.
+Invariant: a row is deleted only if the other site has an equal early row at its place, and all rows before it are equal: as many
+as the site has, or `ALIKE_MIN` different ones and at least half of this node's. ADR 0031.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +30,10 @@ __all__ = ["TwinQueue", "twin_key"]
 
 # Rows that are compared for each row that a step may write.
 _COMPARED_FOR_EACH = 4
+_SITE_BYTES = 16
 _READ_AT_ONCE = 8  # rows in memory, which may be large
+# So many different rows at the beginning of two tables are those of one file. Fewer may be what a program writes at each start.
+ALIKE_MIN = 16
 
 
 def twin_key(table_id: int) -> str:
@@ -41,14 +48,18 @@ class _Search:
     pairs: an early site of this node, and one before it whose rows may be the same; None until they are looked up.
     compared: for each pair, the last stamps of the two up to which all rows are equal.
     different: pairs with another row, or another number of rows.
-    found: the site of this node whose rows go, since every one is equal to one of another site.
+    alike: for each pair, how many rows are equal, and digests of up to `ALIKE_MIN` different ones of them.
+    found: the site of this node whose rows go, since every one is equal to one of another site; `until` this stamp, None: all.
     """
 
     active: bool = True
     pairs: list[tuple[int, int]] | None = None
     compared: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     different: set[tuple[int, int]] = field(default_factory=set)
+    alike: dict[tuple[int, int], tuple[int, frozenset[bytes]]] = field(default_factory=dict)
     found: int | None = None
+    until: int | None = None
+    done: dict[tuple[int, int], int] = field(default_factory=dict)  # the stamps up to which equal rows are gone
     after: int = -1  # the last stamp of that site whose row was deleted, or stays
 
 
@@ -101,7 +112,10 @@ class TwinQueue:
         if search.pairs is None:
             search.pairs = self._pairs(table)
             stored = self._store.meta(twin_key(table.table_id))
-            search.found = self._store.site_number(stored) if isinstance(stored, bytes) else None
+            search.found, search.until = None, None
+            if isinstance(stored, bytes):
+                search.found = self._store.site_number(stored[:_SITE_BYTES])
+                search.until = int.from_bytes(stored[_SITE_BYTES:], "big") if stored[_SITE_BYTES:] else None
         if search.found is not None:
             return self._delete(table, search, search.found, budget)
         for pair in search.pairs:
@@ -134,21 +148,52 @@ class TwinQueue:
         while done < min(len(here), len(there)) and size < CHUNK_BYTES_MAX:
             end = min(done + _READ_AT_ONCE, len(here), len(there))
             values = _values(table, here[done:end])
-            if values is None or values != _values(table, there[done:end]):
+            others = _values(table, there[done:end])
+            equal = _equal(values, others)
+            if equal:
+                assert values is not None, "some are equal"
+                done += equal
+                size += sum(map(len, values))
+                self._note_alike(search, pair, values[:equal])
+                search.compared[pair] = here[done - 1][0], there[done - 1][0]
+            if done < end:
                 search.different.add(pair)
+                self._find_alike(table, search, pair)
                 return -(-end // _COMPARED_FOR_EACH)
-            size += sum(map(len, values))
-            done = end
-            search.compared[pair] = here[done - 1][0], there[done - 1][0]
         if not done and there:
             search.different.add(pair)  # the other site has more rows
-        elif not done and not here and mine >= 0:
-            search.found = pair[0]
-            self._store.meta_set(twin_key(table.table_id), table.store.site(pair[0]))
+        if not done and mine >= 0:
+            if not here and not there:
+                self._find(table, search, pair, None)
+            else:
+                self._find_alike(table, search, pair)
         return -(-done // _COMPARED_FOR_EACH)
+
+    def _note_alike(self, search: _Search, pair: tuple[int, int], values: list[bytes]) -> None:
+        count, known = search.alike.get(pair, (0, frozenset()))
+        if len(known) < ALIKE_MIN:
+            known |= {hashlib.blake2b(each, digest_size=8).digest() for each in values}
+        search.alike[pair] = count + len(values), known
+
+    def _find_alike(self, table: Table, search: _Search, pair: tuple[int, int]) -> None:
+        """Let the rows go that are equal up to here, if they are many enough to be those of one file."""
+        count, known = search.alike.get(pair, (0, frozenset()))
+        upto = search.compared.get(pair, (-1, -1))[0]
+        if len(known) >= ALIKE_MIN and len(_early_rows(table, pair[0], upto, count + 1)) <= count:
+            self._find(table, search, pair, upto)
+
+    def _find(self, table: Table, search: _Search, pair: tuple[int, int], until: int | None) -> None:
+        if until is not None and search.done.get(pair) == until:
+            return
+        search.found, search.until = pair[0], until
+        if until is not None:
+            search.done[pair] = until
+        upto = b"" if until is None else until.to_bytes(8, "big")
+        self._store.meta_set(twin_key(table.table_id), table.store.site(pair[0]) + upto)
 
     def _delete(self, table: Table, search: _Search, own: int, budget: int) -> int:
         rows = _early_rows(table, own, search.after, budget)
+        rows = [(hlc, row) for hlc, row in rows if search.until is None or hlc <= search.until]
         for at in range(0, len(rows), _READ_AT_ONCE):
             here = [row for _, row in rows[at : at + _READ_AT_ONCE] if isinstance(row, int)]
             for view in filter(_is_untouched, RowView.read_many(table, here)):
@@ -162,9 +207,10 @@ class TwinQueue:
             search.after = rows[-1][0]
             return len(rows)
         self._store.db.execute("DELETE FROM mycomesh_meta WHERE name = ?", (twin_key(table.table_id),))
-        # Rows that are left were touched, so they are no twins of any.
-        search.different.update(pair for pair in search.pairs or () if pair[0] == own)
-        search.found, search.after = None, -1
+        if search.until is None:
+            # Rows that are left were touched, so they are no twins of any.
+            search.different.update(pair for pair in search.pairs or () if pair[0] == own)
+        search.found, search.until, search.after = None, None, -1
         return 0
 
 
@@ -179,6 +225,12 @@ def _values(table: Table, rows: list[tuple[int, Row]]) -> list[bytes] | None:
     if len(views) < len(rows) or not all(map(_is_untouched, views)):
         return None
     return [codec.encode(list((view.present or {}).values())) for view in views]
+
+
+def _equal(here: list[bytes] | None, there: list[bytes] | None) -> int:
+    """Return how many rows at the beginning of two lists are equal."""
+    pairs = zip(here or (), there or (), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_untouched(view: RowView) -> bool:

@@ -87,6 +87,43 @@ def test_a_touched_copy_keeps_all_rows(copies, number, edits):
     assert len(settled(peers)) == 8 - edits[0].startswith("DELETE")
 
 
+def numbered(first, last):
+    return (
+        f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})"
+        " INSERT INTO bag SELECT 'r' || i, i FROM n"
+    )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        (f"{numbered(1, 40)}; {numbered(100, 109)}", f"{numbered(1, 40)}; {numbered(200, 219)}", 70),  # both appended
+        (numbered(1, 40), f"{numbered(1, 40)}; {numbered(200, 209)}", 50),  # one is a stale copy
+        (
+            numbered(1, 40),
+            f"{numbered(1, 40)}; UPDATE bag SET w = 0 WHERE v = 'r31'",
+            50,
+        ),  # one row was edited: ten stay
+        (numbered(1, 40), f"{numbered(1, 40)}; UPDATE bag SET w = 0 WHERE v = 'r16'", 80),  # too few are alike
+        (f"{numbered(1, 20)}; {numbered(100, 130)}", f"{numbered(1, 20)}; {numbered(200, 230)}", 102),  # under half
+        ("; ".join([numbered(1, 2)] * 40), "; ".join([numbered(1, 2)] * 50), 180),  # too few different ones
+    ],
+)
+def test_equal_beginnings_of_changed_copies_settle(copies, first, second, left, turned):
+    scripts = (second, first) if turned else (first, second)
+    one, two = peers = copies(*[f"{DDL}; {each}" for each in scripts])
+    kept = settled(peers)
+    assert len(kept) == left
+    assert {*kept} == {value for (value,) in one.sql("SELECT v FROM bag")} | {
+        value for (value,) in two.sql("SELECT v FROM bag")
+    }
+    one.close()
+    one.open()
+    two.sql("INSERT INTO bag VALUES('later', 1)")
+    assert len(settled(peers)) == len(kept) + 1
+
+
 def test_rows_made_on_the_mesh_are_never_twins(copies):
     peers = copies(DDL, DDL)
     converge(peers)
