@@ -17,6 +17,7 @@ from mycomesh.sync.capture.triggers import (
     drop_statements,
     pending_log_statement,
     survives_drops,
+    trigger_count,
     trigger_names,
 )
 from mycomesh.sync.merge.keep_both import changed_ids_key
@@ -68,7 +69,7 @@ def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """
     names = trigger_names(table.table_id)
     triggers = [sql for kind, name, sql in catalogue if kind == "trigger" and name in names]
-    if len(triggers) != len(create_statements(table.spec, table.table_id, table.columns.bits)):
+    if len(triggers) != trigger_count(table.spec, table.table_id):
         return False
     if not keeps_rowids(table, catalogue):
         return False
