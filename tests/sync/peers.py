@@ -156,15 +156,16 @@ def catch_up(receiver, sender):
 
 
 def converge(peers):
-    """Rounds in every direction until nothing moves; tables that a peer learns on the way are fetched by the next."""
+    """Rounds in every direction until all digests are equal; tables that a peer learns on the way are fetched by the next.
+
+    As between nodes, there is no round where the digests are equal already.
+    """
     for _ in range(4 + len(peers)):
-        before = [peer.digests() for peer in peers]
-        for receiver in peers:
-            for sender in peers:
-                if sender is not receiver:
-                    catch_up(receiver, sender)
-        after = [peer.digests() for peer in peers]
-        if before == after and all(digests == after[0] for digests in after):
+        for peer in peers:
+            peer.drain()
+        pairs = [(receiver, sender) for receiver in peers for sender in peers if sender is not receiver]
+        rounds = [catch_up(*pair) for pair in pairs if pair[0].digests() != pair[1].digests()]
+        if not rounds:
             break
     for peer in peers:
         peer.drain()  # rows that a constraint refused may still wait for their turn
