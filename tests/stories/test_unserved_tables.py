@@ -140,12 +140,10 @@ def rest(world):
     return sum(map(len, sent))
 
 
-@pytest.fixture
-def served_bytes(two_of, tmp_path):
+@pytest.fixture(scope="module")
+def served_bytes(tmp_path_factory):
     """The bytes at rest of two nodes that serve one table with equal rows, which both have written."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    world = World.made(folder, 2)
+    world = World.made(tmp_path_factory.mktemp("served"), 2)
     one, two = world.nodes
     world.write(one, KEY)
     world.link(one, two)

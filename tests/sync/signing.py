@@ -6,6 +6,7 @@ import functools
 import random
 
 from mycomesh.mesh.membership.identity import create_mesh, make_identity
+from mycomesh.mesh.node.authority import NodeAuthority
 from tests.sync.peers import WALL_MS, Peer
 
 LIFETIME_S = 10 * 365 * 86_400
@@ -35,10 +36,13 @@ def identity(number):
     )
 
 
-def signing_peers(directory, count):
-    """Return peers who know each other's keys, on files of their own."""
-    peers = [Peer(directory / f"signing{number}.db", number, identity=identity(number)) for number in range(count)]
-    certificates = tuple(peer.hooks.authority.certificate for peer in peers)
+def signing_peers(directory, count, first=0):
+    """Return peers who know each other's keys, on files of their own; those before `first` are known and not made."""
+    identities = [identity(number) for number in range(count)]
+    certificates = tuple(NodeAuthority(each).certificate for each in identities)
+    peers = [
+        Peer(directory / f"signing{number}.db", number, identity=identities[number]) for number in range(first, count)
+    ]
     for peer in peers:
         for certificate in certificates:
             peer.replica.store.signers.learn(certificate)

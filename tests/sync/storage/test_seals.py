@@ -268,7 +268,7 @@ def altered(replica, bundle, alterations):  # noqa: PLR0912  (one branch an alte
 @given(alterations=ALTERATIONS, repair=st.booleans())
 def test_no_alteration_brings_a_row_in_anothers_name(mesh, tmp_path_factory, alterations, repair):
     writer, relay, _ = mesh
-    (far,) = signing_peers(tmp_path_factory.mktemp("far"), 3)[2:]
+    (far,) = signing_peers(tmp_path_factory.mktemp("far"), 3, first=2)
     if not writer.sql("SELECT 1 FROM t LIMIT 1"):
         write_all_kinds(writer)
         converge([writer, relay])
