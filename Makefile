@@ -38,7 +38,7 @@ bench: .venv/core
 # Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.
 sim: .venv/core
 	$(BIN)/mycomesh simulate split-brain --nodes 24 --seeds 1..4 --jobs 2
-# Every crash point of the recorded lives, some 2,400; the tests take more than 1,000 of them. Some minutes.
+# The node goes on from every crash point of the recorded lives; in the tests once from each file that SQLite recovers. Some minutes.
 crash: .venv/dev
 	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/stories/test_crash.py -rP --timeout 900
 # Real machines in bad weather, drawn at random each time; some minutes.

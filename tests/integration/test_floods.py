@@ -237,7 +237,7 @@ def test_a_member_links_at_once_during_a_flood(tmp_path, hosts, record_property)
         flood = lab.popen("outsider", *words, *sources, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         stack.enter_context(flood.stdout)
         assert flood.stdout.readline().startswith("flooding")
-        found = links(round(40 * SCALE))
+        found = links(round(16 * SCALE))
         watched.look()
         assert flood.poll() is None, "the flood lasts to the end"
         flood.kill()

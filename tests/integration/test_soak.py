@@ -28,7 +28,7 @@ pytestmark = [
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 SEED = 7 if SCALE == 1 else random.SystemRandom().randrange(1 << 32)
 MACHINES = 4
-FAULTS = round(14 * SCALE)
+FAULTS = round(8 * SCALE)
 PAUSE_S = 0.02  # between the statements of one client
 
 SCHEMA = """

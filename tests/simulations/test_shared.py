@@ -14,10 +14,11 @@ from mycomesh.simulations import runner
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import build
 from mycomesh.simulations.shared import computed_once
+from tests.sync.scale import sweep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["captured-drone", "rolling-restart"])
+@pytest.mark.parametrize("name", sweep(["captured-drone", "rolling-restart"], 1))
 def test_shared_computation_does_not_change_a_run(name, monkeypatch):
     scenario = build(name, seed=5, duration_s=20)
     shared = run(scenario, 5)

@@ -12,6 +12,7 @@ import pytest
 
 from mycomesh.sync.capture import rebuild_mark, rebuilt_rows
 from tests.sync.peers import Peer, assert_equal, converge, shell
+from tests.sync.scale import each_pair
 
 DDL = (
     "CREATE TABLE bag(v, w); CREATE TABLE nullkey(k TEXT PRIMARY KEY, v);"
@@ -74,10 +75,9 @@ def held(path):
     }
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["", "written after"])
-@pytest.mark.parametrize("unstamped", [False, True], ids=["", "unstamped"])
-@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "running", "unstamped", "late"), each_pair(WAYS, [False, True], [False, True], [False, True])
+)
 def test_any_copy_continues_as_the_replica_it_was(pair, way, running, unstamped, late):
     one, two = pair
     one.sql(f"{DDL}; {FILL}")

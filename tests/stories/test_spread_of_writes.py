@@ -1,6 +1,6 @@
 """How far and how fast a write goes in a large mesh, and how many copies of it travel.
 
-50 nodes by default, 200 with `MYCOMESH_TEST_SCALE=4`; `-rP` prints the figures.
+32 nodes by default, 200 with `MYCOMESH_TEST_SCALE=7`; `-rP` prints the figures.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mycomesh.mesh.links.link import Link
 from mycomesh.mesh.messages import Batch
 from tests.mesh.pipes import Pipes, mesh_of
 
-NODES = min(200, round(50 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))
+NODES = min(200, round(32 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))
 DELAY_MS = 10
 VIEW = MeshConfig(full_mesh_max=16, view_min=6, view_max=8)
 FORMING_MS = 40_000
-WRITES = 60
+WRITES = 40
 SPACING_MS = 500
 KNOWN_AT_FIRST = 6  # addresses that each node gets; it learns the others from members
 

@@ -1,10 +1,38 @@
 """How much the property tests of sync try: seconds by default, as long as `MYCOMESH_TEST_SCALE` says (a factor)."""
 
+import itertools
 import os
 
 from hypothesis import HealthCheck, settings
 
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
+
+
+def sweep(values, count):
+    """Return a sample of so many of the values, spread evenly over them; all of them at another scale than 1 (`make long`)."""
+    values = list(values)
+    if SCALE != 1 or len(values) <= count:
+        return values
+    return [values[number * len(values) // count] for number in range(count)]
+
+
+def each_pair(*choices):
+    """Return rows in which any two values of different parameters meet; every combination at another scale than 1.
+
+    Nearly all faults of a combination are faults of two of its values, and these rows are a fraction of all.
+    """
+    rows = list(itertools.product(*choices))
+    if SCALE != 1:
+        return rows
+    chosen, missing = [], {pair for row in rows for pair in _pairs(row)}
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(missing.intersection(_pairs(row)))))
+        missing -= _pairs(chosen[-1])
+    return chosen
+
+
+def _pairs(row):
+    return set(itertools.combinations(enumerate(row), 2))
 
 
 def examples(count, **more):

@@ -10,6 +10,7 @@ from mycomesh.mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, 
 from mycomesh.mesh.session.records import refresh_record
 from mycomesh.mesh.turn import Turn
 from tests.mesh.pipes import Pipes, mesh_of
+from tests.sync.scale import sweep
 
 
 def linked(**more):
@@ -31,7 +32,7 @@ def keys(node):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut_bytes", [1 << 20, 5])
+@pytest.mark.parametrize("cut_bytes", sweep([1 << 20, 5], 1))
 def test_an_hour_later_old_keys_give_no_current_ones(cut_bytes):
     pipes, (left, right) = linked(delay_ms=20, cut_bytes=cut_bytes)
     before = keys(left)

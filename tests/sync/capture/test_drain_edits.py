@@ -15,6 +15,7 @@ from mycomesh.sync.storage.change_log import unpack_mask
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.merge.test_bulk_edit import NAMES, ROWS, TABLES, edit, filled
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
+from tests.sync.scale import sweep
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def history(pair, folder, rng, steps=6, retypes=False):
         assert not peer.drain()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", sweep(range(8), 4))
 def test_edits_are_stamped_as_they_would_be_alone(pair, tmp_path, seed):
     history(pair, tmp_path, random.Random(seed))
 

@@ -12,6 +12,7 @@ from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.wire import messages as wire
 from tests.sync.fleets import DAY, HOUR, MINUTE, filled
 from tests.sync.peers import WALL_MS
+from tests.sync.scale import sweep
 
 
 def notes(fleet, number):
@@ -194,7 +195,7 @@ def test_link_that_dies_in_audit_costs_nothing_but_time(fleet_of):
     fleet.isolate(1)
     fleet.write(0, "DELETE FROM t WHERE id % 3 = 0")
     fleet.run(35 * DAY, step=DAY)
-    for delay in range(1, 60):
+    for delay in sweep(range(1, 60), 20):
         fleet.link(0, 1)
         fleet.world.run(delay)
         fleet.cut(0, 1)

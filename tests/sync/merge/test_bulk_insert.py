@@ -9,6 +9,7 @@ import pytest
 from mycomesh.sync.merge import section_merge
 from mycomesh.sync.merge.work_budget import EDIT_WEIGHT, TRANSACTION_WEIGHT_MAX
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
+from tests.sync.scale import sweep
 
 TABLES = """
 CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE);
@@ -62,7 +63,7 @@ def write_at_random(rng, peer):
             peer.sql(f"UPDATE {table} SET v = v || '+' WHERE rowid % ? = 0", rng.randrange(2, 6))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", sweep(range(12), 6))
 def test_rows_end_as_they_would_one_by_one(files, monkeypatch, seed):
     rng = random.Random(seed)
     left, right, bulk, single = files(4)

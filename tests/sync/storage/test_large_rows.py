@@ -13,6 +13,7 @@ from mycomesh.sync.storage import large_rows
 from mycomesh.sync.storage.row_view import RowView
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge
+from tests.sync.scale import sweep
 
 LIMIT = 4_000
 TABLES = {
@@ -119,8 +120,7 @@ def test_a_row_of_two_large_blobs_arrives(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", [0, 1])
-@pytest.mark.parametrize("lost", ["row", "portion"])
+@pytest.mark.parametrize(("lost", "damaged"), sweep([("row", 0), ("row", 1), ("portion", 1), ("portion", 0)], 2))
 def test_a_damaged_row_too_large_for_messages_is_repaired(tmp_path, damaged, lost):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
