@@ -112,6 +112,13 @@ def sweeps(share: float) -> list[Sweep]:
             scaled(20),
         ),
         Sweep(
+            "kills of node, bridge and broker",
+            [*PYTEST, "tests/integration/test_bridge_brokers.py"],
+            f"{round(2 * float(scaled(5)['MYCOMESH_TEST_SCALE']))} rounds for each broker, and a broker away for many rows",
+            "2 rounds, without RabbitMQ",
+            scaled(5),
+        ),
+        Sweep(
             "cost of attacks",
             [sys.executable, "-m", "tests.sync.attack_costs"],
             "each attack once: write lock and memory",

@@ -91,6 +91,10 @@ class DeadLetters:
             raise FeedError(f"no dead letter {number}; 'mycomesh dead' lists them")
         return found
 
+    def request(self, number: int) -> None:
+        """Mark a letter to be tried again by its receiver; inside a transaction."""
+        self._store.db.execute("UPDATE mycomesh_dead_letters SET tries = 0 WHERE seq = ?", (number,))
+
     def remove(self, number: int) -> None:
         """Forget a dead letter; inside a transaction."""
         self._store.db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = ?", (number,))

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import apsw
 
 from mycomesh.sync.admin.provenance import rows_named
-from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.crdt.hlc import hlc_from_ms, ms_from_hlc
 from mycomesh.sync.errors import DecodeError, FeedError, NoTableError
 from mycomesh.sync.feed import touched
 from mycomesh.sync.feed.change import Change
 from mycomesh.sync.feed.dead_letters import DeadLetter, DeadLetters
+from mycomesh.sync.feed.letters_sql import RECEIVER
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, read_page
 from mycomesh.sync.feed.touched import Touched
@@ -237,6 +238,29 @@ class Feed:
             )
             self._prune(wall_ms)
 
+    def rewind(self, name: str, since_ms: int) -> int:
+        """Let a reader see the changes of all its tables again that were written from a time on; return how many cursors moved.
+
+        A row that has changed since is seen as it is by now, and a reader that is open goes on where it is.
+
+        Raises:
+            FeedError: there is no such cursor.
+        """
+        if not self._rows("WHERE name = ?", name):
+            raise FeedError(f"no cursor {name!r}; the table mycomesh_cursors lists them")
+        with self._store.transaction() as db:
+            rows = self._rows("WHERE name = ?", name)
+            for _, canonical, data, *_ in rows:
+                position = self._decode(name, data)
+                position.start = None
+                for seen in position.seen.items():
+                    position.seen.cut(seen[0], hlc_from_ms(since_ms) - 1)
+                db.execute(
+                    "UPDATE mycomesh_cursors SET position = ? WHERE name = ? AND table_name = ? AND area = ''",
+                    (position.encode(), name, canonical),
+                )
+        return len(rows)
+
     def drop(self, name: str) -> int:
         """Remove a cursor of every table; return how many there were."""
         if not self._rows("WHERE name = ?", name):
@@ -335,6 +359,10 @@ class Feed:
             FeedError: there is no such letter, its table is gone, or no reader is left to see it.
         """
         letter = self.letters.get(number)
+        if letter.reader.endswith(RECEIVER):  # a message from outside, which its bridge writes again
+            with self._store.transaction():
+                self.letters.request(number)
+            return letter
         table = self.table(letter.table)
         if not self.active:
             raise FeedError(f"no cursor is left that could read {letter.table} again; drop the letter instead")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ADD_LETTER", "CREATE_LETTERS"]
+__all__ = ["ADD_LETTER", "CREATE_LETTERS", "RECEIVER"]
+
+RECEIVER = ".in"  # ends the name of a reader that is the way in of a bridge
 
 CREATE_LETTERS = (
     "CREATE TABLE IF NOT EXISTS mycomesh_dead_letters("
     'seq INTEGER PRIMARY KEY, reader TEXT, id TEXT, "table" TEXT, row TEXT, body TEXT, why TEXT, tries INTEGER,'
     " first_at TEXT, last_at TEXT, UNIQUE(reader, id))"
 )
-# A letter that is there already counts the further tries.
+# With 0 tries, a receiver has to try a letter again. A letter that is there already counts the further tries.
 ADD_LETTER = (
     "INSERT INTO mycomesh_dead_letters VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(reader, id) DO UPDATE"
     " SET tries = tries + excluded.tries, why = excluded.why, body = excluded.body, last_at = excluded.last_at"

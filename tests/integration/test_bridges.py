@@ -128,3 +128,37 @@ def test_pause_ends_the_process_until_resume(machine, tmp_path):
     (row,) = json.loads(alpha.done("bridge", "status", "--json"))
     assert (row["name"], row["state"], row["text"]) == ("ground", "running", "")
     assert "file://" in alpha.done("bridge", "list")
+
+
+def test_replay_sends_again_what_was_written_since(machine, tmp_path):
+    alpha = machine(section(tmp_path / "box", 'out = { drones = "out" }'))
+    alpha.sql("INSERT INTO drones VALUES('a', 1, NULL), ('b', 1, NULL)")
+    eventually(lambda: len(lines(tmp_path / "box" / "out")) == 2, "both are out")
+    alpha.done("bridge", "replay", "ground", "--since", "1h")
+    eventually(lambda: len(lines(tmp_path / "box" / "out")) == 4, "both are out again")
+    ids = [line["mesh-id"] for line in lines(tmp_path / "box" / "out")]
+    assert sorted(ids[:2]) == sorted(ids[2:])
+    assert alpha.run("bridge", "replay", "ground").returncode == 2
+    assert "there are: ground" in alpha.run("bridge", "pause", "other").stderr
+
+
+def test_a_dead_letter_from_outside_is_tried_again(machine, tmp_path):
+    folder = tmp_path / "box"
+    alpha = machine(section(folder, 'in = { "in" = "drones" }'))
+    eventually(folder.exists, "it runs")
+    (folder / "in").write_text('{"id": "x", "speed": 3}\n')
+    (letter,) = eventually(lambda: json.loads(alpha.done("dead", "--json")), "it is a dead letter")
+    alpha.sql("ALTER TABLE drones ADD COLUMN speed")
+    alpha.done("dead", "--retry", str(letter["number"]))
+    alpha.shows("SELECT id, speed FROM drones", "x|3\n")
+    eventually(lambda: json.loads(alpha.done("dead", "--json")) == [], "it is gone")
+    alpha.shows("SELECT name, state, received FROM mycomesh_bridges", "ground|running|1\n")
+
+
+def test_a_trial_says_what_is_wrong(machine, tmp_path):
+    alpha = machine("")
+    (tmp_path / "box").mkdir()
+    assert "ok" in alpha.done("bridge", "test", f"file://{tmp_path}/box")
+    failed = alpha.run("bridge", "test", "nats://127.0.0.1:1")
+    assert (failed.returncode, "cannot reach nats://127.0.0.1:1" in failed.stdout) == (1, True)
+    assert "no scheme 'gopher'" in alpha.run("bridge", "test", "gopher://x").stderr

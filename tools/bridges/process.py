@@ -11,6 +11,8 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Any
 
+import apsw
+
 from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.figures import Figures
@@ -38,6 +40,7 @@ PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next connection
 REFUSED_PAUSE_S = 15  # where the outside system refuses, a person has to act
 TABLE_PAUSE_S = 1  # while a table is not there yet
 REPORT_S = 1
+KEEP_S = 2
 
 
 def run(home: Home, name: str) -> None:
@@ -93,8 +96,15 @@ class Bridge:
                 scheme = settings.scheme(options)
                 self._make_tables(writer, scheme)
                 await self._wait_for_tables(writer)
-                await self._take_turns(scheme, writer)
+                keeping = asyncio.ensure_future(self._keep(writer))
+                try:
+                    await self._take_turns(scheme, writer)
+                finally:
+                    keeping.cancel()
+                    await asyncio.wait([keeping])
             finally:
+                with contextlib.suppress(apsw.Error):
+                    writer.show("ended", "")
                 writer.close()
         finally:
             reporting.cancel()
@@ -243,6 +253,19 @@ class Bridge:
     def _notify(self, event: str, text: str) -> None:
         """Let the node log a notice of the scheme."""
         self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
+
+    async def _keep(self, writer: Writer) -> None:
+        """Write the state for SQL when it has changed, and dead letters that are to be tried again."""
+        last: object = None
+        while True:
+            seen = (self._state, dict(self._figures.values))
+            if seen != last:
+                last = seen
+                await asyncio.to_thread(writer.show, *self._state)
+            if self._settings.incoming:
+                with contextlib.suppress(apsw.BusyError):
+                    await asyncio.to_thread(writer.retry)
+            await asyncio.sleep(KEEP_S)
 
     async def _report_figures(self) -> None:
         last: Mapping[str, float] = {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mycomesh.tools.bridges.turn import Turn
     from mycomesh.tools.bridges.writer import Writer
 
-__all__ = ["TABLE", "Succession", "rank"]
+__all__ = ["TABLE", "Succession", "forget_positions", "rank"]
 
 TABLE = "bridge_positions"
 STEP_S = 0.5
@@ -53,6 +53,16 @@ _PUT = (
 def rank(bridge: str, node_id: str) -> bytes:
     """Return the rank of a node for one bridge; the greatest has its turn (rendezvous hashing, Thaler and Ravishankar 1998)."""
     return hashlib.blake2b(f"{bridge}\0{node_id}".encode(), digest_size=16).digest()
+
+
+def forget_positions(file: str, bridge: str) -> None:
+    """Remove the positions of all nodes, so that none of them is merged again after a rewind."""
+    with (
+        contextlib.closing(apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)) as db,
+        contextlib.suppress(apsw.SQLError),
+    ):
+        db.set_busy_timeout(BUSY_MS)
+        db.execute(f"DELETE FROM {TABLE} WHERE bridge = ? AND part LIKE '{OUT}%'", (bridge,))
 
 
 class Succession:

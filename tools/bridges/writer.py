@@ -7,6 +7,8 @@ and streams) and `mycomesh_bridge_rows` (the values that a row came in with, so 
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import json
 import threading
@@ -17,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from mycomesh.sync.crdt.hlc import time_text
-from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, RECEIVER
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.bodies import BodyError, columns_of, sql_value
 from mycomesh.tools.bridges.judge import Judge
+from mycomesh.tools.bridges.scheme import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mycomesh.tools.bridges.figures import Figures
-    from mycomesh.tools.bridges.scheme import Arrival
     from mycomesh.tools.bridges.settings import BridgeSettings
     from mycomesh.tools.bridges.template import Pattern
 
@@ -35,13 +37,16 @@ __all__ = ["SEEN_MAX", "TableShape", "Writer"]
 SEEN_MAX = 200_000  # ids of one bridge; more than any system keeps for redelivery
 PRUNE_EVERY = 10_000  # ids
 BUSY_S = 30
-BODY_CHARS_MAX = 100_000  # of a dead letter
+SHOW_MS = 200  # that the file may be busy when the state is written
+BODY_BYTES_MAX = 1 << 20  # of a dead letter: all of a message, but of systems with a larger limit
 WHY_CHARS_MAX = 500
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS mycomesh_bridge_seen(bridge TEXT, id TEXT, seq INTEGER, PRIMARY KEY(bridge, id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mycomesh_bridge_seen_seq ON mycomesh_bridge_seen(bridge, seq);
 CREATE TABLE IF NOT EXISTS mycomesh_bridge_offsets(
     bridge TEXT, source TEXT, position INTEGER, PRIMARY KEY(bridge, source)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_bridges(
+    name TEXT PRIMARY KEY, state TEXT, text TEXT, sent INTEGER, received INTEGER, refused INTEGER, duplicates INTEGER, at TEXT);
 CREATE TABLE IF NOT EXISTS mycomesh_bridge_rows(
     bridge TEXT, tbl TEXT, row TEXT, digest BLOB, PRIMARY KEY(bridge, tbl, row)) WITHOUT ROWID;
 {CREATE_LETTERS}
@@ -80,6 +85,7 @@ class Writer:
         self._settings = settings
         self._figures = figures
         self._is_own = is_own
+        self._reader = f"bridge.{settings.name}{RECEIVER}"
         self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
         self._db.set_busy_timeout(1000 * BUSY_S)
         self._reads = apsw.Connection(file, apsw.SQLITE_OPEN_READONLY)  # for the event loop, while a thread writes
@@ -93,8 +99,7 @@ class Writer:
         self._both = {table.casefold() for table in settings.out}
         self._has_rows = False
         self._offsets: dict[str, int] = {}
-        if settings.incoming:
-            self._create()
+        self._create()
 
     def _create(self) -> None:
         with self._db:
@@ -187,6 +192,10 @@ class Writer:
         if self._is_own(arrival.headers.get("mesh-id", "")):
             self._figures.add("echoes")
             return
+        self._write_known(arrival)
+
+    def _write_known(self, arrival: Arrival) -> None:
+        """Write a message that is to be written, or make it a dead letter; inside a transaction."""
         table = ""
         try:
             pattern, captured = self._route(arrival)
@@ -304,18 +313,50 @@ class Writer:
                 (self._settings.name, table.casefold(), _key_text(key), digest_of(None)),
             )
 
+    def show(self, state: str, text: str) -> None:
+        """Write the state and the figures of the bridge for SQL; a file that is busy has the ones before."""
+        figures = [int(self._figures.values[name]) for name in ("sent", "received", "refused", "duplicates")]
+        at = time_text(time.time_ns() // 1_000_000)
+        with self._lock, contextlib.suppress(apsw.BusyError):
+            self._db.set_busy_timeout(SHOW_MS)
+            try:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO mycomesh_bridges VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                    (self._settings.name, state, text, *figures, at),
+                )
+            finally:
+                self._db.set_busy_timeout(1000 * BUSY_S)
+
+    def retry(self) -> int:
+        """Write the dead letters again that `mycomesh dead --retry` names; return how many there were."""
+        with self._lock:
+            letters: list[Any] = self._db.execute(
+                "SELECT seq, id, body FROM mycomesh_dead_letters WHERE reader = ? AND tries = 0 ORDER BY seq",
+                (self._reader,),
+            ).fetchall()
+            for number, name, body in letters:
+                plain = json.loads(body)
+                data = base64.b64decode(plain["base64"]) if "base64" in plain else plain.get("body", "").encode()
+                values = plain.get("values")
+                found = None if values is None else {column: sql_value(value) for column, value in values.items()}
+                again = Arrival(plain["topic"], data, name, plain["headers"], values=found, delete=plain["delete"])
+                with self._db:
+                    self._db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = ?", (number,))
+                    self._write_known(again)
+        return len(letters)
+
     def _set_aside(self, arrival: Arrival, table: str, why: str) -> None:
         self.judge.add(failed=True)
         self._figures.add("refused")
-        body = {
-            "topic": arrival.topic,
-            "headers": dict(arrival.headers),
-            "body": arrival.body[:BODY_CHARS_MAX].decode(errors="replace"),
-        }
+        body: dict[str, Any] = {"topic": arrival.topic, "headers": dict(arrival.headers), "delete": arrival.delete}
+        try:
+            body["body"] = arrival.body[:BODY_BYTES_MAX].decode()
+        except UnicodeDecodeError:
+            body["base64"] = base64.b64encode(arrival.body[:BODY_BYTES_MAX]).decode()
         if arrival.values is not None:
-            body["values"] = {name: str(value) for name, value in arrival.values.items()}
+            body["values"] = {name: _plain(value) for name, value in arrival.values.items()}
         at = time_text(time.time_ns() // 1_000_000)
-        reader = f"bridge.{self._settings.name}.in"
+        reader = self._reader
         name = arrival.id or f"{arrival.topic}@{hashlib.blake2b(arrival.body, digest_size=8).hexdigest()}"
         self._db.execute(
             ADD_LETTER,
@@ -364,6 +405,10 @@ def digest_of(values: Mapping[str, Any] | None) -> bytes:
     """Return a digest of a row's columns and values, of None for a row that is gone."""
     plain = None if values is None else [[name, repr(value)] for name, value in sorted(values.items())]
     return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).digest()
+
+
+def _plain(value: Any) -> Any:
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
 def _key_text(key: Sequence[Any]) -> str:

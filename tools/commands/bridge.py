@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.tools import exits
+from mycomesh.tools.moments import moment_ms
 from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ ACTIONS = {
     "run": "run one in the foreground, as the node does in the background",
     "pause": "end the process of one",
     "resume": "start one that was paused, refused or stopped",
+    "replay": "send again what was written since a time",
+    "test": "publish and read back one message, and say what is wrong; NAME or a URL",
 }
 SHOWN = ("sent", "received", "refused", "duplicates", "dropped")  # figures
 WITHOUT_NAME = ("list", "status")
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = ", ".join(f"{name} ({text})" for name, text in ACTIONS.items())
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the bridge")
+    parser.add_argument("--since", metavar="TIME", help="of 'replay': 2h (that long ago), 2026-11-30T06:00Z, or all")
     parser.add_argument("--json", action="store_true", help="print a JSON array, for programs (list, status)")
 
 
@@ -48,9 +53,42 @@ def run(args: argparse.Namespace, home: Home) -> int:
             _status(args, home)
         case "run":
             importlib.import_module("mycomesh.tools.bridges.process").run(home, args.name)
+        case "test":
+            return _test(args, home)
+        case "replay":
+            _replay(args, home)
         case _:
             ask(home, "children", action=args.action, kind=KIND, name=args.name)
     return exits.DONE
+
+
+def _replay(args: argparse.Namespace, home: Home) -> None:
+    """Move the bridge's cursors back while its process does not run."""
+    if args.since is None:
+        raise exits.UsageError("'bridge replay' needs --since TIME, such as 2h or all")
+    try:
+        since_ms = moment_ms(args.since, time.time_ns() // 1_000_000)
+    except ValueError as error:
+        raise exits.UsageError(f"--since: {error}") from error
+    children = ask(home, "children", action="pause", kind=KIND, name=args.name)["children"]
+    try:
+        module = importlib.import_module("mycomesh.tools.bridges.succession")
+        module.forget_positions(ask(home, "status", brief=True)["file"], args.name)
+        ask(home, "cursors", rewind=f"bridge.{args.name}", since_ms=since_ms)
+    finally:
+        if children:
+            ask(home, "children", action="resume", kind=KIND, name=args.name)
+
+
+def _test(args: argparse.Namespace, home: Home) -> int:
+    findings = importlib.import_module("mycomesh.tools.bridges.probe").probe(home, args.name)
+    if args.json:
+        print_json([{"step": each.step, "good": each.good, "text": each.text} for each in findings])
+    else:
+        print_table(
+            ("STEP", "", "SEEN"), [(each.step, "ok" if each.good else "FAILED", each.text) for each in findings]
+        )
+    return exits.DONE if all(each.good for each in findings) else exits.FAILED
 
 
 def _list(args: argparse.Namespace, home: Home) -> None:
@@ -80,7 +118,12 @@ def _list(args: argparse.Namespace, home: Home) -> None:
 
 
 def _status(args: argparse.Namespace, home: Home) -> None:
-    children: list[dict[str, Any]] = [each for each in ask(home, "children")["children"] if each["kind"] == KIND]
+    status = ask(home, "status")
+    children: list[dict[str, Any]] = [each for each in status["children"] if each["kind"] == KIND]
+    behind = {f"bridge.{each['name']}": 0 for each in children}
+    for reader in status["readers"]:
+        if reader["cursor"] in behind:
+            behind[reader["cursor"]] += reader["behind"]
     if args.json:
         print_json(children)
         return

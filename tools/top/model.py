@@ -17,7 +17,7 @@ from mycomesh.tools.views import linked_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mycomesh.mesh.node.status import PeerView, ReaderView, Status, TableView
+    from mycomesh.mesh.node.status import ChildView, PeerView, ReaderView, Status, TableView
 
 __all__ = ["Edge", "Live", "Node", "Picture", "Trace"]
 
@@ -75,6 +75,7 @@ class Picture:
     events: tuple[Event, ...] = ()
     note: str = ""
     readers: tuple[ReaderView, ...] = ()
+    children: tuple[ChildView, ...] = ()
     traffic: tuple[int, ...] = ()
     lags: tuple[int, ...] = ()
     lag_unit: str = "rows"
@@ -168,6 +169,7 @@ class Live:
             status.tables,
             note=note or status.hint,
             readers=status.readers,
+            children=status.children,
             traffic=self._histories.traffic_of(""),
             lags=self._histories.lags_of(""),
         )

@@ -23,6 +23,7 @@ from mycomesh.tools.top.traffic import ROWS_MIN, traffic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mycomesh.mesh.node.status import ChildView, ReaderView
     from mycomesh.tools.top.event_log import Event
     from mycomesh.tools.top.model import Edge, Node, Picture
 
@@ -298,17 +299,28 @@ def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -
 
 def _readers(picture: Picture, width: int, height: int) -> list[Text]:
     headers = ["CURSOR", "TABLE", "BEHIND", "FOR", "NOTE"]
+    bridges = {f"bridge.{child.name}": child for child in picture.children if child.kind == "bridge"}
     rows = [
         [
             printable(reader.cursor)[:24],
             printable(reader.table)[:20],
             f"{reader.behind:,} rows",
             "-" if reader.behind_s is None else duration(round(1000 * reader.behind_s)),
-            "idle" if reader.idle else "-",
+            _note_of(reader, bridges.get(reader.cursor)),
         ]
         for reader in sorted(picture.readers, key=lambda each: (-(each.behind_s or 0), each.cursor, each.table))
     ]
-    return _listed(headers, rows, ["yellow" if row[-1] != "-" else "" for row in rows], width, height)
+    calm = ("-", "running")
+    return _listed(headers, rows, ["" if row[-1].startswith(calm) else "yellow" for row in rows], width, height)
+
+
+def _note_of(reader: ReaderView, bridge: ChildView | None) -> str:
+    """Return what is to be known of a reader: that it is idle, or of a bridge its state and what it has done."""
+    if bridge is None:
+        return "idle" if reader.idle else "-"
+    figures = {name: f"{bridge.figures.get(name, 0):,.0f} {name}" for name in ("sent", "received", "refused")}
+    done = [text for name, text in figures.items() if name == "sent" or bridge.figures.get(name)]
+    return ", ".join([bridge.state, *done, *([printable(bridge.text)] if bridge.text else [])])
 
 
 def _tables(picture: Picture, width: int, height: int) -> list[Text]:

@@ -65,6 +65,9 @@ class FeedRequests:
                 drop = request.get("drop")
                 if isinstance(drop, str) and not await node.run_on_feed(lambda feed, _: feed.drop(drop)):
                     raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
+                rewind, since_ms = request.get("rewind"), request.get("since_ms")
+                if isinstance(rewind, str) and isinstance(since_ms, int):
+                    await node.run_on_feed(lambda feed, _: feed.rewind(rewind, since_ms))
                 if isinstance(request.get("follow"), dict):
                     await _follow(node, request["follow"])
                 return {"cursors": [asdict(reader) for reader in await node.cursors()]}

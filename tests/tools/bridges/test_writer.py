@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import apsw
+import cbor2
 import pytest
 
 from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
 from mycomesh.tools.bridges import writer as module
 from mycomesh.tools.bridges.scheme import Arrival
-from mycomesh.tools.bridges.writer import SEEN_MAX
+from mycomesh.tools.bridges.writer import BODY_BYTES_MAX, SEEN_MAX
 
 KEYED = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, at INTEGER)"
 
@@ -144,3 +145,30 @@ def test_a_failed_commit_leaves_everything_for_the_next_try(writer, tmp_path):
     other.execute("ROLLBACK")
     assert into.write([arrival({"id": 1}, id="m1")]) == 1
     assert rows(tmp_path) == [(1, None, None)]
+
+
+def test_a_letter_is_written_again_on_request(writer, tmp_path):
+    into = writer(KEYED, format="cbor")
+    into.write([arrival(b"\xff\xfe", id="m1"), arrival(cbor2.dumps({"id": 1, "wat": 1}), id="m2")])
+    db = apsw.Connection(str(tmp_path / "f.db"))
+    db.execute("ALTER TABLE t ADD COLUMN wat; UPDATE mycomesh_dead_letters SET tries = 0")
+    assert into.retry() == 2
+    assert rows(tmp_path) == [(1, None, None, 1)]
+    ((left, tries),) = rows(tmp_path, "SELECT id, tries FROM mycomesh_dead_letters")
+    assert (left, tries, into.retry()) == ("m1", 1, 0)
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_a_dead_letter_keeps_a_body_up_to_the_limit(writer, tmp_path, over):
+    into = writer(KEYED)
+    into.write([arrival(b"x" * (BODY_BYTES_MAX + over))])
+    ((body,),) = rows(tmp_path, "SELECT body FROM mycomesh_dead_letters")
+    assert len(json.loads(body)["body"]) == BODY_BYTES_MAX + min(over, 0)
+
+
+def test_the_state_is_there_for_sql(writer, tmp_path):
+    into = writer(KEYED)
+    into.write([arrival({"id": 1}), arrival(b"bad")])
+    into.show("running", "")
+    select = "SELECT name, state, sent, received, refused, duplicates FROM mycomesh_bridges"
+    assert rows(tmp_path, select) == [("ground", "running", 0, 1, 1, 0)]
