@@ -142,7 +142,7 @@ def test_replay_sends_again_what_was_written_since(machine, tmp_path):
     assert "there are: ground" in alpha.run("bridge", "pause", "other").stderr
 
 
-def test_a_dead_letter_from_outside_is_tried_again(machine, tmp_path):
+def test_a_letter_from_outside_is_tried_again(machine, tmp_path):
     folder = tmp_path / "box"
     alpha = machine(section(folder, 'in = { "in" = "drones" }'))
     eventually(folder.exists, "it runs")

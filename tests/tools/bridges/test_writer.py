@@ -159,7 +159,7 @@ def test_a_letter_is_written_again_on_request(writer, tmp_path):
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_a_dead_letter_keeps_a_body_up_to_the_limit(writer, tmp_path, over):
+def test_a_dead_letter_keeps_a_long_body(writer, tmp_path, over):
     into = writer(KEYED)
     into.write([arrival(b"x" * (BODY_BYTES_MAX + over))])
     ((body,),) = rows(tmp_path, "SELECT body FROM mycomesh_dead_letters")
