@@ -50,7 +50,7 @@ class FrameReader:
             message = self.decode(buffer[at : at + size]) if size and at + size <= len(buffer) else None
             if size and at + size > len(buffer) and not whole:
                 break
-            if message is None:
+            if message is None or self._is_noise(message, buffer, at + (size or 0)):
                 self.damaged += 1
                 at += 1
                 continue
@@ -60,6 +60,15 @@ class FrameReader:
         if whole:
             self.damaged += len(buffer) - at
         return messages
+
+    def _is_noise(self, message: Any, buffer: bytes, end: int) -> bool:
+        """Return True for a frame that the dialect does not know, so that its checksum says nothing, if no frame follows it.
+
+        Else one byte of noise that looks like a beginning would swallow the frames of the next 280 bytes.
+        """
+        return (
+            isinstance(message, self._dialect.MAVLink_unknown) and end < len(buffer) and buffer[end] not in (_V1, _V2)
+        )
 
     def decode(self, frame: bytes) -> Any:
         """Return the message of one frame, or None if its checksum or its length is wrong."""

@@ -179,6 +179,15 @@ def test_reader_joins_cut_frames_and_counts_damage():
     assert noisy.damaged > 0
 
 
+@pytest.mark.parametrize("noise", [b"\xfd", b"\xfe", b"\xfd\x20\x00", b"\xfe\xff"])
+def test_noise_hides_no_frames_behind_it(noise):
+    vehicle, reader = Vehicle(), FrameReader()
+    stream = b"".join(vehicle.pack(vehicle.position(boot)) for boot in range(30))
+    found = reader.feed(noise + stream)
+    assert [message.time_boot_ms for message in found if message.get_type() == "GLOBAL_POSITION_INT"] == list(range(30))
+    assert reader.damaged == len(noise)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=600), st.booleans())
 def test_any_bytes_are_read_without_an_error(data, whole):
