@@ -84,9 +84,10 @@ def violations(cluster: Cluster) -> list[str]:
         found += purge_violations(cluster, visible)
         found += counter_violations(cluster, contents[0][1])
         found += numbering_violations(cluster.oracle, visible)
+    undone = cluster.oracle.undone()
     for host in cluster.members():
         for reader in host.readers:
-            found += reader.violations(cluster.oracle.excused)
+            found += reader.violations(cluster.oracle.excused, undone)
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
     return found

@@ -132,6 +132,11 @@ class Oracle:
         )
         return any(by in self.deletes for each in later for by in each.seen_by)
 
+    def undone(self) -> frozenset[int]:
+        """Return the values that a write replaced or deleted which may be lost."""
+        seen = self.written.items()
+        return frozenset(token for token, written in seen if any(by in self.excused for by in written.seen_by))
+
     def _record_seen(self, token: int, value: object) -> None:
         for old in tokens_in(value):
             self.written[old].seen_by.append(token)

@@ -20,7 +20,7 @@ from mycomesh.sync.schema.facts import SCHEMA_TABLE
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import apsw
 
@@ -187,8 +187,12 @@ class FeedReader:
             if site not in tops or hlc > tops[site][0]:
                 tops[site] = hlc, covered
 
-    def violations(self, excused: dict[int, None]) -> list[str]:
-        """Return what is wrong at the end, one line each; rows with an excused write may be there or not in a copy outside."""
+    def violations(self, excused: Collection[int], undone: Collection[int]) -> list[str]:
+        """Return what is wrong at the end, one line each.
+
+        No restored file takes back what a reader outside has done: it may keep rows of writes that the file lost (`excused`), and
+        lack the values that were replaced or deleted by such writes (`undone`).
+        """
         found = list(self.failures)
         shell = self._running()
         if shell is None or not shell.up:
@@ -204,7 +208,7 @@ class FeedReader:
             if not self.inside:
                 lost = [row for row in extra if any(token in excused for token in tokens_in(row))]
                 extra = [row for row in extra if row not in lost]
-                missing = missing[len(lost) :]
+                missing = [row for row in missing if not any(token in undone for token in tokens_in(row))][len(lost) :]
             if extra or missing:
                 found.append(
                     f"{self._at()}: its copy of {table} has {len(extra)} rows too many and {len(missing)} too few,"

@@ -49,7 +49,7 @@ def test_a_copy_that_differs_is_a_violation(harm):
     def inspect(cluster):
         for host in cluster.hosts:
             for reader in host.readers:
-                assert reader.violations({}) == []
+                assert reader.violations({}, {}) == []
                 if not reader.inside:
                     copy = reader._copies["drones"]
                     name = next(iter(copy))
@@ -59,7 +59,7 @@ def test_a_copy_that_differs_is_a_violation(harm):
                         copy["gone"] = f'{{"timestamp": "{text_of(999_999)}"}}'
                     else:
                         copy["again"] = copy[name]
-                    found.extend([reader.violations({}), reader.violations({999_999: None})])
+                    found.extend([reader.violations({}, {}), reader.violations({999_999}, {})])
 
     assert run(small(), 1, inspect=inspect).ok
     plain, excused = found
