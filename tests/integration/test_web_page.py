@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,34 @@ def test_no_inline_script_or_style_is_in_the_page():
     licences = (STATIC / "licences.txt").read_text()
     for name in ("leaflet", "topojson-client", "world-atlas", "pmtiles", "protomaps-leaflet"):
         assert f"\n{name} " in licences
+
+
+@pytest.mark.skipif(shutil.which("ogr2ogr") is None, reason="needs GDAL (apt-get install gdal-bin)")
+def test_base_map_is_drawn_below_the_data(browser, fleet, tmp_path):
+    (tmp_path / "lake.geojson").write_text(
+        '{"type": "Polygon", "coordinates": [[[-124, 32], [-114, 32], [-114, 42], [-124, 42], [-124, 32]]]}'
+    )
+    tiles = tmp_path / "lake.mbtiles"
+    command = ["ogr2ogr", "-f", "MBTILES", tiles, tmp_path / "lake.geojson", "-nln", "water", "-dsco", "MAXZOOM=6"]
+    subprocess.run(command, check=True, capture_output=True)
+    web = Web(fleet[2], "--basemap", str(tiles))
+    try:
+        page = browser.new_page()
+        errors = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        page.wait_for_selector("canvas.leaflet-tile", state="attached", timeout=WAIT_MS)
+        water = "[...document.querySelectorAll('canvas.leaflet-tile')].some(tile => tile.getContext('2d')"
+        until(
+            page,
+            f"{water}.getImageData(0, 0, tile.width, tile.height).data.some((each, at) => at % 4 === 3 && each > 0))",
+        )
+        page.wait_for_selector(".leaflet-control-attribution:has-text('lake')")
+        assert errors == []
+        page.close()
+    finally:
+        web.close()
 
 
 def test_simulation_is_replayed_with_a_slider(browser, tmp_path):

@@ -118,7 +118,7 @@ class Basemap:
         return Response(data, 206, "application/octet-stream", headers)
 
     def tile(self, place: str) -> Response:
-        """Return the tile at Z/X/Y, counted from the north; 404 where the file has none."""
+        """Return the tile at Z/X/Y, counted from the north; 204 where the file has none, as in the sea of a map of a land."""
         parts = place.split("/")
         if self._db is None or len(parts) != 3 or not all(part.isdigit() and len(part) < 9 for part in parts):
             raise UnknownError("no such tile")
@@ -127,10 +127,10 @@ class Basemap:
             raise UnknownError("no such tile")
         find = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
         row = self._db.execute(find, (zoom, x, (1 << zoom) - 1 - y)).fetchone()  # rows count from the south
-        if row is None or not isinstance(row[0], bytes):
-            raise UnknownError("no such tile")
-        data = row[0]
         kept = (("Cache-Control", "max-age=3600"),)
+        if row is None or not isinstance(row[0], bytes):
+            return Response(status=204, headers=kept)
+        data = row[0]
         if data[:2] == b"\x1f\x8b":
             return Response(data, content_type="application/x-protobuf", headers=(*kept, ("Content-Encoding", "gzip")))
         return Response(data, content_type=_RASTER.get(data[:4], "application/x-protobuf"), headers=kept)

@@ -31,6 +31,7 @@ FIELDS_MAX = 64  # of a query string
 STREAM_BYTES_MAX = 4 << 20  # of a stream that the client has not read; beyond it the connection ends
 CHUNK_BYTES = 16_384
 LINGER_S = 0.5
+NO_CONTENT = 204  # a response of this status has neither a body nor a length
 LINGER_READS = 64
 # No page of another origin can read or embed anything, and no text from a table can become a script.
 SECURITY_HEADERS = (
@@ -272,7 +273,8 @@ async def _send(connection: _Connection, method: str, response: Response) -> Non
     state, writer = connection.state, connection.writer
     if state.our_state is h11.ERROR or state.our_state is h11.MUST_CLOSE:
         return
-    writer.write(state.send(_head(response, [("Content-Length", str(len(response.body)))])) or b"")
+    length = [] if response.status == NO_CONTENT else [("Content-Length", str(len(response.body)))]
+    writer.write(state.send(_head(response, length)) or b"")
     if method != "HEAD" and response.body:
         writer.writelines(state.send_with_data_passthrough(h11.Data(data=response.body)) or [])
     writer.write(state.send(h11.EndOfMessage()) or b"")

@@ -25,6 +25,17 @@ function rulesFor(layers, dark) {
   });
 }
 
+// Names of the layers; a file that was converted from MBTiles may have them as a text inside.
+function layersOf(metadata) {
+  let found = metadata.vector_layers;
+  try {
+    found ??= JSON.parse(metadata.json ?? "{}").vector_layers;
+  } catch {
+    // it says nothing about its layers, so none is drawn
+  }
+  return (found ?? []).map((each) => String(each.id));
+}
+
 const escaped = (text) => text.replace(/<[^>]*>/g, " ").replace(/[&<>"]/g, "");
 
 export async function addBasemap(map, about, dark) {
@@ -36,7 +47,7 @@ export async function addBasemap(map, about, dark) {
     const metadata = await archive.getMetadata();
     const attribution = escaped(String(metadata.attribution ?? about.name));
     if (header.tileType === VECTOR) {
-      const layers = (metadata.vector_layers ?? []).map((each) => each.id);
+      const layers = layersOf(metadata);
       const isProtomaps = layers.includes("earth") && layers.includes("roads");
       const look = isProtomaps
         ? { flavor: dark ? "dark" : "light", lang: "en" }

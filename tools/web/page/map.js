@@ -155,12 +155,18 @@ export class MapView {
       return new Layer(table, number % PALETTE.length);
     });
     this.follow();
-    await Promise.all(this.layers.filter((layer) => layer.visible && !layer.version).map((layer) => layer.load()));
-    for (const layer of this.layers) layer.legend = null;
+    const wanted = this.layers.filter((layer) => layer.visible && !layer.version);
+    const loading = wanted.map(async (layer) => {
+      await layer.load();
+      layer.legend = null;
+      this.points.redraw();
+      this.drawPanel();
+    });
+    this.drawPanel();
+    await Promise.all(loading);
     if (!this.fitted) this.fit();
     this.drawPanel();
     this.updateSlider();
-    this.points.redraw();
     this.waiting?.();
   }
 
@@ -371,7 +377,10 @@ export class MapView {
   select(found, fly) {
     this.selected = found;
     this.points.redraw();
-    if (fly) this.map.setView([found.point.lat, found.point.lon], Math.max(this.map.getZoom(), 8));
+    if (fly) {
+      this.map.setView([found.point.lat, found.point.lon], Math.max(this.map.getZoom(), 8), { animate: false });
+      if (innerWidth <= 760) this.map.panBy([0, this.map.getSize().y * 0.3], { animate: false }); // above the drawer
+    }
     history.replaceState(null, "", `#${encodeURIComponent(found.layer.table)}/${encodeURIComponent(found.point.row)}`);
     rowDrawer(this.app, found.layer.table, found.point.row, {
       values: found.point.values,

@@ -137,7 +137,7 @@ export class MeshView {
     this.head.replaceChildren(
       h("h2", {}, shown.mesh.title.split(/[:,] /)[0]),
       h("span", { class: islands > 1 ? "badge bad" : "badge" }, islands > 1 ? `split: ${islands} islands` : "one island"),
-      away ? h("span", { class: "badge bad" }, `${away} not reachable`) : "",
+      away ? h("span", { class: "badge bad" }, this.replay ? `${away} down` : `${away} not reachable`) : "",
     );
     const parts = [this.head, this.picture(shown), this.timeline(shown), h("div", { class: "columns" }, this.members(shown), this.events(shown))];
     this.view.replaceChildren(...parts.filter(Boolean));
@@ -249,7 +249,7 @@ export class MeshView {
         "tr",
         { class: node.key === this.chosen ? "chosen" : "" },
         h("th", { scope: "row" }, h("span", { class: `dot ${nodeClass(node)}`, "aria-hidden": "true" }), node.name),
-        h("td", {}, peer && peer.state === "down" && peer.seen_ms_ago !== null ? `down, ${ago(peer.seen_ms_ago)}` : STATES[node.state] ?? node.state),
+        h("td", {}, peer && peer.state === "down" && peer.seen_ms_ago !== null ? `down, ${ago(peer.seen_ms_ago)}` : this.replay && node.state === "down" ? "down" : STATES[node.state] ?? node.state),
         h("td", {}, lacks(node)),
         h("td", { class: "number" }, node.rtt_ms === null ? "" : `${node.rtt_ms < 10 ? node.rtt_ms.toFixed(1) : Math.round(node.rtt_ms)} ms`),
         h("td", { class: "number" }, node.sent_bytes === null ? "" : `${bytes(node.sent_bytes)} / ${bytes(node.received_bytes)}`),
