@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -231,6 +232,61 @@ def test_conflict_is_restored_by_a_click(page, fleet):
     page.click(".conflict button:has-text('Restore what lost')")
     page.wait_for_selector(".conflict .badge:has-text('restored')")
     first.shows("SELECT text FROM notes WHERE id = 1", f"{lost}\n")
+
+
+def test_points_of_every_form_are_on_the_map(page, fleet):
+    first, _, third, _ = fleet
+    point = '{"type":"Point","coordinates":[7.5,46.5]}'
+    first.sql(f"CREATE TABLE places(id TEXT PRIMARY KEY, place TEXT); INSERT INTO places VALUES('hut', '{point}')")
+    wkb = struct.pack("<BIdd", 1, 1, 8.5, 46.5)
+    shapes = {"wkb": wkb, "gpkg": b"GP\0\1" + struct.pack("<i", 4326) + wkb}
+    first.sql("CREATE TABLE shapes(id TEXT PRIMARY KEY, geom BLOB)")
+    first.sql("INSERT INTO shapes VALUES" + ", ".join(f"('{name}', x'{blob.hex()}')" for name, blob in shapes.items()))
+    third.shows("SELECT count(*) FROM shapes", "2\n")
+    places = (
+        "(name) => { const layer = mycomesh.views.map.layers.find(each => each.table === name);"
+        " const last = ({ key, track }) => [key, track.at(-1).lon, track.at(-1).lat];"
+        " return layer && [...layer.things.values()].map(last).sort() }"
+    )
+    eventually(lambda: page.evaluate(places, "places") == [["hut", 7.5, 46.5]], "GeoJSON")
+    eventually(lambda: page.evaluate(places, "shapes") == [["gpkg", 8.5, 46.5], ["wkb", 8.5, 46.5]], "WKB")
+    first.sql(f"UPDATE shapes SET geom = x'{struct.pack('<BIdd', 1, 1, 9.5, 46.5).hex()}' WHERE id = 'wkb'")
+    eventually(
+        lambda: page.evaluate(places, "shapes") == [["gpkg", 8.5, 46.5], ["wkb", 9.5, 46.5]], "a blob that moves"
+    )
+
+
+def test_slider_goes_back_in_time_over_tracks(page, fleet):
+    first = fleet[0]
+    rows = [
+        f"({hour}, 'd{drone}', {40 + hour}, {5 + drone}, '2026-01-01T0{hour}:00:00Z')"
+        for drone in (1, 2)
+        for hour in range(8)
+    ]
+    first.sql("CREATE TABLE track(n INTEGER, drone TEXT, lat REAL, lon REAL, at TEXT, PRIMARY KEY(drone, at))")
+    first.sql(f"INSERT INTO track VALUES{', '.join(rows)}")
+    layer = "mycomesh.views.map.layers.find(each => each.table === 'track')"
+    until(page, f"{layer}?.things.get('d1')?.track.length === 8")
+    shown = f"{layer}.at({layer}.things.get('d2'), mycomesh.views.map.time).lat"
+    assert page.evaluate(shown) == 47
+    times = f"[Date.parse('2026-01-01T03:30:00Z'), {layer}]"
+    assert (
+        page.evaluate(
+            f"(() => {{ const [time, layer] = {times}; return layer.at(layer.things.get('d2'), time).lat }})()"
+        )
+        == 43
+    )
+    page.locator(".mapview .slider input").fill("0")
+    assert page.evaluate(shown) < 47 or page.evaluate("mycomesh.views.map.time") < page.evaluate(f"{layer}.oldest")
+    page.click(".mapview .slider button:has-text('Now')")
+    assert page.evaluate(shown) == 47
+
+
+def test_members_with_a_position_are_linked_on_the_map(page, fleet):
+    first = fleet[0]
+    first.sql("CREATE TABLE nodes(name TEXT PRIMARY KEY, lat REAL, lon REAL)")
+    first.sql("INSERT INTO nodes VALUES('first', 46, 7), ('second', 47, 8)")
+    until(page, "mycomesh.views.map.links().length === 1 && mycomesh.views.map.links()[0][2] === 'ok'")
 
 
 @pytest.mark.parametrize("width", [390, 1440])
