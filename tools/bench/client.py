@@ -82,6 +82,10 @@ def _update(db: sqlite3.Connection, table: str, _data: Rows) -> None:
     db.execute(f"UPDATE {table} SET altitude = altitude + 1")
 
 
+def _shift(db: sqlite3.Connection, table: str, _data: Rows) -> None:
+    db.execute(f"UPDATE {table} SET id = -1 - id")
+
+
 def _delete(db: sqlite3.Connection, table: str, _data: Rows) -> None:
     db.execute(f"DELETE FROM {table}")
 
@@ -92,6 +96,7 @@ JOBS: dict[str, Callable[[sqlite3.Connection, str, Rows], None]] = {
     "single": _single,
     "update": _update,
     "delete": _delete,
+    "shift": _shift,
 }
 
 

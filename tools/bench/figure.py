@@ -65,6 +65,12 @@ CATALOGUE = {
         Kind("update_us_per_row", "edits", "us", "the same of an update of one column", goal=15),
         Kind("update_again_us_per_row", "edits", "us", "the same of a second update of that column", goal=15),
         Kind("delete_us_per_row", "edits", "us", "the same of a delete", goal=12),
+        Kind(
+            "update_key_ratio", "edits", "ratio", "an update of a table with a TEXT key", "one with an integer key", 3
+        ),
+        Kind("count_ratio", "edits", "ratio", "a count of a counter", "an update of a plain column", 1.5),
+        Kind("conflict_ratio", "edits", "ratio", "an update of a row that another node updates", "a plain update", 3),
+        Kind("parked_ratio", "edits", "ratio", "an insert that UNIQUE refuses", "an insert that it takes", 3),
         Kind("wire_bytes_per_row", "pipeline", "bytes", "a five-column insert in a batch"),
         Kind(
             "pipeline_ratio",

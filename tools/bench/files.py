@@ -6,6 +6,7 @@ pairs, so that a busy machine slows both. The ratios compare CPU time, not the d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import statistics
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,29 +64,88 @@ def pipeline(quick: bool) -> dict[str, Figure]:
 
 
 def edits(quick: bool) -> dict[str, Figure]:
-    """Return the CPU microseconds of a row from the write of a stock client in one file until it is in another."""
+    """Return the CPU microseconds of a row from the write of a stock client in one file until it is in another.
+
+    Rows that need more than a plain edit does are ratios to it: counted, of a text key, in conflict, refused.
+    """
     count = ROWS_QUICK if quick else ROWS // 5
     found: dict[str, list[float]] = {}
     for _ in range(PIPELINES):
-        with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
-            here, there = Path(directory) / "here.db", Path(directory) / "there.db"
-            for path in (here, there):
-                _client(path, "create", 0, "by_id")
-            sender, receiver = _open(here, 1), _open(there, 2)
-            for name, job in (
-                ("insert", "bulk"),
-                ("update", "update"),
-                ("update_again", "update"),
-                ("delete", "delete"),
-            ):
-                written_s = _client(here, job, count if job == "bulk" else 0, "by_id")
-                batches, drained_s = _time(functools.partial(_drain, sender))
-                _, merged_s = _time(functools.partial(_merge, receiver, batches))
-                spent = (written_s + drained_s + merged_s) / count * 1e6
-                found.setdefault(f"{name}_us_per_row", []).append(spent)
-            sender.close()
-            receiver.close()
+        plain = _edited(count, "by_id", ("bulk", "update", "update", "delete"))
+        insert, update, again, delete = plain
+        _, keyed, _ = _edited(count, "by_name", ("bulk", "update", "update"))
+        *_, counted = _edited(count, "by_id", ("bulk", "update", "count", "update"))
+        conflict, parked = _conflicting(count // 10), _refused(count // 10)
+        for name, value in {
+            "insert_us_per_row": insert,
+            "update_us_per_row": update,
+            "update_again_us_per_row": again,
+            "delete_us_per_row": delete,
+            "update_key_ratio": keyed / update,
+            "count_ratio": counted / again,
+            "conflict_ratio": conflict / update,
+            "parked_ratio": parked / insert,
+        }.items():
+            found.setdefault(name, []).append(value)
     return measured(**{name: statistics.median(values) for name, values in found.items()})
+
+
+@contextlib.contextmanager
+def _two_files(table: str) -> Iterator[tuple[list[Path], list[Replica]]]:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        paths = [Path(directory) / "here.db", Path(directory) / "there.db"]
+        for path in paths:
+            _client(path, "create", 0, table)
+        replicas = [_open(path, number) for number, path in enumerate(paths, 1)]
+        yield paths, replicas
+        for replica in replicas:
+            replica.close()
+
+
+def _edited(count: int, table: str, jobs: Sequence[str]) -> list[float]:
+    """Return for each job of a client its CPU microseconds a row: the write, stamping and merging.
+
+    The job "count" declares a counter, and updates it once: the first count of a row does more than the next.
+    """
+    found = []
+    with _two_files(table) as (paths, (sender, receiver)):
+        for job in jobs:
+            if job == "count":
+                sender.decisions.declare_counter(table, "altitude")
+                _merge(receiver, _drain(sender))
+                _drain(receiver)  # the new counter makes both files read every cell once
+            client = {"count": "update"}.get(job, job)
+            written_s = _client(paths[0], client, count if job == "bulk" else 0, table)
+            batches, drained_s = _time(functools.partial(_drain, sender))
+            _, merged_s = _time(functools.partial(_merge, receiver, batches))
+            found.append((written_s + drained_s + merged_s) / count * 1e6)
+    return found
+
+
+def _conflicting(count: int) -> float:
+    """Return the CPU microseconds of a row that two files update at the same time: of one write, its stamp and its merge."""
+    with _two_files("by_id") as (paths, replicas):
+        _client(paths[0], "bulk", count, "by_id")
+        _merge(replicas[1], _drain(replicas[0]))
+        spent_s = sum(_client(path, "update", 0, "by_id") for path in paths)
+        _client(paths[1], "update", 0, "by_id")  # another value
+        drained = [_time(functools.partial(_drain, replica)) for replica in replicas]
+        merged = [
+            _time(functools.partial(_merge, replicas[number], drained[1 - number][0], 2 - number)) for number in (0, 1)
+        ]
+        return (spent_s + sum(spent for _, spent in [*drained, *merged])) / (2 * count) * 1e6
+
+
+def _refused(count: int) -> float:
+    """Return the CPU microseconds of an insert that a UNIQUE column of the other file refuses."""
+    with _two_files("by_tag") as (paths, (sender, receiver)):
+        _client(paths[1], "bulk", count, "by_tag")
+        _client(paths[1], "shift", 0, "by_tag")
+        _drain(receiver)
+        written_s = _client(paths[0], "bulk", count, "by_tag")
+        batches, drained_s = _time(functools.partial(_drain, sender))
+        _, merged_s = _time(functools.partial(_merge, receiver, batches))
+        return (written_s + drained_s + merged_s) / count * 1e6
 
 
 def file_size(quick: bool) -> dict[str, Figure]:
@@ -221,9 +281,9 @@ def _drain(replica: Replica) -> list[bytes]:
     return batches
 
 
-def _merge(replica: Replica, batches: list[bytes]) -> None:
+def _merge(replica: Replica, batches: list[bytes], origin: int = 1) -> None:
     for batch in batches:
-        replica.apply(batch, _wall_ms(), origin=_node_id(1))
+        replica.apply(batch, _wall_ms(), origin=_node_id(origin))
 
 
 def _digest(replica: Replica) -> TableDigest:
