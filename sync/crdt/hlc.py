@@ -10,6 +10,7 @@ Kulkarni et al. 2014, "Logical Physical Clocks"; design.md section 4.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 
 __all__ = [
     "COUNTER_BITS",
@@ -53,6 +54,7 @@ def is_early(hlc: int) -> bool:
     return ms_from_hlc(hlc) < EARLY_MS_MAX
 
 
+@functools.lru_cache(maxsize=1_024)  # the conflicts of one batch have few different times
 def time_text(wall_ms: int) -> str:
     """Return a Unix time in milliseconds as ISO 8601 in UTC; a time out of range as a number of milliseconds."""
     try:

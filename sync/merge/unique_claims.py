@@ -16,7 +16,6 @@ from mycomesh.sync.sqlite.indexes import UniqueIndex, column_names
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
-from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["later_claims", "rows_where"]
@@ -35,13 +34,13 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
         # NULLs are distinct in a UNIQUE index: a row with one claims nothing.
         if not names or any(values.get(name) is None for name in names):
             continue
+        claimants = [other for other in _rows_with(table, index, [values[name] for name in names]) if other != row]
+        if not claimants:
+            continue
         mine = _claim(table, row, names)
-        for claimant in _rows_with(table, index, [values[name] for name in names]):
-            if claimant == row:
-                continue
-            if _claim(table, claimant, names) < mine:
-                return {}
-            found[claimant] = index.name
+        if any(_claim(table, claimant, names) < mine for claimant in claimants):
+            return {}
+        found |= dict.fromkeys(claimants, index.name)
     # Only SQLite can evaluate the other indexes. So it is asked which rows it would replace.
     others = [index.name for index in table.spec.unique if not index.columns]
     if others:
@@ -57,7 +56,8 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
 
 def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
     mask = table.columns.mask_of(names) | EXISTENCE
-    return max((entry.stamp for entry in RowView.read(table, row).entries if entry.mask & mask), default=(0, b""))
+    entries = map(table.log.entry, table.log.entries_of_row(row))
+    return max((entry.stamp for entry in entries if entry.mask & mask), default=(0, b""))
 
 
 def _rows_with(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Row]:

@@ -139,7 +139,14 @@ class ChangeLog:
 
     def entries_of_row(self, row: Row) -> list[StoredEntry]:
         """Return the entries of one row, ordered by (site number, hlc)."""
-        return self.entries_of_rows([row])[row]
+        self.flush()
+        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
+        found: list[StoredEntry] = self._store.db.execute(listing, (row,)).fetchall()
+        run = self.runs.of_row(row) if isinstance(row, int) else None
+        if run is not None:
+            found.append(run.entry(row - run.row))  # type: ignore[operator]
+            found.sort()  # no two have one stamp
+        return found
 
     def entries_of_rows(self, rows: Sequence[Row]) -> dict[Row, list[StoredEntry]]:
         """Return the entries of many rows at once."""

@@ -48,6 +48,7 @@ class ConflictRoom:
         # Records and bytes as they were counted last, and those added since; None until counted. Records that another program
         # deletes are noticed when a limit seems to be exceeded.
         self._filled: tuple[int, int] | None = None
+        self._expired: tuple[int, ConflictLimits] | None = None  # the time of the last `expire`, and the limits then
 
     @property
     def empty(self) -> bool:
@@ -65,7 +66,7 @@ class ConflictRoom:
 
     def rolled_back(self) -> None:
         """Count again when needed."""
-        self._filled = None
+        self._filled = self._expired = None
 
     def on_record(self, number: int, sizes: Iterable[int], wall_ms: int) -> None:
         """Make room after a record was added: `number` is its seq, `sizes` are the bytes of its values."""
@@ -84,6 +85,9 @@ class ConflictRoom:
 
     def expire(self, wall_ms: int) -> None:
         """Remove the records that are too old; inside a transaction."""
+        if self._expired == (wall_ms, self.limits):  # the records made since are of this very time
+            return
+        self._expired = wall_ms, self.limits
         try:
             bound = time_text(wall_ms - dt.timedelta(days=self.limits.age_days) // dt.timedelta(milliseconds=1))
         except OverflowError:

@@ -58,6 +58,7 @@ class UserTable:
         # the INSERT OR REPLACE with which GeoPackages update their R-trees.
         self.or_abort = " OR ABORT" if mentions(spec.sql, "conflict") else ""
         self._computing = f" RETURNING {computed}" if computed else ""
+        self._insert_sql = functools.lru_cache(maxsize=64)(self._insert_sql_of)
         self._update_sql = functools.lru_cache(maxsize=256)(self._update_sql_of)
         self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
         self.raw_list = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.columns)
@@ -160,15 +161,13 @@ class UserTable:
         With `replacing`, it removes the rows with which it collides; the ON CONFLICT clauses of the table have no effect.
         """
         self._check_text(values)
-        columns = [column for column in self._spec.columns if column.folded in values]
-        names = ", ".join(quoted(column.name) for column in columns)
-        placeholders = ", ".join(placeholder(values[column.folded]) for column in columns)
-        body = f"({names}) VALUES({placeholders})" if columns else "DEFAULT VALUES"
+        names = tuple([name for name in self._names if name in values])
+        insert = self._insert_sql(names, tuple([placeholder(values[name]) for name in names]), replacing)
         # The own values of a large row may be more than the limit, which is for what expressions make of a row.
         own = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
         self.execute(
-            f"INSERT{' OR REPLACE' if replacing else self.or_abort} INTO {quoted(self._spec.name)}{body}{self._computing}",
-            tuple(bind_value(values[column.folded]) for column in columns),
+            insert,
+            tuple([bind_value(values[name]) for name in names]),
             bytes_max=INSERTED_BYTES_MAX if own < INSERTED_BYTES_MAX // 2 else 0,
         )
         rowid = self._store.db.last_insert_rowid() if self._spec.rowid else 0
@@ -187,6 +186,13 @@ class UserTable:
         update = self._update_sql(tuple(values), tuple(map(placeholder, values.values())))
         self.execute(f"{update} WHERE {found[0]}{self._computing}", (*map(bind_value, values.values()), *found[1]))
         self._on_write([row])
+
+    def _insert_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...], replacing: bool) -> str:
+        by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
+        columns = ", ".join(by_name[name] for name in names)
+        body = f"({columns}) VALUES({', '.join(placeholders)})" if names else "DEFAULT VALUES"
+        conflict = " OR REPLACE" if replacing else self.or_abort
+        return f"INSERT{conflict} INTO {quoted(self._spec.name)}{body}{self._computing}"
 
     def _update_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
