@@ -36,6 +36,7 @@ __all__ = ["TakScheme"]
 PORT = 8_087
 OWN = "mycomesh."  # begins the uid of an event that is made of a row
 AHEAD_MS = 300_000
+PRUNE_MS = 1_000  # between two looks at the items of a client that has brought its share
 STALE_S_MAX = 366 * 86_400
 PING, PONG = "t-x-c-t", "t-x-c-t-r"
 SETTINGS: Mapping[str, Any] = {
@@ -160,11 +161,16 @@ class TakScheme(RowScheme):
         """Return False if a client brings more items than its share."""
         if topic == "positions" and not client.callsign:
             client.callsign = event.attribute("contact", "callsign")
-        if event.uid not in client.brought:
-            if len(client.brought) >= SHARE_MAX:
-                self.count_drops(1)
-                return False
-            client.brought.add(event.uid)
+        if event.uid in client.brought:
+            return True
+        if len(client.brought) >= SHARE_MAX and now_ms() - client.pruned_ms >= PRUNE_MS:
+            client.pruned_ms = now_ms()
+            self._picture.prune(client.pruned_ms)  # its old messages of chat, for example
+            client.brought = {uid for uid in client.brought if self._picture.get(uid) is not None}
+        if len(client.brought) >= SHARE_MAX:
+            self.count_drops(1)
+            return False
+        client.brought.add(event.uid)
         return True
 
     def _on_delete(self, client: Client | None, event: Event, data: bytes) -> None:

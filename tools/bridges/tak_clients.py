@@ -51,6 +51,7 @@ class Client:
         self._waiting: OrderedDict[str, bytes] = OrderedDict()
         self._wake = asyncio.Event()
         self.brought: set[str] = set()  # uids, up to SHARE_MAX
+        self.pruned_ms = 0
         self.callsign = ""
         self.dropped = 0
 

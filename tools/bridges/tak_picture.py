@@ -64,7 +64,11 @@ class Picture:
 
     def current(self, now: int) -> Iterator[tuple[str, bytes]]:
         """Yield uid and event of the items that are not stale; forget those that are."""
-        for uid in [uid for uid, item in self._items.items() if item.stale <= now]:
-            del self._items[uid]
+        self.prune(now)
         for uid, item in self._items.items():
             yield uid, item.data
+
+    def prune(self, now: int) -> None:
+        """Forget items that are stale."""
+        for uid in [uid for uid, item in self._items.items() if item.stale <= now]:
+            del self._items[uid]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.tools.imports.record import TRACK, BadFileError, Notes, Record, Selection
+from mycomesh.tools.imports.record import TRACK, BadFileError, FlightLog, Record
 from mycomesh.tools.vehicles.mavlink import Fleet
 from mycomesh.tools.vehicles.mavlink_frames import FrameReader, frame_size
 from mycomesh.tools.vehicles.rows import Value, sql_value, within
@@ -22,24 +22,13 @@ _EARLIEST_US, _LATEST_US = 946_684_800_000_000, 7_258_118_400_000_000  # 2000 to
 _REAL = ("float", "double")
 
 
-class TelemetryLog:
+class TelemetryLog(FlightLog):
     """A .tlog: MAVLink frames, each after the microsecond at which a ground station received it."""
-
-    def __init__(self, path: Path, selection: Selection) -> None:
-        self._path = path
-        self._selection = selection
-        self._columns: dict[str, dict[str, str]] = {"": TRACK}
-        self.notes = Notes()
-
-    def columns(self, kind: str) -> dict[str, str]:
-        """Return the columns of a kind with their SQL types."""
-        return self._columns[kind]
 
     def records(self) -> Iterator[Record]:
         """Yield positions after a 3D fix, or the chosen messages."""
         fleet = Fleet(self.notes.lines.append)
-        choice = self._selection
-        positions = not choice.every and not choice.kinds
+        choice, positions = self._selection, self._selection.positions
         for n, (at_us, message, offset) in enumerate(self._messages()):
             kind = message.get_type()
             if positions:
@@ -91,23 +80,12 @@ class TelemetryLog:
         return None if message is None else (stamp, message, end)
 
 
-class DataFlashLog:
+class DataFlashLog(FlightLog):
     """A .bin that ArduPilot writes to its own memory card; its messages describe themselves."""
-
-    def __init__(self, path: Path, selection: Selection) -> None:
-        self._path = path
-        self._selection = selection
-        self._columns: dict[str, dict[str, str]] = {"": TRACK}
-        self.notes = Notes()
-
-    def columns(self, kind: str) -> dict[str, str]:
-        """Return the columns of a kind with their SQL types."""
-        return self._columns[kind]
 
     def records(self) -> Iterator[Record]:
         """Yield GPS positions with a 3D fix, or the chosen messages."""
-        choice = self._selection
-        positions = not choice.every and not choice.kinds
+        choice, positions = self._selection, self._selection.positions
         battery: dict[str, Value] = {}
         for n, (message, offset) in enumerate(self._messages()):
             kind = message.get_type()

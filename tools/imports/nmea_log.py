@@ -17,7 +17,7 @@ class NmeaLog:
     """Lines of a receiver; a damaged line is passed over and counted."""
 
     def __init__(self, path: Path, selection: Selection) -> None:
-        if selection.every or selection.kinds:
+        if not selection.positions:
             raise BadFileError(f"{path}: --messages is for flight logs; an .nmea has positions alone")
         self._path = path
         self.notes = Notes()

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.tools.vehicles.rows import Value
 
-__all__ = ["TRACK", "BadFileError", "Reader", "Record", "Selection", "fingerprint"]
+__all__ = ["TRACK", "BadFileError", "FlightLog", "Reader", "Record", "Selection", "fingerprint"]
 
 TRACK: Final = {
     "vehicle": "TEXT", "at": "INTEGER", "lat": "REAL", "lon": "REAL", "alt_m": "REAL", "height_m": "REAL",
@@ -51,6 +51,11 @@ class Selection:
 
     kinds: tuple[str, ...] = ()
     every: bool = False
+
+    @property
+    def positions(self) -> bool:
+        """Whether the positions are to be imported."""
+        return not self.every and not self.kinds
 
     def takes(self, kind: str) -> bool:
         """Return True if messages of that kind are to be imported."""
@@ -88,6 +93,20 @@ class Reader(Protocol):
 
     def records(self) -> Iterator[Record]:
         """Yield the records in the order of the file."""
+
+
+class FlightLog:
+    """The part that the readers of flight logs share: positions, or each kind of message with columns of its own."""
+
+    def __init__(self, path: Path, selection: Selection) -> None:
+        self._path = path
+        self._selection = selection
+        self._columns: dict[str, dict[str, str]] = {"": TRACK}
+        self.notes = Notes()
+
+    def columns(self, kind: str) -> dict[str, str]:
+        """Return the columns of a kind with their SQL types."""
+        return self._columns[kind]
 
 
 def fingerprint(path: Path) -> str:

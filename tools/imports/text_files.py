@@ -42,7 +42,7 @@ class _Table:
     unit = "line"
 
     def __init__(self, path: Path, selection: Selection) -> None:
-        if selection.every or selection.kinds:
+        if not selection.positions:
             raise BadFileError(f"{path}: --messages is for flight logs; this file has one kind of row")
         self._path = path
         self._types: dict[str, str] = {}

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.tools.imports.record import TRACK, BadFileError, Notes, Record, Selection
+from mycomesh.tools.imports.record import TRACK, BadFileError, FlightLog, Record
 from mycomesh.tools.vehicles.rows import Value, sql_value, within
 
 __all__ = ["ULog"]
@@ -22,18 +21,8 @@ _GPS = ("vehicle_gps_position", "sensor_gps")
 _FIX_3D = 3
 
 
-class ULog:
+class ULog(FlightLog):
     """A .ulg. pyulog holds the whole log in memory."""
-
-    def __init__(self, path: Path, selection: Selection) -> None:
-        self._path = path
-        self._selection = selection
-        self._columns: dict[str, dict[str, str]] = {"": TRACK}
-        self.notes = Notes()
-
-    def columns(self, kind: str) -> dict[str, str]:
-        """Return the columns of a kind with their SQL types."""
-        return self._columns[kind]
 
     def records(self) -> Iterator[Record]:
         """Yield GPS positions with a 3D fix, or the chosen topics: instance after instance."""
@@ -43,8 +32,7 @@ class ULog:
         start_us = _start_us(topics)
         if start_us is None:
             self.notes.lines.append("no GPS fix with UTC: 'at' is NULL")
-        choice = self._selection
-        positions = not choice.every and not choice.kinds
+        choice, positions = self._selection, self._selection.positions
         gps = next((name for name in _GPS if any(topic.name == name for topic in topics)), "")
         done, numbers = 0, dict.fromkeys(("", *(topic.name for topic in topics)), 0)
         for topic in topics:

@@ -272,6 +272,22 @@ def test_clients_and_their_items_have_limits(monkeypatch):
     run(test)
 
 
+def test_stale_items_do_not_count_towards_the_share(monkeypatch):
+    monkeypatch.setattr("mycomesh.tools.bridges.tak.SHARE_MAX", 3)
+
+    async def test():
+        async with Place() as place:
+            one = await place.screen()
+            one.say(*(said(f"GeoChat.{number}", "b-t-f", detail=CHAT, ago_s=60, stale_s=61) for number in range(3)))
+            await place.rows(3)
+            await asyncio.sleep(1.1)
+            one.say(said("later"))
+            assert (await place.rows(1))[0].values["uid"] == "later"
+            assert "dropped" not in place.counted
+
+    run(test)
+
+
 def test_fast_client_is_read_more_slowly(monkeypatch):
     monkeypatch.setattr(tak_clients, "BURST", 5)
     monkeypatch.setattr(tak_clients, "EVENTS_PER_S_MAX", 50)
