@@ -363,6 +363,12 @@ _ROUNDS = (
         "mycomesh restore NUMBER writes a row again",
     ),
     Code(
+        "parked.full",
+        "further inserts of a member are left out, as too many of its rows are parked",
+        "a constraint here refuses them: 10,000 rows or 64 MB of one node wait; others, updates and deletes go on",
+        "mycomesh parked shows the reason; once some fit or go, rounds bring the others; a hostile member: mycomesh revoke NAME",
+    ),
+    Code(
         "round.kept",
         "rows were written again that a member reports as deleted",
         "a person ran 'mycomesh keep-rows'; as writes of this moment they win on every node",

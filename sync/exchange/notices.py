@@ -43,6 +43,12 @@ def notify_applied(applied: Applied, site: bytes, turn: Turn) -> None:
     if parked:
         text = f"parked {parked} row(s) that a constraint refuses; see mycomesh_parked"
         turn.notify("merge.parked", text, {"count": parked})
+    for node in applied.full:
+        text = (
+            f"so many rows of {node.hex()} are parked that its further inserts into these tables are left out, until some fit:"
+            " see mycomesh_parked"
+        )
+        turn.notify("parked.full", text, {"node": node.hex()}, "warning")
     if applied.unsigned:
         text = f"left out {applied.unsigned} change(s) of signed tables that their writers have not signed"
         turn.notify("rows.unsigned", text, {"count": applied.unsigned}, "warning")

@@ -54,12 +54,14 @@ class Merged:
     repaired: those among them that this replica covered already, and had lost.
     conflicts: conflict records made.
     parked: rows that SQLite refused.
+    left_out: inserts that were left out and not covered, as too many rows of their writer are parked.
     """
 
     changes: int = 0
     repaired: int = 0
     conflicts: int = 0
     parked: int = 0
+    left_out: int = 0
 
     def add(self, other: Merged) -> None:
         """Add the counts of another part."""
@@ -67,6 +69,7 @@ class Merged:
         self.repaired += other.repaired
         self.conflicts += other.conflicts
         self.parked += other.parked
+        self.left_out += other.left_out
 
 
 def merge_rows(

@@ -109,6 +109,9 @@ def record_reassigned_id(
 
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
     """Record a row that a constraint of the user's table refuses. Its values are held, and the row is retried."""
+    # A column with a NUL in its name is a share of a counter. The user's table has no such column.
+    content = values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX]
+    table.store.parked_room.on_park(2 * len(content))
     table.store.db.execute(
         "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
@@ -116,8 +119,7 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
             table.spec.name,
             key_text(key),
             reason,
-            # A column with a NUL in its name is a share of a counter. The user's table has no such column.
-            values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX],
+            content,
             time_text(wall_ms),
             table.table_id,
             row,
@@ -128,6 +130,8 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
 def unpark(table: Table, row: Row) -> None:
     """Remove the record of a row that is no longer refused."""
     table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
+    if table.store.db.changes():
+        table.store.parked_room.on_unpark()
 
 
 def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:

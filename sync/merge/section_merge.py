@@ -69,6 +69,7 @@ class SectionMerge:
             [group.hlcs[-1] for group in section.groups] + [upto for _, _, upto in section.ranges], default=0
         )
         self.sites = tuple(dict.fromkeys(site for site, _, _ in section.ranges))
+        self.left_out: set[bytes] = set()  # sites of which too many rows are parked
         self._seals = section.seals
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
@@ -139,6 +140,14 @@ class SectionMerge:
             table.log.trim_seals(self._seals)
         return merged
 
+    def _is_full(self, table: Table, group: Group) -> bool:
+        """Return True if too many rows of the group's writer are parked, and these would be more."""
+        return (
+            group.kind is Kind.INSERT
+            and not self._states_facts
+            and table.store.parked_room.is_full(table.table_id, group.site)
+        )
+
     def _take(self, rest: _Rest, budget: WorkBudget) -> Group:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
@@ -197,6 +206,11 @@ class SectionMerge:
         site_number = table.store.site_number_or_new(group.site)
         most = CHUNK_ROWS_MAX // EDIT_WEIGHT
         for start in range(0, len(group.hlcs), most):
+            if self._is_full(table, group):  # those that SQLite takes have gone the fast way
+                merged.left_out += len(group.hlcs) - start
+                self.left_out.add(group.site)
+                self._ranges = deque(window for window in self._ranges if window[0] != group.site)
+                return
             part = slice_group(group, start, start + most)
             done = 0
             if not budget.spent:

@@ -21,6 +21,7 @@ class Applied:
         default_factory=list
     )  # (table, site, after, upto) of a catch-up chunk
     changes: int = 0  # in the bundle, new here or not
+    full: list[bytes] = field(default_factory=list)  # beginnings of sites of which too many rows are parked since now
     crowded: int = 0  # changes of a catch-up chunk left out because this file has no room for their sites
     refused: int = 0  # changes of a catch-up chunk left out because their stamps lie too far ahead
     withheld: bool = False  # changes were left out because one of the two nodes has not learnt a table's policy yet

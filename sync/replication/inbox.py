@@ -46,6 +46,8 @@ class Inbox:
         self._priority = priority
         # Tables that this file did not have when a round brought changes of them; no round of theirs has begun since.
         self._missed: set[str] = set()
+        # Sites of which a round has left inserts out, by table; no round of the table has begun since.
+        self._left_out: dict[str, set[bytes]] = {}
         # `Coverage.loss` of each table when the last round for it began.
         self._losses: dict[int, object] = {}
 
@@ -112,6 +114,9 @@ class Inbox:
             sites = section.sites
             merged = self._merge_section(table, section, wall_ms, budget, repair=repair)
             applied.merged.add(merged)
+            applied.full += self._store.parked_room.take_news()
+            if merged.left_out:
+                self._left_out.setdefault(section.table, set()).update(section.left_out)
             if merged.changes and section.table == SCHEMA_TABLE:
                 self._apply_facts(applied, wall_ms, budget)
                 retried = True
@@ -147,6 +152,7 @@ class Inbox:
     def begin_round(self, name: str) -> bool:
         """Note that a round for a table begins; return whether coverage of it was given up since the last one began."""
         self._missed.discard(name)
+        self._left_out.pop(name, None)
         table = self._registry.tables.get(name)
         if table is None or self._losses.get(table.table_id) is table.coverage.loss:
             return False
@@ -177,6 +183,7 @@ class Inbox:
                     for site, (after, upto) in vectors[name].missing_from(table.coverage.vector)
                 ]
                 refused = refused_sites(self._store, [site for site, _ in gained])
+                refused |= self._left_out.get(name, set())
                 gained = [(site, window) for site, window in gained if window[0] < window[1] and site not in refused]
                 for site, (after, upto) in gained:
                     table.coverage.cover(site, after, upto)

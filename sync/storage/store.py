@@ -32,6 +32,7 @@ from mycomesh.sync.storage.authority import Authority, Signers
 from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
+from mycomesh.sync.storage.parked_room import ParkedRoom
 from mycomesh.sync.storage.purged import PurgedWrites
 
 __all__ = [
@@ -113,6 +114,8 @@ class Store:
         self.accounts = Accounts(self.db)
         self.enlist(self.accounts)
         self.purged = PurgedWrites(self.db)
+        self.parked_room = ParkedRoom(self.db)
+        self.enlist(self.parked_room)
         if read_only:
             try:
                 self._read_replica()
