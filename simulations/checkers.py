@@ -234,7 +234,12 @@ def history_violations(oracle: Oracle, visible: Counter[int], kept: dict[int, No
         at = f"at {written.at_us / 1e6:.3f} s"
         if count > (2 if token in oracle.duplicable else 1):
             found.append(f"{where} {at}: is there {count} times")
-        elif count == 1 and oracle.is_replaced(token) and token not in oracle.duplicable:
+        elif (
+            count == 1
+            and oracle.is_replaced(token)
+            and token not in oracle.duplicable
+            and not oracle.is_uncovered(token)
+        ):
             by = ", ".join(_name(oracle, late) for late in written.seen_by)
             found.append(f"{where} {at}: visible although replaced or deleted by {by} who saw it")
         elif count == 0 and not (

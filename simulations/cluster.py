@@ -230,6 +230,7 @@ class Cluster:
         if index not in self.revoked or shell is None or not shell.purge(self._members[index].node_id, since_ms):
             return
         self.purged[index] = since_us
+        self.oracle.purged[index] = None
         self.network.faults["purge"] += 1
         self._record(f"purge {index}")
 

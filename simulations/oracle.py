@@ -48,6 +48,7 @@ class Oracle:
         self.excused: dict[int, None] = {}  # writes that may be lost without a violation
         self.revoked_us: dict[int, int] = {}  # node -> virtual microseconds of its revocation
         self.traitors: dict[int, None] = {}  # nodes that lie, so that none of their writes has to be anywhere
+        self.purged: dict[int, None] = {}  # nodes whose writes are dropped
         self.doubling: dict[int, None] = {}  # nodes whose rows without a key may be there twice from now on
         self.duplicable: dict[int, None] = {}  # writes that were in a copied file without a stamp
         self.counts: dict[str, int] = {}  # by item: the sum of all committed increments
@@ -115,6 +116,19 @@ class Oracle:
     def is_replaced(self, token: int) -> bool:
         """Return whether a write that cannot be lost saw this value and replaced or deleted it."""
         return any(by not in self.excused for by in self.written[token].seen_by)
+
+    def is_uncovered(self, token: int) -> bool:
+        """Return whether a purge may have uncovered this value.
+
+        A purged write had overwritten the row after a write or a delete that had replaced this value. Nobody has that one any
+        more, so the newest value that is left comes back (docs/SECURITY.md).
+        """
+        old = self.written[token]
+        row = [each for each in self.written.values() if (each.table, each.key) == (old.table, old.key)]
+        by_purged = [each.at_us for each in row if each.node in self.purged]
+        by_purged += [self.deletes[by][1] for each in row for by in each.seen_by if by in self.deletes
+                      and self.deletes[by][0] in self.purged]  # fmt: skip
+        return any(at_us > old.at_us for at_us in by_purged)
 
     def is_hidden(self, token: int) -> bool:
         """Return whether a traitor can have hidden that a write was lost.

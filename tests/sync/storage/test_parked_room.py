@@ -43,7 +43,7 @@ def parked(node):
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_rows_beyond_the_limit_are_left_out_until_some_fit(world, monkeypatch, over):
+def test_rows_beyond_the_limit_come_once_some_fit(world, monkeypatch, over):
     assert PARKED_ROWS_MAX == 10_000
     monkeypatch.setattr(parked_room, "PARKED_ROWS_MAX", 128)
     one, other = world.nodes
