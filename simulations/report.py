@@ -107,7 +107,8 @@ def page(result: Result, record: Recorder, replay: str) -> str:
         _faults(result, record),
         (
             f'<p class="soft">Times are virtual seconds. Trace hash <code>{result.trace}</code>; every sample and event is in '
-            f"<code>{TRACE}</code> beside this page.</p></body></html>"
+            f"<code>{TRACE}</code> beside this page. <code>mycomesh web --replay {TRACE}</code> shows the topology of each moment"
+            " in a browser, with a slider.</p></body></html>"
         ),
     ]
     return "\n".join(part for part in parts if part)
