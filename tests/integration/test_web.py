@@ -270,13 +270,23 @@ def test_conflict_is_restored_with_the_command_shown(fleet):
 def test_parked_row_is_listed_and_tried_again(fleet):
     first, second, web = fleet
     second.sql("CREATE UNIQUE INDEX once ON plain(v) WHERE id > 900")
-    second.sql("INSERT INTO plain VALUES(901, 'u')")
-    first.shows("SELECT v FROM plain WHERE id = 901", "u\n")
+    first.shows("SELECT count(*) FROM sqlite_schema WHERE name = 'once'", "1\n")
     assert web.json("/api/parked") == []
+    first.done("isolate")
+    first.sql("INSERT INTO plain VALUES(901, 'same')")
+    second.sql("INSERT INTO plain VALUES(902, 'same')")
+    first.done("rejoin")
+    (parked,) = eventually(lambda: web.json("/api/parked"), "one of both is parked")
+    assert (parked["table"], parked["key"] in ("901", "902")) == ("plain", True)
     done = web.json("/api/parked/retry", method="POST", body={"table": "plain"}, token=web.token)
-    assert done == {"done": "0 parked rows of plain are tried again", "command": "mycomesh parked --retry plain"}
-    assert second.done("parked", "--retry", "plain") == ""
+    assert done == {"done": "1 parked rows of plain are tried again", "command": "mycomesh parked --retry plain"}
+    assert "same" in second.done("parked", "--retry", "plain")
+    second.sql(f"DELETE FROM plain WHERE id = {903 - int(parked['key']) + 900}")
+    eventually(lambda: web.json("/api/parked") == [], "it has entered")
+    second.shows(f"SELECT v FROM plain WHERE id = {parked['key']}", "same\n")
     assert web.json("/api/dead") == []
+    wrong = web.ask("/api/parked/retry", method="POST", body={"table": "absent"}, token=web.token)
+    assert (wrong[0], b"no replicated table" in wrong[2]) == (400, True)
 
 
 def test_another_host_name_is_not_answered(fleet):

@@ -58,6 +58,7 @@ export function cell(value, limit = 120) {
 export function ago(ms) {
   const s = Math.max(0, ms) / 1000;
   if (s < 2) return "now";
+  if (s >= 2 * 31_557_600) return `${Math.floor(s / 31_557_600)} years`;
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) if (s >= 2 * size || (unit === "d" && s >= size)) return `${Math.floor(s / size)} ${unit}`;
   return s >= 60 ? "1 min" : `${Math.floor(s)} s`;
 }
