@@ -25,6 +25,7 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.create_table import mentions, unquoted
 from mycomesh.sync.sqlite.definitions import authorize_create, execute_one
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, encode_key
@@ -62,6 +63,7 @@ class ViewFacts:
         self._failed: dict[
             str, tuple[str, str, str]
         ] = {}  # by fact: its SQL, the file's schema, and why SQLite refused it
+        self._homely = False  # whether the last pass has left some text at home
         self.unfinished = False  # whether the next pass has to follow more of them
 
     # ---- what this file states
@@ -92,6 +94,7 @@ class ViewFacts:
         `adopted` if they are from before the mesh. The next pass tries again those that do not travel: it may have their tables.
         """
         marks = {}
+        self._homely = False
         facts = self._registry.facts
         with trial(self._store.db, self._functions()) as tried:
             for key, (owner, sql) in changed.items():
@@ -104,6 +107,7 @@ class ViewFacts:
                     if not refused:
                         facts.write(key, kind, sql, early=adopted)
                 self._note(key, f"it stays on this node: {refused}" if refused else "")
+                self._homely |= bool(refused)
                 if not refused:
                     marks[key] = (_OWN if adopted else "") + _digest(sql)
         return marks
@@ -145,17 +149,31 @@ class ViewFacts:
     # ---- what other nodes state
 
     def take_off(self) -> None:
-        """Drop the views and triggers that the mesh has dropped or has otherwise: they name columns that may be dropped next."""
+        """Drop the views and triggers that the mesh has dropped or has otherwise: they name columns that may be dropped next.
+
+        Those that name a column which the mesh has dropped go too, and wait until they can be compiled again.
+        """
         self._taken = {}
-        here = self._here()
+        here, leaving = self._here(), self._leaving_columns()
         for key, fact in self._effective().items():
             if key not in here:
                 continue
             if here[key][1] == fact:
                 self._note(key, "")
+                if any(mentions(fact, column) for column in leaving):
+                    self._drop(key)
             elif not self._is_kept(key):
                 self._taken[key] = here[key][1]
                 self._drop(key)
+
+    def _leaving_columns(self) -> set[str]:
+        """Return the folded names of the columns that the mesh has dropped and this file still has."""
+        found: set[str] = set()
+        for name, table in self._registry.tables.items():
+            dropped = self._registry.policies.dropped_of(name)
+            if dropped:
+                found |= dropped & {fold(each) for each in column_names(self._store.db, table.spec.name)}
+        return found
 
     def follow(self) -> None:
         """Create what the mesh has and this file lacks; give back what `take_off` took for a text that this file cannot use."""
@@ -171,7 +189,9 @@ class ViewFacts:
         with trial(self._store.db, self._functions()) as tried:
             for key in [key for key in due if key not in self._failed][:TRIED_MAX]:
                 notes[key] = self._create(tried, key, due[key])
-        self.unfinished = len(notes) < len(due) or (not all(notes.values()) and any(notes.values()))
+        created = not all(notes.values())
+        # A text that was refused, or stays at home, may name what has been created.
+        self.unfinished = len(notes) < len(due) or (created and (any(notes.values()) or self._homely))
         for key, refused in notes.items():
             if refused:
                 self._failed[key] = due[key], signature, refused
