@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.node.judge import FAILED_MAX, JUDGED_MAX
 from mycomesh.sync.errors import FeedError
 from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
 
@@ -26,9 +27,6 @@ __all__ = ["FAILED_MAX", "JUDGED_MAX", "READERS_MAX", "UNDONE_MAX", "Reader", "R
 READERS_MAX = 256
 # Changes that a reader has got and not acknowledged: beyond it nothing more is delivered, so that memory is bounded.
 UNDONE_MAX = 10_000
-# A reader stops when so many of its last `JUDGED_MAX` changes have failed: else it would set all aside.
-FAILED_MAX = 20
-JUDGED_MAX = 50
 
 
 class Readers:

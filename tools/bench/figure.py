@@ -203,6 +203,28 @@ CATALOGUE = {
         Kind("web_pixel_p50_ms", "web", "ms", "a program's commit to the moved point on the screen", goal=100),
         Kind("feed_latency_p50_ms", "feed", "ms", "a program's commit to the change in a reader's hands", goal=3),
         Kind("feed_latency_p99_ms", "feed", "ms", "the same, the slowest of a hundred"),
+        Kind(
+            "bridge_rows_per_s",
+            "bridges",
+            "rows/s",
+            "rows out to NATS, a second of CPU of the busiest process (node, bridge, server)",
+            goal=15_000,
+            more=True,
+        ),
+        Kind("bridge_rows_per_s_wall", "bridges", "rows/s", "the same by the clock, beside whatever else runs"),
+        Kind(
+            "bridge_polling_ratio",
+            "bridges",
+            "ratio",
+            "a program that selects new rows and publishes each, its CPU and the server's for a row",
+            "the busiest process of the bridge",
+            3.0,
+            more=True,
+        ),
+        Kind("bridge_latency_p50_ms", "bridges", "ms", "a program's commit to the message at the broker", goal=5),
+        Kind(
+            "bridge_rss_mb", "bridges", "MB", "memory of a bridge beyond a program that has the client alone", goal=15
+        ),
         Kind("layout_ms", "screens", "ms", "CPU to place 200 nodes on the map after a link has changed", goal=50),
         Kind("redraw_ms", "screens", "ms", "CPU to draw them, 200 x 60 characters", goal=50),
         Kind("world_50_cpu_s", "worlds", "s", "CPU of 50 simulated nodes, 10 virtual minutes with a split", goal=30),

@@ -21,8 +21,7 @@ from typing import Any
 import apsw
 import cbor2
 
-from mycomesh.sync import Replica, ReplicaConfig
-from mycomesh.sync.replica import TableDigest
+from mycomesh.sync.replica import Replica, ReplicaConfig, TableDigest
 from mycomesh.tools.bench.client import CREATE, INSERT
 from mycomesh.tools.bench.figure import Figure, measured
 

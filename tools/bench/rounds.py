@@ -22,7 +22,6 @@ from pathlib import Path
 import apsw
 
 from mycomesh.simulations.workload import set_clock
-from mycomesh.sync import Exchange, ExchangeConfig, Replica, ReplicaConfig
 from mycomesh.sync.codec import encode
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.events import (
@@ -36,6 +35,8 @@ from mycomesh.sync.events import (
     Send,
     TimerFired,
 )
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.replica import Replica, ReplicaConfig
 from mycomesh.sync.storage.row_batch import encode_cells
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire import messages as wire

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from mycomesh.tools.bridges.judge import FlowStoppedError
+from mycomesh.mesh.node.judge import FlowStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.judge import FlowStoppedError, Judge
 from mycomesh.tools.bridges.bodies import writer_of
-from mycomesh.tools.bridges.judge import FlowStoppedError, Judge
 from mycomesh.tools.bridges.node_link import FeedSession
 from mycomesh.tools.bridges.scheme import Message
 from mycomesh.tools.bridges.template import TopicError

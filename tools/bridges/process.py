@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
+from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.figures import Figures
 from mycomesh.tools.bridges.inbound import receive
-from mycomesh.tools.bridges.judge import FlowStoppedError
 from mycomesh.tools.bridges.node_link import NodeLink
 from mycomesh.tools.bridges.outbound import Outbound, check_columns
 from mycomesh.tools.bridges.scheme import LinkError, SchemeError

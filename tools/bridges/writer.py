@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from mycomesh.mesh.node.judge import Judge
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, RECEIVER
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.bodies import BodyError, columns_of, sql_value
-from mycomesh.tools.bridges.judge import Judge
 from mycomesh.tools.bridges.scheme import Arrival
 
 if TYPE_CHECKING:

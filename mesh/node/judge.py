@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
+__all__ = ["FAILED_MAX", "JUDGED_MAX", "FlowStoppedError", "Judge"]
 
-__all__ = ["FlowStoppedError", "Judge"]
+# A reader stops when so many of its last `JUDGED_MAX` changes have failed: else it would set all aside.
+FAILED_MAX = 20
+JUDGED_MAX = 50
 
 
 class FlowStoppedError(Exception):
