@@ -8,8 +8,6 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import cbor2
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -34,6 +32,8 @@ def _row(change: Mapping[str, Any]) -> bytes | None:
 
 
 def _cbor(change: Mapping[str, Any]) -> bytes | None:
+    import cbor2  # noqa: PLC0415 -- a megabyte, for one format
+
     values = change["values"]
     return None if values is None else cbor2.dumps({name: _bytes_in(value) for name, value in values.items()})
 
@@ -70,10 +70,7 @@ def columns_of(body: bytes, kind: str) -> tuple[dict[str, Any], bool]:
     Raises:
         BodyError: there is no object in it.
     """
-    try:
-        value = cbor2.loads(body, max_depth=DEPTH_MAX) if kind == "cbor" else json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError, cbor2.CBORDecodeError) as error:
-        raise BodyError(f"the body is no {'CBOR' if kind == 'cbor' else 'JSON'}: {error}") from error
+    value = _from_cbor(body) if kind == "cbor" else _from_json(body)
     deletes = False
     if kind == "debezium":
         if isinstance(value, dict) and isinstance(value.get("payload"), dict):  # with the schema beside it
@@ -85,6 +82,22 @@ def columns_of(body: bytes, kind: str) -> tuple[dict[str, Any], bool]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise BodyError(f"the body is {_named(value)}, where an object with the columns belongs")
     return value, deletes
+
+
+def _from_json(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BodyError(f"the body is no JSON: {error}") from error
+
+
+def _from_cbor(body: bytes) -> Any:
+    import cbor2  # noqa: PLC0415 -- a megabyte, for one format
+
+    try:
+        return cbor2.loads(body, max_depth=DEPTH_MAX)
+    except (ValueError, RecursionError, cbor2.CBORDecodeError) as error:
+        raise BodyError(f"the body is no CBOR: {error}") from error
 
 
 def _refuse(name: str) -> None:
