@@ -16,8 +16,13 @@ _MAGIC = b"\xbf\x01\xbf"
 
 def pack(xml: bytes) -> bytes:
     """Return the datagram of an event that was written here."""
-    takproto = importlib.import_module("takproto")
-    return bytes(takproto.xml2proto(xml.decode(), takproto.TAKProtoVer.MESH))
+    functions = importlib.import_module("takproto.functions")
+    message = functions.xml2message(xml)
+    found = message.cotEvent
+    if "GeoChat." in found.uid and not found.detail.xmlDetail:  # takproto loses a message of several lines
+        detail = parse_event(xml).detail
+        found.detail.xmlDetail = "".join(ET.tostring(each, encoding="unicode") for each in detail or ())
+    return _MAGIC + bytes(message.SerializeToString())
 
 
 def unpack(data: bytes) -> Event:

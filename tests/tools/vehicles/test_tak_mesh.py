@@ -33,6 +33,12 @@ def test_datagram_has_the_row_of_its_event(detail, head):
     }
 
 
+def test_message_of_several_lines_keeps_them():
+    head = kind("b-t-f", uid="GeoChat.ANDROID-1.All Chat Rooms.m-1")
+    found = unpack(pack(event(CHAT.replace("at the bridge", "at the\nbridge"), head=head)))
+    assert row_of_event(found).values["text"] == "at the\nbridge"
+
+
 def test_xml_in_a_datagram_is_read():
     assert unpack(b"\n" + event()).uid == "u1"
 
