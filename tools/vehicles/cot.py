@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from defusedxml.common import DefusedXmlException
@@ -21,6 +21,7 @@ from mycomesh.tools.vehicles.rows import Value
 __all__ = [
     "DEPTH_MAX",
     "EVENT_BYTES_MAX",
+    "MARKS",
     "UID_CHARS_MAX",
     "CotError",
     "Event",
@@ -36,6 +37,9 @@ EVENT_BYTES_MAX = 128 * 1024  # a drawing with hundreds of points has some 30 Ki
 DEPTH_MAX = 32  # elements within elements
 UID_CHARS_MAX = 256
 SKIPPED_BYTES_MAX = 4_096  # between two events: white space and XML declarations
+
+MARKS: Final = ("access", "caveat", "releasableTo", "qos", "opex")
+MARK_CHARS_MAX = 128
 
 UNKNOWN: Final = 9_999_999.0  # of a height or an error
 _TYPE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -66,6 +70,7 @@ class Event:
     ce: float | None = None
     le: float | None = None
     detail: ET.Element | None = None
+    marks: dict[str, str] = field(default_factory=dict)  # attributes of MARKS: who may see it, how to send it
 
     def find(self, path: str) -> ET.Element | None:
         """Return an element of the detail."""
@@ -124,6 +129,7 @@ def parse_event(data: bytes) -> Event:
         start=_time(root.get("start"), "start") if root.get("start") else time,
         stale=_time(root.get("stale"), "stale") if root.get("stale") else time,
         detail=root.find("detail"),
+        marks={name: root.get(name, "")[:MARK_CHARS_MAX] for name in MARKS if root.get(name)},
         **place,
     )
 
@@ -175,6 +181,7 @@ def write_event(event: Event) -> bytes:
             "time": format_time(event.time),
             "start": format_time(event.start),
             "stale": format_time(event.stale),
+            **{name: _clean(text) for name, text in event.marks.items()},
         },
     )
     ET.SubElement(

@@ -59,7 +59,7 @@ TYPES: Final[dict[str, dict[str, str]]] = {
         "uid": "TEXT", "type": "TEXT", "how": "TEXT", "at": "INTEGER", "start": "INTEGER", "stale": "INTEGER", "lat": "REAL",
         "lon": "REAL", "alt_m": "REAL", "ce_m": "REAL", "le_m": "REAL", "callsign": "TEXT", "team": "TEXT", "role": "TEXT",
         "course_deg": "REAL", "speed_mps": "REAL", "battery_pct": "INTEGER", "remarks": "TEXT", "parent": "TEXT",
-        "detail": "TEXT",
+        "marks": "TEXT", "detail": "TEXT",
     },
     "chat": {
         "message_id": "TEXT", "at": "INTEGER", "room": "TEXT", "sender_uid": "TEXT", "sender": "TEXT", "text": "TEXT",
@@ -67,7 +67,7 @@ TYPES: Final[dict[str, dict[str, str]]] = {
     },
     "alerts": {
         "uid": "TEXT", "type": "TEXT", "at": "INTEGER", "stale": "INTEGER", "lat": "REAL", "lon": "REAL", "callsign": "TEXT",
-        "cancelled": "INTEGER", "remarks": "TEXT", "detail": "TEXT",
+        "cancelled": "INTEGER", "remarks": "TEXT", "marks": "TEXT", "detail": "TEXT",
     },
 }  # fmt: skip
 

@@ -6,7 +6,15 @@ import importlib
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from mycomesh.tools.vehicles.cot import UID_CHARS_MAX, UNKNOWN, CotError, Event, parse_detail, parse_event
+from mycomesh.tools.vehicles.cot import (
+    MARK_CHARS_MAX,
+    UID_CHARS_MAX,
+    UNKNOWN,
+    CotError,
+    Event,
+    parse_detail,
+    parse_event,
+)
 
 __all__ = ["DATAGRAM_BYTES_MAX", "pack", "unpack"]
 
@@ -66,6 +74,7 @@ def _event(found: Any) -> Event:
         ce=_known(found.ce),
         le=_known(found.le),
         detail=_detail(found.detail),
+        marks={name: text[:MARK_CHARS_MAX] for name in ("access", "qos", "opex") if (text := getattr(found, name))},
     )
 
 

@@ -8,12 +8,13 @@ event is made of the table and the row's key, so that all nodes say the same one
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mycomesh.tools.vehicles.cot import UID_CHARS_MAX, Event, detail_text, number_of, parse_detail, text_of
+from mycomesh.tools.vehicles.cot import MARKS, UID_CHARS_MAX, Event, detail_text, number_of, parse_detail, text_of
 from mycomesh.tools.vehicles.rows import Row, Value
 
 __all__ = ["TEXT_CHARS_MAX", "delete_event", "deleted_uid", "event_of_row", "row_of_event", "topic_of", "uid_of_row"]
@@ -41,6 +42,7 @@ _NAMES: Final = {  # what a row calls it, the first that it has
     "role": ("role",),
     "detail": ("detail",),
     "parent": ("parent",),
+    "marks": ("marks",),
     "room": ("room",),
     "sender": ("sender",),
     "sender_uid": ("sender_uid",),
@@ -75,10 +77,11 @@ def row_of_event(event: Event) -> Row:
     detail = detail_text(event.detail)
     if detail is not None and len(detail) > DETAIL_CHARS_MAX:
         detail = None
+    marks = json.dumps(event.marks, ensure_ascii=False) if event.marks else None
     if topic == "alerts":
         emergency = event.find("emergency")
         cancelled = event.type == CANCEL or (emergency is not None and emergency.get("cancel") == "true")
-        rest: dict[str, Value] = {"cancelled": int(cancelled), "remarks": remarks, "detail": detail}
+        rest: dict[str, Value] = {"cancelled": int(cancelled), "remarks": remarks, "marks": marks, "detail": detail}
         return Row("alerts", head | place | {"callsign": callsign} | rest)
     battery = number_of(event.attribute("status", "battery"))
     values: dict[str, Value] = {
@@ -95,6 +98,7 @@ def row_of_event(event: Event) -> Row:
         "battery_pct": int(battery) if isinstance(battery, float) else None,
         "remarks": remarks,
         "parent": _parent(event),
+        "marks": marks,
         "detail": detail,
     }
     return Row("items", head | place | values)
@@ -162,6 +166,7 @@ def event_of_row(table: str, key: str, values: Mapping[str, Any], kind: str, now
     stale = _whole(_pick(values, "stale"))
     how = _pick(values, "how")
     return Event(
+        marks=_marks(_pick(values, "marks")),
         uid=uid_of_row(table, key, values),
         type=kind,
         how=how if isinstance(how, str) and how else "m-g",
@@ -175,6 +180,16 @@ def event_of_row(table: str, key: str, values: Mapping[str, Any], kind: str, now
         le=_real(_pick(values, "le")),
         detail=_detail(table, key, values),
     )
+
+
+def _marks(text: Any) -> dict[str, str]:
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in MARKS if isinstance(found.get(name), str)}
 
 
 def _detail(table: str, key: str, values: Mapping[str, Any]) -> ET.Element:

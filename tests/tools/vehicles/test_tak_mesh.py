@@ -19,9 +19,13 @@ POSITION = (
 )
 
 
-@pytest.mark.parametrize(
-    ("detail", "head"), [(POSITION, kind("a-f-G-U-C")), (CHAT, kind("b-t-f", uid="GeoChat.ANDROID-1.All Chat Rooms.m-1"))]
-)  # fmt: skip
+EVENTS = [
+    (POSITION, kind("a-f-G-U-C") + ' access="Secret" qos="1-r-c"'),
+    (CHAT, kind("b-t-f", uid="GeoChat.ANDROID-1.All Chat Rooms.m-1")),
+]
+
+
+@pytest.mark.parametrize(("detail", "head"), EVENTS)
 def test_datagram_has_the_row_of_its_event(detail, head):
     came = parse_event(event(detail, head=head))
     expected = row_of_event(parse_event(event(detail, head=head))).values

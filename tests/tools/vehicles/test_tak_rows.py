@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mycomesh.tools.vehicles.cot import UID_CHARS_MAX, parse_event, write_event
+from mycomesh.tools.vehicles.cot import MARK_CHARS_MAX, UID_CHARS_MAX, parse_event, write_event
 from mycomesh.tools.vehicles.rows import TYPES
 from mycomesh.tools.vehicles.tak_rows import (
     DETAIL_CHARS_MAX,
@@ -62,7 +62,8 @@ def test_marker_of_one_node_is_same_event_elsewhere():
         '<contact callsign="bridge"/><color argb="-1"/><usericon iconsetpath="COT_MAPPING_2525C/a-h/a-h-G"/>'
         '<link uid="ANDROID-1" relation="p-p"/>'
     )
-    came = read(detail, kind("a-h-G", "h-g-i-g-o", "marker-1"))
+    marks = ' access="Secret" caveat="NOFORN" qos="1-r-c"'
+    came = read(detail, kind("a-h-G", "h-g-i-g-o", "marker-1") + marks)
     values = row_of_event(came).values
     went = event_of_row("markers", "marker-1", values, values["type"], AT + 9_999, 60_000)
     again = parse_event(write_event(went))
@@ -74,6 +75,7 @@ def test_marker_of_one_node_is_same_event_elsewhere():
         came.stale,
     )
     assert (again.lat, again.lon, again.hae, again.ce) == (came.lat, came.lon, came.hae, came.ce)
+    assert again.marks == {"access": "Secret", "caveat": "NOFORN", "qos": "1-r-c"}
     assert again.attribute("usericon", "iconsetpath") == "COT_MAPPING_2525C/a-h/a-h-G"
     values["callsign"] = "old bridge"  # an UPDATE in SQL wins over the detail that came in
     assert event_of_row("markers", "k", values, values["type"], AT, 1).attribute("contact", "callsign") == "old bridge"
@@ -141,7 +143,14 @@ def test_rows_of_any_table_make_events():
     assert (bare.time, bare.stale, bare.attribute("contact", "callsign")) == (AT, AT + 60_000, "drones 5")
 
 
+def test_wrong_marks_in_a_row_are_left_out():
+    for marks in ("no JSON", "[1]", '{"access": 5}', 7, "[" * 50_000):
+        assert event_of_row("t", "k", {"lat": 1, "lon": 1, "marks": marks}, "a-f", AT, 1).marks == {}
+
+
 def test_texts_beyond_limits_are_cut():
+    head = kind("a-f-G") + f' access="{"x" * (MARK_CHARS_MAX + 1)}"'
+    assert read(head=head).marks == {"access": "x" * MARK_CHARS_MAX}
     values = row_of_event(read(f"<remarks>{'x' * (TEXT_CHARS_MAX + 1)}</remarks>")).values
     assert len(values["remarks"]) == TEXT_CHARS_MAX
     assert values["detail"] is not None
