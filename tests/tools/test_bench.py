@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.bench import __main__ as bench
-from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, worlds
+from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, web, worlds
 from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
@@ -82,6 +82,11 @@ def small(monkeypatch):
     monkeypatch.setattr(feed, "CHANGED", 100)
     monkeypatch.setattr(feed, "WRITES", 10)
     monkeypatch.setattr(screens, "CHANGES", 2)
+    monkeypatch.setattr(web, "POINTS", 200)
+    monkeypatch.setattr(web, "CLIENTS", 5)
+    monkeypatch.setattr(web, "MOVES", 2)
+    monkeypatch.setattr(web, "WRITES", 2)
+    monkeypatch.setattr(web, "SETTLE_S", 0.2)
     monkeypatch.setattr(worlds, "RUNS", (worlds.Run("50", 2, 2), worlds.Run("200", 3, 2)))
 
 
@@ -127,6 +132,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "upkeep",
         "repair",
         "screens",
+        pytest.param("web", marks=pytest.mark.skipif(not web.has_browser(), reason="needs chromium and the page")),
         "worlds",
     ],
 )
@@ -135,7 +141,8 @@ def test_a_suite_measures_exactly_its_figures(small, suite):
     CLOSER.get(suite, lambda _: None)(found)
     assert set(found) == {kind.name for kind in CATALOGUE.values() if kind.suite == suite}
     assert all(figure.value >= 0 for figure in found.values())
-    nothing = {"idle_cpu_percent", "catch_up_rss_mb", "bulk_1m_rss_mb"}  # so little work may take no memory
+    # So little work may take no memory and no tick of the processor's clock.
+    nothing = {"idle_cpu_percent", "catch_up_rss_mb", "bulk_1m_rss_mb", "web_100_clients_mb", "web_moving_cpu_percent"}
     assert all(figure.value > 0 for name, figure in found.items() if name not in nothing)
 
 

@@ -27,7 +27,7 @@ from mycomesh.tools.bench.nodes import connect, cpu_s, memory_mb
 from mycomesh.tools.processes import NodeProcess, ending
 from mycomesh.tools.web.files import STATIC, Page
 
-__all__ = ["web"]
+__all__ = ["has_browser", "web"]
 
 POINTS = 10_000
 CLIENTS = 100
@@ -62,6 +62,11 @@ _DRAG = """() => {
   };
   drag();
 }"""
+
+
+def has_browser() -> bool:
+    """Return whether this machine can measure the figures of the page."""
+    return bool(shutil.which("chromium") and importlib.util.find_spec("playwright") and Page().is_built)
 
 
 def web(quick: bool) -> dict[str, Figure]:
@@ -111,7 +116,7 @@ def _without_browser(db: sqlite3.Connection, pid: int, port: int, moves: int) ->
         for number in range(5):
             db.execute("UPDATE points SET at = ? WHERE id = 1", (-number,))
             time.sleep(SETTLE_S / 5)
-        grown_mb = memory_mb(pid, "VmRSS") - idle_mb
+        grown_mb = max(0.0, memory_mb(pid, "VmRSS") - idle_mb)
     with _stream(port) as client, _Drain([client]):
         _move(db, 1)
         before, started = cpu_s(pid), time.monotonic()
@@ -164,14 +169,13 @@ class _Drain:
 
 def _in_browser(db: sqlite3.Connection, port: int, points: int, moves: int, writes: int) -> dict[str, float]:
     """Return frames a second while all points move, and milliseconds from a commit to the screen; {} without a browser."""
-    chromium = shutil.which("chromium")
-    if chromium is None or importlib.util.find_spec("playwright") is None or not Page().is_built:
+    if not has_browser():
         print("bench: no chromium, playwright or bundled page, so no figures of a browser", file=sys.stderr)
         return {}
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 -- an extra of developers
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"http://127.0.0.1:{port}/")
         _until(lambda: page.evaluate("mycomesh.views?.map?.points?.drawn ?? 0") >= points, "the points")
