@@ -108,6 +108,37 @@ def test_a_reader_from_now_skips_rows_already_there(two):
     assert sorted((change.op, change.row) for change in reader.read()) == [("insert", "2"), ("update", "1")]
 
 
+def test_a_rewound_reader_sees_later_changes_again(two):
+    one, _ = two
+    one.sql("INSERT INTO t VALUES(1, 'a', 1)")
+    reader = Reader(one, "t")
+    reader.read()
+    one.wall_ms += 10_000
+    one.sql("INSERT INTO t VALUES(2, 'b', 2)")
+    reader.read()
+    assert one.replica.feed.rewind("reader", one.wall_ms - 5_000) == 1
+    assert [change.row for change in reader.read()] == ["2"]
+    one.replica.feed.rewind("reader", 0)
+    assert [change.row for change in reader.read()] == ["1", "2"]
+    with pytest.raises(FeedError, match="no cursor 'none'"):
+        one.replica.feed.rewind("none", 0)
+
+
+def test_a_reader_follows_one_of_another_node(two):
+    one, other = two
+    one.sql("INSERT INTO t VALUES(1, 'a', 1), (2, 'b', 2)")
+    one.drain()
+    converge(two)
+    readers = [Reader(peer, "t") for peer in two]
+    readers[0].read()
+    seen = Position.decode(one.replica.feed.position("reader", "t").encode())
+    seen.touched, seen.start = 0, None
+    other.replica.feed.move("reader", "t", seen, other.wall_ms)
+    assert readers[1].read() == []
+    other.sql("INSERT INTO t VALUES(3, 'c', 3)")
+    assert [change.row for change in readers[1].read()] == ["3"]
+
+
 def test_deletes_of_before_the_start_are_left_out(two):
     one, _ = two
     one.sql("INSERT INTO t VALUES(1, 'a', 1), (2, 'b', 2); INSERT INTO t VALUES(3, 'c', 3)")
