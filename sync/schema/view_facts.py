@@ -151,7 +151,8 @@ class ViewFacts:
     def take_off(self) -> None:
         """Drop the views and triggers that the mesh has dropped or has otherwise: they name columns that may be dropped next.
 
-        Those that name a column which the mesh has dropped go too, and wait until they can be compiled again.
+        Those that name a column which the mesh has dropped go too, and wait until they can be compiled again. So do views that
+        cannot be compiled any more, because SQLite drops no column beside one.
         """
         self._taken = {}
         here, leaving = self._here(), self._leaving_columns()
@@ -160,11 +161,21 @@ class ViewFacts:
                 continue
             if here[key][1] == fact:
                 self._note(key, "")
-                if any(mentions(fact, column) for column in leaving):
+                if leaving and (any(mentions(fact, column) for column in leaving) or not self._compiles(key)):
                     self._drop(key)
             elif not self._is_kept(key):
                 self._taken[key] = here[key][1]
                 self._drop(key)
+
+    def _compiles(self, key: str) -> bool:
+        """Return False for a view whose tables or columns are gone."""
+        kind, _, name = key.partition(":")
+        try:
+            if kind == VIEW:
+                self._store.db.execute(f"EXPLAIN SELECT * FROM {quoted(name)}", can_cache=False).close()
+        except apsw.Error:
+            return False
+        return True
 
     def _leaving_columns(self) -> set[str]:
         """Return the folded names of the columns that the mesh has dropped and this file still has."""

@@ -65,7 +65,7 @@ class Definitions(Mail):
             "* FROM t",
             f"count(*) FROM {'t' if name == 'v1' else f'v{int(name[1]) - 1}'}",
         ][text]
-        self.attempt(number, f"DROP VIEW IF EXISTS {name}; CREATE VIEW {name} AS SELECT {source}")
+        self.attempt(number, f"DROP VIEW IF EXISTS {name}; CREATE VIEW {name} AS SELECT {source}; SELECT * FROM {name}")
 
     @rule(number=NUMBERS, name=NAMES)
     def drop_view(self, number, name):
