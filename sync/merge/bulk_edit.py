@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.counters import share_column
+from mycomesh.sync.merge.records import Loser, record_conflict
 from mycomesh.sync.merge.registers import Registers, learn_columns, share_mask, shares_among
 from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
+    CONFLICT_WEIGHT,
+    EDIT_WEIGHT,
     GROUP_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     WorkBudget,
+    bytes_weight,
     bytes_weight_of,
 )
 from mycomesh.sync.sqlite.refusals import REFUSALS
@@ -35,7 +41,7 @@ from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.user_table import key_values
 from mycomesh.sync.wire.bundle import Group, Kind, Part, filtered
 
-__all__ = ["merge_edits"]
+__all__ = ["MergedEdits", "merge_edits"]
 
 _SAVEPOINT = "mycomesh_edits"
 # A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
@@ -45,26 +51,47 @@ _COLUMNS = 62
 _PRIORS_A_CHANGE = 8
 
 
-def merge_edits(
-    table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
-) -> tuple[int, Group | None]:
-    """Merge the plain changes of a group of updates or deletes; return how many, and the changes to be merged row by row.
+@dataclass(slots=True)
+class MergedEdits:
+    """Effect of a group: how many changes are merged, the conflicts recorded, and the changes that are left.
 
-    `keys` are the keys of the group's rows, in order. Runs inside a transaction.
+    rest: to be merged row by row.
+    later: to be passed to `merge_edits` in another transaction, which has room for their conflicts.
+    """
+
+    changes: int = 0
+    conflicts: int = 0
+    rest: Group | None = None
+    later: Group | None = None
+
+
+def merge_edits(
+    table: Table, group: Group, site_number: int, keys: Sequence[Any], wall_ms: int, budget: WorkBudget
+) -> MergedEdits:
+    """Merge the plain changes of a group of updates or deletes.
+
+    `keys` are the keys of the group's rows, in order; `wall_ms` is the time of conflict records. Runs inside a transaction.
     """
     if not _is_plain(table, group):
-        return 0, group
+        return MergedEdits(rest=group)
     learn_columns(table, group, budget)
     rows = table.locate_many(keys)
     if len(set(rows)) < len(rows) or not _are_named(table, rows):
-        return 0, group
+        return MergedEdits(rest=group)
     budget.spend(len(rows) * PLAIN_EDIT_WEIGHT)
     edits = _Edits(table, group, site_number, keys, rows)
-    plain = edits.with_records(edits.find_plain(), budget)
+    plain = edits.with_records(edits.find_plain(budget), budget)
     left = [True] * len(rows)
     merged = edits.write_all(plain, left, budget)
-    edits.finish()
-    return merged, filtered(group, left) if any(left) else None
+    conflicts = edits.finish(wall_ms, budget)
+    later = [number in edits.later for number in range(len(rows))] if edits.later else []
+    rest = [waits and not (later and later[number]) for number, waits in enumerate(left)]
+    return MergedEdits(
+        merged,
+        conflicts,
+        filtered(group, rest) if any(rest) else None,
+        filtered(group, later) if any(later) else None,
+    )
 
 
 def _is_plain(table: Table, group: Group) -> bool:
@@ -115,11 +142,14 @@ class _Edits:
         self._parts: list[tuple[InsertRun, RunPart]] = []  # of what is written
         self._shares = shares_among(table, group.columns)
         self._registers: Registers | None = None  # of a table with counters
+        # By number of a change: the entries that lose cells to it which its writer had not seen, with these cells.
+        self._rivals: dict[int, list[tuple[StoredEntry, int]]] = {}
+        self.later: set[int] = set()  # changes whose conflicts exceed the budget
         self._written: list[int] = []
         self._plain = 0  # how many changes are plain
 
-    def find_plain(self) -> list[int]:
-        """Return the numbers of the plain changes."""
+    def find_plain(self, budget: WorkBudget) -> list[int]:
+        """Return the numbers of the plain changes, and of as many that conflict as the budget has room for."""
         table, group = self._table, self._group
         mask = EXISTENCE if group.kind is Kind.DELETE else table.columns.mask_of(group.columns)
         stored_entries, runs = table.log.entries_in_order(self._rows)
@@ -131,6 +161,12 @@ class _Edits:
         for run, numbers in runs:
             self._take_run(run, numbers, mask, alive, other)
         self._take_entries(stored_entries, mask, alive, other)
+        rivals = [number for number in sorted(self._rivals) if alive[number] and not other[number]]
+        room = max(1, budget.room // CONFLICT_WEIGHT)
+        self.later.update(rivals[room:])
+        self._rivals = {number: self._rivals[number] for number in rivals[:room]}
+        for number in self.later:
+            other[number] = 1
         if 0 not in alive and 1 not in other:
             return [*range(len(alive))]
         return self._only([number for number, each in enumerate(alive) if each and not other[number]])
@@ -163,12 +199,14 @@ class _Edits:
             seen = []
             for number in numbers:
                 hlc = self._rows[number] + shift  # type: ignore[operator]
-                if hlc < group.hlcs[number] and (
-                    own or self._has_seen(number, run.site_number, hlc, cells, whole=whole)
-                ):
-                    seen.append(number)
-                else:
+                if hlc >= group.hlcs[number]:
                     other[number] = 1
+                    continue
+                unseen = 0 if own else self._unseen(number, run.site_number, hlc, cells, whole=whole)
+                if unseen and not self._records_loss(number, run.entry(hlc - run.hlc), unseen):
+                    other[number] = 1
+                else:
+                    seen.append(number)
             numbers = seen
         for number in numbers:
             alive[number] = 1  # a run has inserts of visible rows
@@ -200,12 +238,11 @@ class _Edits:
                 alive[number] = 1
             cells = owned if whole else owned & mask
             if cells:
-                left = owned ^ cells
-                if (
-                    left & foreign
-                    or (left and owned & shares)
-                    or (stored[0] != own and not self._has_seen(number, stored[0], stored[1], cells, whole=whole))
-                ):
+                left, unseen = owned ^ cells, 0
+                if stored[0] != own:
+                    unseen = self._unseen(number, stored[0], stored[1], cells, whole=whole)
+                held_apart = left & foreign or (left and owned & shares)
+                if held_apart or (unseen and not self._records_loss(number, stored, unseen)):
                     other[number] = 1
                 else:
                     self._lost.append((stored, left, number))
@@ -218,7 +255,8 @@ class _Edits:
         needed = plain
         if self._table.rows.counts_changes:
             parts = [numbers for _, left, numbers in self._packed if left]
-            needed = sorted({*itertools.chain(*parts), *(number for _, left, number in self._lost if left)})
+            lost = [number for _, left, number in self._lost if left]
+            needed = sorted({*itertools.chain(*parts), *lost, *self._rivals})
         if not needed:
             return plain
         rows = self._rows
@@ -233,21 +271,30 @@ class _Edits:
                 record = self._registers.with_base(number, record)
             self._records[number] = record
         refused = {number for number in needed if self._records[number] is None}
+        # The conflict of a large change is recorded in a transaction of its own.
+        refused.update(number for number in self._rivals if bytes_weight(self._group.rows[number]) > EDIT_WEIGHT)
         if not refused:
             return plain
         return self._only([number for number in plain if number not in refused])
 
-    def _has_seen(self, number: int, site_number: int, hlc: int, cells: int, *, whole: bool) -> bool:
-        """Return True if the writer of a change had seen an entry whose cells it overwrote."""
+    def _unseen(self, number: int, site_number: int, hlc: int, cells: int, *, whole: bool) -> int:
+        """Return those cells of an entry that the writer of a change overwrote and had not seen."""
         if self._group.priors is None:
-            return False
+            return cells
         site, seen = self._table.store.site(site_number), 0
         for names, origin, upto in self._group.priors[number]:
             if origin == site and upto >= hlc:
                 if names is None:
-                    return True
+                    return 0
                 seen |= self._table.columns.mask_of(names)
-        return not whole and not cells & ~seen
+        return cells if whole else cells & ~seen
+
+    def _records_loss(self, number: int, stored: StoredEntry, cells: int) -> bool:
+        """Note cells that an entry loses to a change whose writer had not seen them; return False if the row path has to."""
+        if self._group.kind is Kind.DELETE or self._table.columns.counters:
+            return False
+        self._rivals.setdefault(number, []).append((stored, cells))
+        return True
 
     def write_all(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
         """Merge the plain changes; return how many of them SQLite took. `left` becomes False for these."""
@@ -321,15 +368,34 @@ class _Edits:
             rows = [(self._site_number, group.hlcs[number], [group.rows[number][n] for n in at]) for number in numbers]
             held.write_many(self._shares, rows)
 
-    def finish(self) -> None:
-        """Write what has become of the runs, and note the conflicts that the changes have restored."""
+    def finish(self, wall_ms: int, budget: WorkBudget) -> int:
+        """Write what has become of the runs; record conflicts, and note earlier ones that the changes have restored."""
         table, group = self._table, self._group
         table.log.reshape(self._parts)
-        if table.store.conflict_room.empty:
-            return
+        if table.store.conflict_room.empty and not self._rivals:
+            return 0
         numbers = {self._keys[number]: number for number in self._written}
-        for key in recorded_keys(table, list(numbers)):
+        recorded = recorded_keys(table, list(numbers))
+        made = sum(self._record(number, wall_ms) for number in self._written if number in self._rivals)
+        budget.spend(CONFLICT_WEIGHT * made)
+        # The rows show the winners of the conflicts that have just been recorded, so only earlier ones can be restored.
+        for key in recorded:
             note_restored(table, key, group.columns, group.hlcs[numbers[key]])
+        return made
+
+    def _record(self, number: int, wall_ms: int) -> int:
+        """Record the values of a row that a change has overwritten and its writer had not seen; return how many records."""
+        table, group = self._table, self._group
+        stamp = group.hlcs[number], group.site
+        won = dict(zip(group.columns, group.rows[number], strict=True))
+        before = dict(zip(table.columns.local, self._records[number], strict=True))
+        made = 0
+        for stored, cells in sorted(self._rivals[number], key=lambda rival: rival[0][:2]):
+            lost = {name: before[name] for name in table.columns.names_of(cells) if not same(won[name], before[name])}
+            if lost:
+                loser = Loser(self._keys[number], lost, (stored[1], table.store.site(stored[0])), dead=False)
+                made += record_conflict(table, loser, stamp, won, wall_ms)
+        return made
 
     def _enter(self, numbers: list[int]) -> None:
         """Add the entries of the changes to the change log."""

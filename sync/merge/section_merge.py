@@ -173,7 +173,7 @@ class SectionMerge:
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
         if fresh is not None and not rest.alone:
-            fresh = self._merge_fast(table, fresh, merged, budget)
+            fresh = self._merge_fast(table, fresh, wall_ms, merged, budget)
         if fresh is not None:
             self._merge_alone(table, fresh, wall_ms, merged, budget, recorded=rest.recorded)
         known = _part(group, covered, known=True) if repair else None
@@ -186,7 +186,7 @@ class SectionMerge:
         if self._states_facts:
             budget.spend(sum(map(fact_weight, group.rows)))
 
-    def _merge_fast(self, table: Table, group: Group, merged: Merged, budget: WorkBudget) -> Group | None:
+    def _merge_fast(self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget) -> Group | None:
         """Merge what needs no look at single rows; return the rest."""
         if self._weighs_values:
             budget.spend(sum(map(bytes_weight, group.rows)))
@@ -195,10 +195,13 @@ class SectionMerge:
         if group.kind is Kind.INSERT:
             budget.spend(new_row_weight(group) * len(group.hlcs))
             done, rest = insert_new_rows(table, group, site_number, keys, budget)
-        else:
-            done, rest = merge_edits(table, group, site_number, keys, budget)
-        merged.changes += done
-        return rest
+            merged.changes += done
+            return rest
+        edits = merge_edits(table, group, site_number, keys, wall_ms, budget)
+        merged.add(Merged(edits.changes, conflicts=edits.conflicts))
+        if edits.later is not None:
+            self._groups.appendleft(_Rest(edits.later))
+        return edits.rest
 
     def _merge_alone(
         self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget, *, recorded: bool

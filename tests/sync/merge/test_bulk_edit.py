@@ -145,7 +145,7 @@ class SetAndRowPaths(RuleBasedStateMachine):
 
 def one_by_one(peer, bundle, origin):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(section_merge, "merge_edits", lambda table, group, place, keys, budget: (0, group))
+        patch.setattr(section_merge, "merge_edits", lambda table, group, *more: bulk_edit.MergedEdits(rest=group))
         peer.take([bundle], origin)
 
 
@@ -242,11 +242,42 @@ def test_refused_edits_leave_the_rest_to_halves(pair):
     assert two.sql("SELECT count(*) FROM t WHERE u > 100") == [(ROWS - 2,)]
 
 
+def test_conflicts_beyond_the_budget_are_merged_later(tmp_path, monkeypatch):
+    one, two, bulk, single = peers = [Peer(tmp_path / f"{number}.db", number) for number in range(4)]
+    one.sql(TABLES)
+    filled(one)
+    converge(peers)
+    monkeypatch.setattr(bulk_edit, "CONFLICT_WEIGHT", 1_500)  # room for four of them in a transaction
+    merges = []
+    merge = section_merge.merge_edits
+    monkeypatch.setattr(section_merge, "merge_edits", lambda *args: merges.append(merge(*args)) or merges[-1])
+    one.sql("UPDATE t SET a = 5")
+    bundles = one.drain()
+    for peer in (bulk, single):
+        peer.take(bundles, one.node_id)
+    two.sql("UPDATE bag SET a = 5; UPDATE words SET a = 5")
+    two.drain()  # its clock is ahead from here on
+    two.sql("UPDATE t SET a = 6 WHERE id % 2; UPDATE t SET a = 7 WHERE id % 2 = 0")
+    del merges[:]
+    for bundle in two.drain():
+        bulk.take([bundle], two.node_id)
+        one_by_one(single, bundle, two.node_id)
+        assert_same(bulk, single)
+    assert all(0 < each.changes <= 4 for each in merges)
+    assert sum(each.conflicts for each in merges) == len(single.recorded("mycomesh_conflicts")) == ROWS
+    assert any(each.later for each in merges)
+    assert not any(each.rest for each in merges)
+    for peer in peers:
+        peer.close()
+
+
 @pytest.mark.parametrize(
     ("name", "mutant", "seed"),
     [
-        ("_Edits._has_seen", lambda edits, number, site_number, hlc, cells, whole: True, 0),
-        ("Taken.take_packed", lambda taken, run, left, number: None, 0),
+        ("_Edits._unseen", lambda edits, number, site_number, hlc, cells, whole: 0, 0),
+        ("_Edits._record", lambda edits, number, wall_ms: 0, 0),
+        ("same", lambda one, other: False, 0),
+        ("Taken.take_run", lambda taken, run, left, numbers: None, 0),
         ("Taken.supersede", lambda taken, table, keys, rows, records: [], 0),
         ("_stored_prior", lambda table, parts: None, 0),
         ("recorded_keys", lambda table, keys: [], 14),
