@@ -45,8 +45,8 @@ class GossipLimits:
 class MeshConfig:
     """Settings of one node's links. Names that end in `_ms` are milliseconds, `_bytes` are bytes.
 
-    heartbeat_ms (50..600,000): how long a link may be idle before the node sends a ping. It is the failure detector's unit of
-        time: a dead peer is noticed after about three. A longer one lets radios sleep, and notices dead peers later in
+    heartbeat_ms (50..600,000): half of how long a link may be idle before the node sends a ping. It is the unit of the failure
+        detector: a dead peer is noticed after about three. A longer one lets radios sleep, and notices dead peers later in
         proportion.
     handshake_ms (100..60,000): how long a whole handshake may take. It does not restart at each read, so nobody can occupy a
         slot by sending a byte at a time.

@@ -4,8 +4,9 @@ Addresses are hints from mDNS, settings and peers, and may be wrong. Anybody on 
 no member has authenticated is unproven: few are kept, a dial there costs a token, and an announcement that only repeats an
 earlier one does not make its failures forgotten.
 
-Invariants: an address has at most one dial at a time, and at most one per `dial_ms`, however often it is announced. Addresses of
-linked members are not dialled. The node's own addresses are not dialled again until the network changes. The book is bounded,
+Invariants: an address has at most one dial at a time, and at most one per `dial_ms`, however often it is announced. Where a
+member was seen, a change of this machine's network brings one at once, at most one per `HASTE_MS`. Addresses of linked members
+are not dialled. The node's own addresses are not dialled again until the network changes. The book is bounded,
 and an event costs no more than the logarithm of its size.
 """
 
@@ -44,6 +45,9 @@ REVISIT_MS = 180_000
 # thousandth of a core. A dial that finds a member is free.
 UNPROVEN_AT_ONCE = 64
 UNPROVEN_EVERY_MS = 1_000
+# Between two dials to an address of a member, or of the settings, that changes of the network bring. A cable that is plugged in
+# makes several changes, of which only the last one may let a dial through.
+HASTE_MS = 50
 
 
 class _State(Enum):
@@ -194,7 +198,8 @@ class Dialer:
             if entry.state in (_State.OWN, _State.GIVEN_UP):
                 entry.move(_State.WAITING)
             if entry.state is _State.WAITING:
-                self._wait(address, entry, now_ms, 0)
+                spacing_ms = HASTE_MS if entry.static or entry.proven else self._config.dial_ms
+                self._wait(address, entry, now_ms, 0, spacing_ms)
 
     # ---- outcomes of dials
 
@@ -352,16 +357,17 @@ class Dialer:
         if self._soonest(entry, now_ms) < entry.due_ms or not entry.ticket:
             self._wait(address, entry, now_ms, 0)
 
-    def _wait(self, address: Address, entry: _Entry, now_ms: int, delay_ms: int) -> None:
-        entry.due_ms = max(now_ms + delay_ms, self._soonest(entry, now_ms))
+    def _wait(self, address: Address, entry: _Entry, now_ms: int, delay_ms: int, spacing_ms: int | None = None) -> None:
+        entry.due_ms = max(now_ms + delay_ms, self._soonest(entry, now_ms, spacing_ms))
         entry.ticket = next(self._tickets)
         heapq.heappush(self._queue, (entry.due_ms, entry.ticket, address))
         if len(self._queue) > 4 * ADDRESSES_MAX:  # network changes in a row leave a void place of each address
             self._queue = [place for place in self._queue if self._waiting(place[2], place[1]) is not None]
             heapq.heapify(self._queue)
 
-    def _soonest(self, entry: _Entry, now_ms: int) -> int:
-        return max(now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms, entry.not_before_ms)
+    def _soonest(self, entry: _Entry, now_ms: int, spacing_ms: int | None = None) -> int:
+        spacing_ms = self._config.dial_ms if spacing_ms is None else spacing_ms
+        return max(now_ms if entry.tried_ms is None else entry.tried_ms + spacing_ms, entry.not_before_ms)
 
     def _backoff(self, failures: int) -> int:
         longest = min(self._config.dial_ms << min(failures, 16), self._config.dial_ms_max)

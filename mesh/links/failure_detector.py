@@ -1,8 +1,8 @@
 """Phi accrual failure detector of one link, with its round-trip time and the peer's clock offset.
 
 The detector does not use a fixed timeout. It declares a peer dead once the silence is too improbable under the gaps seen so far,
-so a lossy radio gets more time than a cable. Any traffic counts as a sign of life. An idle link carries one Ping and one Pong per
-heartbeat.
+so a lossy radio gets more time than a cable. Any traffic counts as a sign of life. An idle link carries one Ping and one Pong in
+two heartbeats.
 
 A suspected peer is probed several times a second before it is declared dead. Each probe, and each reply, is one more TCP segment
 behind the lost one, so TCP repairs the loss at once (RFC 8985) and does not wait for its own timer.
@@ -25,10 +25,13 @@ __all__ = ["FailureDetector", "LinkMetrics"]
 
 PHI_DEAD = 8.0  # a living peer is declared dead once in 10^8 gaps, if gaps are normally distributed (section 4.4)
 SAMPLES_MAX = 64  # gaps kept: a minute of an idle link
-DEVIATION_MIN = 0.28  # of a heartbeat; with PHI_DEAD it makes 2.6 heartbeats on a perfect link
+IDLE_AFTER = (
+    2.0  # heartbeats without a message to the peer after which a ping goes: pings are most bytes of an idle link
+)
+DEVIATION_MIN = 0.175  # of a heartbeat; with IDLE_AFTER and PHI_DEAD it makes 2.98 heartbeats on a perfect link
 DEAD_MAX = 10  # heartbeats of silence after which a peer is dead, however irregular the link
-PROBE_AFTER = 1.3  # heartbeats of silence after which probing begins: an ordinary gap and its jitter
-PROBE_EVERY = 0.25  # heartbeats between probes: five of them before a peer can be declared dead
+PROBE_AFTER = 2.1  # heartbeats of silence after which probing begins: an ordinary gap and its jitter
+PROBE_EVERY = 0.18  # heartbeats between probes: five of them before a peer can be declared dead
 MEASURE_EVERY = 30  # heartbeats between pings on a link that is never idle, so that round trip and offset stay current
 PINGS_MAX = 16  # unanswered pings whose send times are kept
 # If a peer's clock jumps by more than this between two samples, somebody has set it, and the old samples are worthless.
@@ -114,7 +117,7 @@ class FailureDetector:
         self._clock_samples.append((rtt_ms, clock_ms))
 
     def is_ping_due(self, now_ms: int) -> bool:
-        """Return True if a Ping is due: this node sent nothing for a heartbeat, or the peer is suspiciously silent."""
+        """Return True if a Ping is due: this node sent nothing for two heartbeats, or the peer is suspiciously silent."""
         return now_ms >= self._ping_ms()
 
     def is_dead(self, now_ms: int) -> bool:
@@ -145,7 +148,7 @@ class FailureDetector:
 
     def _ping_ms(self) -> int:
         beat = self._heartbeat_ms
-        idle = max(self._sent_ms, self._pinged_ms) + beat
+        idle = max(self._sent_ms, self._pinged_ms) + int(IDLE_AFTER * beat)
         probe = max(self._received_ms + int(PROBE_AFTER * beat), self._pinged_ms + int(PROBE_EVERY * beat))
         return min(idle, probe, self._pinged_ms + MEASURE_EVERY * beat)
 
@@ -154,13 +157,14 @@ class FailureDetector:
         return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._heartbeat_ms)
 
     def _fit_gaps(self) -> tuple[float, float]:
-        """Return mean and deviation of the gaps. One heartbeat counts as a gap, so the values are defined from the start."""
+        """Return mean and deviation of the gaps. An idle one counts as the first, so the values are defined from the start."""
         beat = float(self._heartbeat_ms)
+        idle = IDLE_AFTER * beat
         count = len(self._gaps) + 1  # the prior counts as one sample
-        mean = (sum(self._gaps) + beat) / count
-        variance = (sum((gap - mean) ** 2 for gap in self._gaps) + (beat - mean) ** 2) / count
-        # Loss raises the mean above the heartbeat. Traffic may lower it, but that must not shorten the timeout.
-        return max(mean, beat), max(math.sqrt(variance), DEVIATION_MIN * beat)
+        mean = (sum(self._gaps) + idle) / count
+        variance = (sum((gap - mean) ** 2 for gap in self._gaps) + (idle - mean) ** 2) / count
+        # Loss raises the mean above that gap. Traffic may lower it, but that must not shorten the timeout.
+        return max(mean, idle), max(math.sqrt(variance), DEVIATION_MIN * beat)
 
 
 def _quantile(phi: float) -> float:

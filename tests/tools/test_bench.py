@@ -38,6 +38,9 @@ ASKED_FOR = [
     "link_throughput_ratio",
     "plug_in_s",
     "start_ms",
+    "start_cpu_ms",
+    "idle_link_bytes_per_s",
+    "rejoin_ms",
     "status_ms",
 ]
 

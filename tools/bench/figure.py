@@ -164,13 +164,16 @@ CATALOGUE = {
         Kind(
             "plug_in_s", "plug", "s", "from plugging in a drone with an empty file until it equals the others", goal=2.0
         ),
-        Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=500),
+        Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=300),
+        Kind("start_cpu_ms", "node", "ms", "CPU of that", goal=300),
         Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),
         Kind("catch_up_rss_mb", "node", "MB", "peak growth of the larger of both nodes meanwhile", goal=40),
         Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
         Kind("latency_p99_ms", "node", "ms", "the same, the slowest of a hundred", goal=30),
-        Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=45),
-        Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.2),
+        Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=38),
+        Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.08),
+        Kind("idle_link_bytes_per_s", "node", "bytes", "both ways with headers, its link at rest", goal=150),
+        Kind("rejoin_ms", "node", "ms", "from `rejoin` until a row that was written meanwhile is here", goal=50),
         Kind("status_ms", "node", "ms", "`mycomesh status --json`", goal=150),
         Kind("feed_changes_per_s", "feed", "rows/s", "changes of a table read into Python", goal=60_000, more=True),
         Kind(

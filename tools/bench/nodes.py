@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from typing import Any
 
 import nacl.bindings
 
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.session.noise import CipherState
 from mycomesh.tools.bench import links
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
@@ -38,6 +42,8 @@ FRAME_BYTES = 16 << 10
 WRITE_PAUSE_S = 0.01  # makes single writes of what would be a burst: each is drained by itself
 READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would occupy a core of the nodes
 IDLE_S = 30.0  # the kernel counts CPU time in hundredths of a second, which are 0.03 % of this
+HEADER_BYTES = 66  # of one segment: Ethernet 14, IPv4 20, TCP 32 with timestamps
+ISOLATED_S = 0.5
 SETTLE_S = 12.0  # by then a node has written its state tables again and trimmed its memory (mesh.node.idle_trim)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -74,7 +80,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
     started = time.perf_counter()
     first = here.up("--no-multicast", "--port", "0")
     _until(lambda: here.serving, "the first node")
-    start_s = time.perf_counter() - started
+    start_s, start_cpu_s = time.perf_counter() - started, cpu_s(first)
     peer = f"127.0.0.1:{here.status()['port']}"
     with contextlib.closing(connect(here.file)) as db:
         db.execute("BEGIN")
@@ -95,14 +101,21 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
         _until(lambda: equal(here, there), "equal nodes")
     time.sleep(SETTLE_S)
     resident_mb = max(_resident_mb(first), _resident_mb(second))
+    port = int(here.status()["port"])
+    sent = _sent_bytes(port)
+    percents = _idle_percents((first, second), idle_s)
+    idle_bytes = (_sent_bytes(port) - sent) / idle_s
     return measured(
         start_ms=start_s * 1000,
+        start_cpu_ms=start_cpu_s * 1000,
+        idle_link_bytes_per_s=idle_bytes,
+        rejoin_ms=statistics.median(_rejoin_ms(here, there) for _ in range(5)),
         catch_up_rows_per_s=count / caught_s,
         catch_up_rss_mb=grown_mb,
         latency_p50_ms=delays[len(delays) // 2],
         latency_p99_ms=delays[len(delays) * 99 // 100],
         idle_rss_mb=resident_mb,
-        idle_cpu_percent=max(_idle_percents((first, second), idle_s)),
+        idle_cpu_percent=max(percents),
         status_ms=statistics.median(_status_ms(here) for _ in range(5)),
     )
 
@@ -123,6 +136,36 @@ def _latencies_ms(db: sqlite3.Connection, there: NodeProcess, count: int) -> lis
             seen = _last_row(reader)
             time.sleep(WRITE_PAUSE_S)
     return delays
+
+
+def _sent_bytes(port: int) -> int:
+    """Return the bytes that both ends of the connections to a port have sent, with the headers of Ethernet, IP and TCP."""
+    command = ["ss", "-tinH", "state", "established", f"( sport = :{port} or dport = :{port} )"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own command
+    counted = {name: sum(map(int, re.findall(rf"\b{name}:(\d+)", told))) for name in ("bytes_sent", "segs_out")}
+    return counted["bytes_sent"] + HEADER_BYTES * counted["segs_out"]
+
+
+def _rejoin_ms(here: NodeProcess, there: NodeProcess) -> float:
+    """Return milliseconds from the request of `rejoin` until a row that was written meanwhile is on the other node."""
+    there.run("isolate")
+    with contextlib.closing(connect(here.file)) as db, contextlib.closing(connect(there.file)) as reader:
+        time.sleep(ISOLATED_S)
+        db.execute(INSERT, next(iter(rows(1))))
+        time.sleep(ISOLATED_S)
+        seen = _last_row(reader)
+        started = time.perf_counter()
+        ask(Home.locate(there.home, {}), "isolate", cut=False)
+        _until_soon(lambda: _last_row(reader) != seen, "row after rejoin")
+        return (time.perf_counter() - started) * 1000
+
+
+def _until_soon(check: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + WAIT_S_MAX
+    while not check():
+        if time.monotonic() > end:
+            raise BenchError(f"no {what} within {WAIT_S_MAX:.0f} s")
+        time.sleep(READER_PAUSE_S)
 
 
 def _status_ms(one: NodeProcess) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -11,6 +12,7 @@ from mycomesh.mesh.events import Address, AddressFound, DialFailed, NetworkChang
 from mycomesh.mesh.links.dialer import (
     ADDRESSES_MAX,
     FAILURES_MAX,
+    HASTE_MS,
     REVISIT_MS,
     UNPROVEN_AT_ONCE,
     UNPROVEN_EVERY_MS,
@@ -95,6 +97,25 @@ def test_a_change_of_the_network_tries_everything_again():
     scene.dialler.on_event(NetworkChanged(), 600_000)
     scene.run(600_000)
     assert [scene.times(name)[-1] for name in names] == [600_000] * 3
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_change_brings_members_back_at_once(proven):
+    scene, (name,) = Scene(), addresses(1)
+    scene.members = (name,) if proven else ()
+    scene.hint(name)
+    scene.run(10)
+    scene.members = ()
+    if proven:
+        scene.dialler.on_conn_closed(name, scene.now_ms)
+    first = scene.times(name)[-1]
+    for at in range(first + 20, first + 400, 20):  # a cable makes several changes while it is plugged in
+        scene.run(at)
+        scene.dialler.on_event(NetworkChanged(), at)
+    scene.run(first + 400)
+    later = [at - first for at in scene.times(name)[scene.times(name).index(first) + 1 :]]
+    spaced = all(after - before >= HASTE_MS for before, after in pairwise([0, *later]))
+    assert (len(later) >= 5 and spaced) if proven else later == [], later
 
 
 def test_hint_of_proven_address_is_followed_at_once():
