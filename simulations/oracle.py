@@ -124,6 +124,8 @@ class Oracle:
         more, so the newest value that is left comes back (docs/SECURITY.md).
         """
         old = self.written[token]
+        if self.purged and any(by in self.deletes for by in old.seen_by):
+            return True  # rows that the traitor made up can have overwritten the delete, and are not in this history
         row = [each for each in self.written.values() if (each.table, each.key) == (old.table, old.key)]
         by_purged = [each.at_us for each in row if each.node in self.purged]
         by_purged += [self.deletes[by][1] for each in row for by in each.seen_by if by in self.deletes

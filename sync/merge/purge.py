@@ -190,12 +190,22 @@ def _insert_again(table: Table, key: Any, cells: dict[str, Any]) -> bool:
 def _restore(table: Table, key: Any, order: tuple[bytes, int, bytes], budget: WorkBudget) -> bool:
     """Bring back what had lost to the purged node, as far as it is on record; return whether a write of this node has to.
 
-    A cell that nobody owns gets the newest write that had lost it, under the stamp of that write: the same on every node. A row
+    A cell that nobody owns gets the newest write that had lost it, and the row a delete that had lost, under the stamps of these
+    writes: the same on every node. A row
     that the purged node had deleted needs an insert, and records do not say which write that was. So the node that has lost
     most recently inserts it again.
     """
     node, _, own = order
-    lost = _lost_writes(table, key, node)
+    lost: list[tuple[tuple[int, bytes], dict[str, Any]]] = []
+    deletes: list[tuple[int, bytes]] = []
+    for stamp, values in _lost_writes(table, key, node):
+        if values is None:
+            deletes.append(stamp)
+        else:
+            lost.append((stamp, values))
+    for stamp in deletes:
+        if table.seals is None or stamp[1][:SITE_PREFIX] == own[:SITE_PREFIX]:
+            _merge(table, Group(stamp[1], Kind.DELETE, (), [stamp[0]], [key], [[]], None), budget)
     row = table.locate(key)
     if not lost:
         return False
@@ -217,27 +227,35 @@ def _restore(table: Table, key: Any, order: tuple[bytes, int, bytes], budget: Wo
         }
         names = tuple(name for name in values if name not in taken and name in table.columns.local_names)
         if names:
-            group = Group(stamp[1], Kind.UPDATE, names, [stamp[0]], [key], [[values[name] for name in names]], None)
-            merge_rows(table, group, table.store.site_number_or_new(stamp[1]), None, Merged(), budget)
-            table.log.flush()
+            row_values = [values[name] for name in names]
+            _merge(table, Group(stamp[1], Kind.UPDATE, names, [stamp[0]], [key], [row_values], None), budget)
     return False
 
 
-def _lost_writes(table: Table, key: Any, node: bytes) -> list[tuple[tuple[int, bytes], dict[str, Any]]]:
-    """Return what the records say had lost to a node in a row, as (stamp, values), the newest first."""
+def _merge(table: Table, group: Group, budget: WorkBudget) -> None:
+    merge_rows(table, group, table.store.site_number_or_new(group.site), None, Merged(), budget)
+    table.log.flush()
+
+
+def _lost_writes(table: Table, key: Any, node: bytes) -> list[tuple[tuple[int, bytes], dict[str, Any] | None]]:
+    """Return what the records say had lost to a node in a row, as (stamp, values or None for a delete), the newest first."""
     store = table.store
     if store.conflict_room.empty:
         return []
     listing = (
-        "SELECT lost_hlc, lost_site, lost FROM mycomesh_conflicts WHERE table_name = ? AND row_key = ?"
-        " AND restored_at IS NULL AND lost <> '{}' AND octet_length(lost) <= ? AND substr(won_site, 1, 16) = ?"
+        "SELECT lost_hlc, lost_site, lost, reason FROM mycomesh_conflicts WHERE table_name = ? AND row_key = ?"
+        " AND restored_at IS NULL AND octet_length(lost) <= ? AND substr(won_site, 1, 16) = ?"
         " AND reason NOT LIKE ? ORDER BY lost_hlc DESC, lost_site DESC, seq DESC"
     )
     where = table.spec.name, records.key_text(key), COMPARED_BYTES_MAX, node.hex(), f"{records.KEPT}%"
-    found = []
-    for hlc, site_text, text in store.db.execute(listing, where).fetchall():
+    found: list[tuple[tuple[int, bytes], dict[str, Any] | None]] = []
+    for hlc, site_text, text, reason in store.db.execute(listing, where).fetchall():
         site = bytes.fromhex(site_text)
         values = {name: records.value_of(plain) for name, plain in json.loads(text).items()}
-        if not store.purged.covers(site, hlc):
+        if store.purged.covers(site, hlc):
+            continue
+        if reason == records.DELETE_LOST:
+            found.append(((hlc, site), None))
+        elif values:
             found.append(((hlc, site), {name: value for name, value in values.items() if not name.endswith(_COUNTED)}))
     return found

@@ -153,6 +153,28 @@ def test_each_writer_restores_what_had_lost(world):
     assert one.peer.digests() == two.peer.digests()
 
 
+def test_a_delete_that_had_lost_counts_again(world):
+    one, two, thief = world.nodes
+    links = link_all(world)
+    world.write(one, KEYED)
+    world.write(one, "INSERT INTO t VALUES(1, 'old', 'old', 'old')")
+    world.run(PERIOD_MS)
+    for link in links[1:]:
+        world.cut(link)  # the thief is alone
+    since = now(world)
+    world.write(two, "DELETE FROM t WHERE id = 1")
+    world.run(PERIOD_MS)
+    world.write(thief, "REPLACE INTO t VALUES(1, 'bad', 'bad', 'bad')")
+    link_all(world, [one, thief])
+    world.link(two, thief)
+    world.run(PERIOD_MS)
+    assert rows(one) == rows(two) == [(1, "bad", "bad", "bad")]
+    order(world, thief, since)
+    settle(world)
+    assert rows(one) == rows(two) == []
+    assert one.peer.digests() == two.peer.digests()
+
+
 def test_purged_rows_can_be_restored(world):
     one, two, thief = world.nodes
     link_all(world)
