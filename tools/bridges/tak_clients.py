@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import time
 from collections import OrderedDict
@@ -152,7 +153,10 @@ class Clients:
                 self._accept, address.host, address.port, ssl=tls, limit=READ_BYTES
             )
         except OSError as error:
-            raise LinkError(f"cannot listen on {address}: {error.strerror or error}") from error
+            why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text repeats the address
+            raise LinkError(
+                f"cannot listen on {address}: {why}; 'ss -ltnp' names the program that has the port"
+            ) from error
 
     async def connect(self, address: Address, tls: ssl.SSLContext | None) -> None:
         """Connect to a server.
