@@ -376,11 +376,20 @@ class Daemon:
             case "changes" | "cursors" | "dead":
                 return await self._feed_requests.answer(self._serving(), request)
             case "children":
-                return {"children": []} if self._children is None else await self._children.answer(request)
+                return await self._on_children(request)
             case other:
                 raise NodeError(
                     f"this node does not know the request {other!r}; use the same version for node and command"
                 )
+
+    async def _on_children(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._children is not None:
+            return await self._children.answer(request)
+        if request.get("action") is not None:
+            raise NodeError(
+                f"the config.toml that this node has read has no {request.get('kind')}; restart the node after a change"
+            )
+        return {"children": []}
 
     async def _on_order(self, order: str, request: dict[str, Any]) -> dict[str, Any]:
         if order == "down":

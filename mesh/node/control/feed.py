@@ -91,6 +91,9 @@ class FeedRequests:
         if session.busy and request.get("close") is True:  # the client has gone while it waited
             self._close(token)
             return {"changes": [], "more": False}
+        if session.busy and request.get("close") is True:  # its client has given up the request that waits
+            self._close(token)
+            return {"changes": [], "more": False}
         if session.busy:
             raise NodeError("this reader waits for an answer already; ask again after that")
         if session.timer is not None:

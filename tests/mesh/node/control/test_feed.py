@@ -138,3 +138,17 @@ def test_pages_wait_for_their_acknowledgement_up_to_the_limit(within, tmp_path):
         assert rows(await requests.answer(node, request("b", cursor="c", rows=1))) == ["3"]
 
     within(story)
+
+
+def test_closing_ends_a_reader_that_waits(within):
+    async def story(node):
+        requests = feed.FeedRequests()
+        first = await requests.answer(node, request(cursor="c"))
+        assert rows(first) == ["1", "2", "3"]
+        waiting = asyncio.ensure_future(requests.answer(node, request(cursor="c", done=3, wait_ms=10_000)))
+        await asyncio.sleep(0.1)
+        assert await requests.answer(node, request(cursor="c", close=True)) == {"changes": [], "more": False}
+        assert rows(await requests.answer(node, request("b", cursor="c"))) == []
+        waiting.cancel()
+
+    within(story)
