@@ -23,7 +23,7 @@ class ScriptedMesh:
         self.deadline = deadline
         self.seen = []
         self.roster = SimpleNamespace(
-            version=0, own_id=b"a" * 16, restricted_rights=lambda: self.limited, take_admitted=tuple
+            version=0, own_id=b"a" * 16, restricted_rights=lambda: self.limited, take_admitted=tuple, purge_orders=tuple
         )
         self.limited = ()
         self.mesh_clock = SimpleNamespace(time=MeshTime())
