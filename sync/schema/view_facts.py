@@ -86,6 +86,8 @@ class ViewFacts:
             for key in seen.keys() - here.keys():
                 self._state_dropped(key)
             now = {}
+        # A text that stays at home does not become the mesh's because the node has followed something else.
+        now = {key: mark for key, mark in now.items() if key in seen or self._registry.facts.of(key) == here[key][1]}
         self._store.meta_set(_SEEN, json.dumps(now | kept, sort_keys=True))
 
     def _state(self, changed: dict[str, tuple[str, str]], *, adopted: bool) -> dict[str, str]:

@@ -162,6 +162,26 @@ def test_what_names_tables_of_one_node_stays_there(tmp_path):
         peer.close()
 
 
+def test_a_trigger_at_home_leaves_the_meshs_alone(tmp_path):
+    config = ReplicaConfig(exclude=("private",))
+    one, two = made = [Peer(tmp_path / f"{number}.db", number, config=config) for number in range(2)]
+    one.sql(TABLES)
+    converge(made)
+    one.shell("CREATE TABLE private(a); CREATE TRIGGER logs AFTER INSERT ON private BEGIN SELECT 1; END;")
+    two.shell(f"{LOGGING};")
+    converge(made)
+    two.shell("CREATE VIEW another AS SELECT 1 AS x;")
+    converge(made)
+    assert "ON private" in objects(one)[1][2]
+    one.shell("DROP TRIGGER logs;")
+    converge(made)
+    converge(made)
+    assert objects(one) == objects(two)
+    assert len(objects(one)) == 2
+    for peer in made:
+        peer.close()
+
+
 @pytest.mark.parametrize(
     "script",
     [
