@@ -335,6 +335,7 @@ class Rabbit(Broker):
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 {distribution} inet_dist_listen_max {self.distribution_port}",
+            "RABBITMQ_DIST_PORT": str(self.distribution_port),  # else one that all brokers of a machine share
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "HOME": str(folder),
         }
