@@ -40,8 +40,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def wait_for_port(port, process=None):
-    end = time.monotonic() + WAIT_S
+def wait_for_port(port, process=None, wait_s=WAIT_S):
+    end = time.monotonic() + wait_s
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
@@ -343,12 +343,17 @@ class Rabbit(Broker):
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, cwd=folder, env=environ, start_new_session=True
             )
-        wait_for_port(self.plain_port, self.process)
+        try:
+            wait_for_port(self.plain_port, self.process, 3 * WAIT_S)  # it takes 20 s on a busy machine
+        except AssertionError:
+            self.kill()
+            raise
         return self
 
     def kill(self):
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_S)
             self.process = None
 
