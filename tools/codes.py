@@ -103,6 +103,12 @@ _LOCAL = (
         " where mycomesh init ran",
     ),
     Code(
+        "mailbox.unusable",
+        "a mailbox between bases cannot be used",
+        "its directory is absent, full or closed to this user, or the stick is not mounted; batches wait in memory meanwhile",
+        "mount it, make room or correct its permissions; a comparison of two nodes brings what was left out",
+    ),
+    Code(
         "port.unusable",
         "the TCP port cannot be opened",
         "another program uses it, or only root may open it",

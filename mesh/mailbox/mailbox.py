@@ -1,0 +1,64 @@
+"""The mailbox protocol: what storage must offer to carry sealed batches between bases.
+
+A mailbox holds streams of envelopes. A gateway appends to one stream, its own, and reads all others of its mesh. Storage that
+can append, list and get is enough; it knows no keys and no tables.
+
+Nothing here trusts the storage. It may lose, repeat, reorder, hold back and invent envelopes: `mesh.mailbox.envelope` refuses
+what no member sealed, and `mesh.mailbox.streams` finds what is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mycomesh.mesh.errors import MeshError
+
+__all__ = ["Listed", "Mailbox", "MailboxError"]
+
+
+class MailboxError(MeshError):
+    """A mailbox cannot be used at the moment.
+
+    Fault: the storage, its permissions, or the way to it. State: unchanged; what was not appended waits. To do: repair the
+    storage. The gateway keeps trying.
+    """
+
+    code = "mailbox.unusable"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Listed:
+    """One envelope in a mailbox: its stream, its position in the stream, and its size in bytes."""
+
+    stream: bytes
+    position: int
+    size: int
+
+
+class Mailbox(Protocol):
+    """The verbs of a mailbox. `mesh` is the blinded mesh id of 16 bytes: several meshes may share one mailbox.
+
+    Raises:
+        MailboxError: every verb, if the storage cannot be used at the moment.
+    """
+
+    def append(self, mesh: bytes, stream: bytes, position: int, data: bytes) -> bool:
+        """Store one envelope whole or not at all. Return False, and change nothing, if that position is taken."""
+        ...
+
+    def list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
+        """Return the envelopes of a stream beyond a position, in the order of their positions."""
+        ...
+
+    def streams(self, mesh: bytes) -> list[bytes]:
+        """Return the streams of a mesh, in byte order."""
+        ...
+
+    def get(self, mesh: bytes, listed: Listed) -> bytes | None:
+        """Return one envelope, None if it has been removed."""
+        ...
+
+    def remove(self, mesh: bytes, listed: Listed) -> None:
+        """Remove one envelope. Only the gateway that appended it calls this."""
+        ...
