@@ -75,6 +75,7 @@ COMMANDS = (
     Command("up", "serve a database file: run the node in the foreground", RUN, stays=True),
     Command("service", "install a systemd unit that runs the node from boot or login on", RUN),
     Command("bridge", "connect tables with brokers, vehicles and TAK servers", RUN),
+    Command("flow", "let the writes of a table go through a function whose results are rows", RUN),
     Command("down", "stop the running node", RUN),
     Command("status", "show the running node with its file, peers and tables", LOOK),
     Command("top", "watch the mesh live: map, peers, tables and events", LOOK),

@@ -282,6 +282,12 @@ _DATABASE = (
         "mycomesh dead lists them with the reasons; repair the cause, then run mycomesh bridge resume NAME",
     ),
     Code(
+        "flow.stopped",
+        "a flow has stopped",
+        "its function failed for 20 of the last 50 changes, so that going on would set all aside; its position stays where it is",
+        "mycomesh dead lists them with the reasons; repair the cause, then run mycomesh flow resume NAME",
+    ),
+    Code(
         "feed.refused",
         "a reader of the change feed cannot read",
         "the table or the cursor does not exist, another reader uses the cursor, or the cursor holds no position; nothing was"

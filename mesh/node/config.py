@@ -47,7 +47,7 @@ HOOK_TIMEOUT_S_MAX = 86_400
 SECTIONS_MAX = 32  # each is a process
 # Sections that a process of its own runs, as `mycomesh KIND run NAME` -> whether there are several, as [KIND.NAME]. The command
 # checks what is in its section.
-KINDS = {"bridge": True, "web": False}
+KINDS = {"bridge": True, "flow": True, "web": False}
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)

@@ -36,6 +36,9 @@ INNER = {
     # A bridge turns these into its state, a notice or a dead letter.
     "BodyError",
     "FlowStoppedError",
+    "FunctionError",
+    "MovedError",
+    "_LostError",
     "LinkError",
     "SchemeError",
     "TopicError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -35,6 +36,19 @@ class FeedSession:
         }
         if cursor is not None:
             self._request["cursor"] = cursor
+        self.place = b""  # the position behind the last page, for a program that moves its cursor itself
+
+    async def place_after(self, count: int) -> bytes:
+        """Return the position behind the first `count` changes of the oldest page that waits for its acknowledgement."""
+        answer = await self._link.ask("changes", **self._request, part=count)
+        return base64.b64decode(answer["place"])
+
+    async def page_beyond(self, moved: int, *, wait_ms: int = WAIT_MS) -> list[dict[str, Any]]:
+        """Return the next page, after the caller has moved the cursor past `moved` changes in its own transaction."""
+        answer = await self._link.ask("changes", **self._request, done=moved, moved=True, places=True, wait_ms=wait_ms)
+        if answer["changes"]:
+            self.place = base64.b64decode(answer["place"])
+        return json.loads(f"[{','.join(answer['changes'])}]")  # type: ignore[no-any-return]
 
     async def page(
         self, *, done: int = 0, failed: Sequence[tuple[int, str]] = (), wait_ms: int = WAIT_MS

@@ -35,6 +35,7 @@ COLLECTED = (
     "mycomesh.simulations",
     "mycomesh.tools.bridges",
     "mycomesh.tools.commands",
+    "mycomesh.tools.flows",
     "mycomesh.tools.top",
     "mycomesh.tools.web",
     "mycomesh.tools.data",

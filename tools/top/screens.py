@@ -299,14 +299,14 @@ def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -
 
 def _readers(picture: Picture, width: int, height: int) -> list[Text]:
     headers = ["CURSOR", "TABLE", "BEHIND", "FOR", "NOTE"]
-    bridges = {f"bridge.{child.name}": child for child in picture.children if child.kind == "bridge"}
+    children = {f"{child.kind}.{child.name}": child for child in picture.children}
     rows = [
         [
             printable(reader.cursor)[:24],
             printable(reader.table)[:20],
             f"{reader.behind:,} rows",
             "-" if reader.behind_s is None else duration(round(1000 * reader.behind_s)),
-            _note_of(reader, bridges.get(reader.cursor)),
+            _note_of(reader, children.get(reader.cursor)),
         ]
         for reader in sorted(picture.readers, key=lambda each: (-(each.behind_s or 0), each.cursor, each.table))
     ]
@@ -314,13 +314,14 @@ def _readers(picture: Picture, width: int, height: int) -> list[Text]:
     return _listed(headers, rows, ["" if row[-1].startswith(calm) else "yellow" for row in rows], width, height)
 
 
-def _note_of(reader: ReaderView, bridge: ChildView | None) -> str:
-    """Return what is to be known of a reader: that it is idle, or of a bridge its state and what it has done."""
-    if bridge is None:
+def _note_of(reader: ReaderView, child: ChildView | None) -> str:
+    """Return what is to be known of a reader: that it is idle, or of a bridge or flow its state and what it has done."""
+    if child is None:
         return "idle" if reader.idle else "-"
-    figures = {name: f"{bridge.figures.get(name, 0):,.0f} {name}" for name in ("sent", "received", "refused")}
-    done = [text for name, text in figures.items() if name == "sent" or bridge.figures.get(name)]
-    return ", ".join([bridge.state, *done, *([printable(bridge.text)] if bridge.text else [])])
+    names = ("inputs", "failed") if child.kind == "flow" else ("sent", "received", "refused")
+    figures = {name: f"{child.figures.get(name, 0):,.0f} {name}" for name in names}
+    done = [text for name, text in figures.items() if name == names[0] or child.figures.get(name)]
+    return ", ".join([child.state, *done, *([printable(child.text)] if child.text else [])])
 
 
 def _tables(picture: Picture, width: int, height: int) -> list[Text]:

@@ -1,7 +1,8 @@
 """Requests about the change feed: pages of changes for programs outside of the node, and the list of cursors.
 
 A client names its reader by a token of its own and asks for one page after another. Each request may acknowledge changes, the
-oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wait for that.
+oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wait for that. With `places`, an answer has the
+position behind its page, and a client that moved the cursor in a transaction of its own says so by `moved`.
 A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
 """
 
@@ -88,9 +89,6 @@ class FeedRequests:
             reader = await node.readers.open(table, cursor, from_now=request.get("from_now") is True)
             pid = request.get("pid")
             session = self._sessions[token] = _Session(reader, pid if isinstance(pid, int) else None)
-        if session.busy and request.get("close") is True:  # the client has gone while it waited
-            self._close(token)
-            return {"changes": [], "more": False}
         if session.busy and request.get("close") is True:  # its client has given up the request that waits
             self._close(token)
             return {"changes": [], "more": False}
@@ -111,9 +109,13 @@ class FeedRequests:
     async def _next(self, session: _Session, request: dict[str, Any]) -> dict[str, Any]:
         done, failed = request.get("done", 0), request.get("failed", [])
         if isinstance(done, int) and done > 0:
-            await _acknowledge(session, done, failed if isinstance(failed, list) else [])
+            moved = request.get("moved") is True
+            await _acknowledge(session, done, failed if isinstance(failed, list) else [], moved=moved)
         if request.get("close") is True:
             return {"changes": [], "more": False}
+        part = request.get("part")
+        if isinstance(part, int) and session.pages:
+            return {"changes": [], "more": False, "place": _encoded(session.pages[0].page, max(part, 0))}
         if len(session.pages) >= PAGES_MAX:
             raise NodeError(f"{PAGES_MAX} pages of this reader wait for their acknowledgement; acknowledge the first")
         rows, wait_ms = request.get("rows"), request.get("wait_ms")
@@ -123,7 +125,8 @@ class FeedRequests:
         if page is None:
             return {"changes": [], "more": False}
         session.pages.append(_Waiting(page))
-        return {"changes": [change.to_json() for change in page.changes], "more": page.more}
+        place = {"place": _encoded(page, len(page.changes))} if request.get("places") is True else {}
+        return {"changes": [change.to_json() for change in page.changes], "more": page.more, **place}
 
     def _close_dead(self) -> None:
         """Close the readers of clients that were killed."""
@@ -148,8 +151,16 @@ async def _follow(node: ServingNode, follow: dict[str, Any]) -> None:
     await node.run_on_feed(lambda feed, wall_ms: feed.move(cursor, table, seen, wall_ms))
 
 
-async def _acknowledge(session: _Session, count: int, failed: list[Any]) -> None:
-    """Acknowledge the oldest changes; those that `failed` names by their number among these become dead letters first."""
+def _encoded(page: Page, count: int) -> str:
+    """Return the position behind so many changes of a page, as a client writes it into its cursor."""
+    return base64.b64encode(page.after(count).encode()).decode()
+
+
+async def _acknowledge(session: _Session, count: int, failed: list[Any], *, moved: bool) -> None:
+    """Acknowledge the oldest changes; those that `failed` names by their number among these become dead letters first.
+
+    With `moved`, the client has moved the cursor.
+    """
     whys = {each[0]: str(each[1]) for each in failed if isinstance(each, list) and len(each) == 2}
     number = 0
     while count > number and session.pages:
@@ -160,7 +171,10 @@ async def _acknowledge(session: _Session, count: int, failed: list[Any]) -> None
             if number + at - waiting.done in whys:
                 await session.reader.set_aside(changes[at], whys[number + at - waiting.done], 1)
         good = sum(number + at - waiting.done not in whys for at in range(waiting.done, upto))
-        await session.reader.move(waiting.page.after(upto), good)
+        if moved:
+            session.reader.acknowledged(good)
+        else:
+            await session.reader.move(waiting.page.after(upto), good)
         number += upto - waiting.done
         waiting.done = upto
         if upto == len(changes):

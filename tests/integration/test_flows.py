@@ -1,0 +1,133 @@
+"""Flows as processes of real nodes: results over kills, splits, mistakes and functions that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.integration.machines import SQLITE, Machine, eventually
+
+pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
+
+LOW = """
+[flow.low]
+on = "SELECT * FROM drones WHERE battery < 20"
+run = "sql: SELECT id AS drone, 'low at ' || battery AS what FROM new"
+into = "alerts"
+"""
+TABLES = (
+    "CREATE TABLE drones(id TEXT PRIMARY KEY, battery INTEGER);"
+    "CREATE TABLE alerts(key TEXT PRIMARY KEY, drone TEXT, what TEXT)"
+)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Return a function that starts a machine with the given sections in its config.toml."""
+    machine = Machine(tmp_path, "alpha")
+    machine.done("init", "--node-name", "alpha")
+
+    def start(config, sql=TABLES):
+        machine.home.config_file.write_text(config)
+        machine.home.config_file.chmod(0o600)
+        if sql:
+            machine.sql(sql)
+        return machine.up("--port", "0")
+
+    yield start
+    if machine.process is not None and machine.process.poll() is None:
+        machine.terminate()
+
+
+def child(machine, name="low"):
+    (found,) = [each for each in machine.status().get("children", ()) if each["name"] == name] or [{}]
+    return found
+
+
+def is_in(state, machine, name="low"):
+    return lambda: child(machine, name).get("state") == state
+
+
+def test_rows_become_results(machine):
+    alpha = machine(LOW)
+    eventually(is_in("running", alpha), "the flow runs")
+    alpha.sql("INSERT INTO drones VALUES('d1', 10), ('d2', 90)")
+    alpha.shows("SELECT drone, what FROM alerts", "d1|low at 10\n")
+    alpha.sql("UPDATE drones SET battery = 15 WHERE id = 'd2'")
+    alpha.shows("SELECT drone, what FROM alerts ORDER BY drone", "d1|low at 10\nd2|low at 15\n")
+    assert "running" in alpha.done("flow", "status")
+    (listed,) = json.loads(alpha.done("flow", "list", "--json"))
+    assert (listed["on"], listed["into"], listed["where"]) == ("drones", "alerts", "here")
+    (first, _) = json.loads(alpha.done("flow", "test", "low", "--json"))
+    assert first["results"][0]["what"] == "low at 15"
+    alpha.shows("SELECT count(*) FROM alerts", "2\n")
+
+
+def test_a_flow_waits_for_its_tables(machine):
+    alpha = machine(LOW, "")
+    eventually(is_in("waiting", alpha), "it waits")
+    alpha.done("flow", "pause", "low")
+    alpha.sql(f"{TABLES}; INSERT INTO drones VALUES('d1', 10)")
+    alpha.done("flow", "resume", "low")
+    alpha.shows("SELECT drone FROM alerts", "d1\n")
+
+
+def test_rows_from_before_count_only_from_the_start(machine):
+    alpha = machine(
+        LOW + LOW.replace("flow.low", "flow.all") + 'from = "start"\n',
+        f"{TABLES}; INSERT INTO drones VALUES('d1', 10)",
+    )
+    eventually(is_in("running", alpha), "it runs")
+    eventually(is_in("running", alpha, "all"), "it runs")
+    alpha.sql("INSERT INTO drones VALUES('d2', 11)")
+    alpha.shows("SELECT drone, count(*) FROM alerts GROUP BY drone ORDER BY drone", "d1|1\nd2|2\n")
+
+
+def test_kills_of_flow_and_node_repeat_nothing(machine):
+    config = '[flow.low]\non = "drones"\nrun = "sql: INSERT INTO alerts(drone) SELECT id FROM new"\n'
+    tables = "CREATE TABLE drones(id TEXT PRIMARY KEY); CREATE TABLE alerts(id INTEGER PRIMARY KEY, drone TEXT)"
+    alpha = machine(config, tables)
+    for turn in range(4):
+        eventually(is_in("running", alpha), "the flow runs")
+        alpha.sql(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+            f" INSERT INTO drones SELECT '{turn}-' || i FROM n"
+        )
+        if turn % 2:
+            alpha.kill()
+            alpha.up("--port", "0")
+        else:
+            os.kill(child(alpha)["pid"], signal.SIGKILL)
+    alpha.shows("SELECT count(*), count(DISTINCT drone) FROM alerts", "8000|8000\n")
+
+
+def test_failing_rows_stop_their_flow_alone(machine):
+    alpha = machine(
+        LOW
+        + '[flow.bad]\non = "drones"\n'
+        + 'run = "sql: INSERT INTO notes SELECT id, abs(-9223372036854775807 - (battery > 90)) FROM new"\n'
+        + '[flow.wrong]\non = "drones"\nrun = "sql: INSERT INTO notes SELECT volt FROM new"\n'
+        + '[flow.loop]\non = "alerts"\nrun = "sql: INSERT INTO drones SELECT drone, 1 FROM new"\n',
+        f"{TABLES}; CREATE TABLE notes(id TEXT PRIMARY KEY, value INTEGER)",
+    )
+    eventually(is_in("refused", alpha, "wrong"), "its SQL is wrong")
+    assert "no such column: volt" in child(alpha, "wrong")["text"]
+    eventually(is_in("refused", alpha, "loop"), "it closes a cycle")
+    assert "comes back to alerts, by loop -> low" in child(alpha, "loop")["text"]
+    assert child(alpha)["state"] != "refused"
+    eventually(is_in("running", alpha, "bad"), "it runs")
+    alpha.sql("INSERT INTO drones VALUES('d1', 10), ('d2', 95)")
+    eventually(lambda: len(json.loads(alpha.done("dead", "--json"))) == 1, "one is a dead letter")
+    (letter,) = json.loads(alpha.done("dead", "--json"))
+    assert (letter["row"], letter["why"]) == ("d2", "integer overflow")
+    alpha.shows("SELECT id FROM notes", "d1\n")
+    alpha.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)"
+        " INSERT INTO drones SELECT 'x' || i, 99 FROM n"
+    )
+    eventually(is_in("stopped", alpha, "bad"), "it has stopped")
+    assert len(json.loads(alpha.done("dead", "--json"))) == 20
+    assert child(alpha)["state"] == "running"

@@ -1,0 +1,183 @@
+"""`mycomesh flow`: lists, adds, tries, runs and pauses the flows of config.toml."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mycomesh.mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+KIND = "flow"
+ACTIONS = {
+    "list": "print the flows of config.toml, also without a node",
+    "status": "print what each does and has done",
+    "add": "check a flow and write its section into config.toml",
+    "test": "run one for the latest rows, and write nothing",
+    "run": "run one in the foreground, as the node does in the background",
+    "pause": "end the process of one",
+    "resume": "start one that was paused, refused or stopped",
+}
+SHOWN = ("inputs", "failed")  # figures
+WITHOUT_NAME = ("list", "status")
+SAMPLE_DEFAULT = 10
+SAMPLE_MAX = 1_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    actions = ", ".join(f"{name} ({text})" for name, text in ACTIONS.items())
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the flow")
+    parser.add_argument("--on", metavar="TABLE", help="of 'add': the table, or a SELECT over it that makes 'new'")
+    parser.add_argument("--run", metavar="FUNCTION", help="of 'add': 'sql: ...', an INSERT or a SELECT FROM new")
+    parser.add_argument("--into", metavar="TABLE", help="of 'add': the table of the results")
+    parser.add_argument("--where", metavar="PLACE", help="of 'add': here (default), everywhere, or names with commas")
+    parser.add_argument("--from", dest="begin", metavar="WHEN", help="of 'add': now (default) or start")
+    parser.add_argument(
+        "--sample", type=int, default=SAMPLE_DEFAULT, metavar="N", help=f"of 'test': how many rows, 1 to {SAMPLE_MAX:,}"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs (list, status, test)")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Carry out one action."""
+    if (args.name is None) != (args.action in WITHOUT_NAME):
+        wanted = "takes no name" if args.name is not None else "needs the name of a flow"
+        raise exits.UsageError(f"'flow {args.action}' {wanted}; 'mycomesh flow list' prints the names")
+    match args.action:
+        case "list":
+            _list(args, home)
+        case "status":
+            _status(args, home)
+        case "add":
+            _add(args, home)
+        case "run":
+            importlib.import_module("mycomesh.tools.flows.process").run(home, args.name)
+        case "test":
+            return _test(args, home)
+        case _:
+            ask(home, "children", action=args.action, kind=KIND, name=args.name)
+    return exits.DONE
+
+
+def _settings() -> Any:
+    return importlib.import_module("mycomesh.tools.flows.settings")
+
+
+def _list(args: argparse.Namespace, home: Home) -> None:
+    shown = [
+        {
+            "name": each.name,
+            "on": each.table,
+            "into": each.into,
+            "where": each.where if isinstance(each.where, str) else list(each.where),
+            "run": f"sql: {each.sql}",
+        }
+        for each in _settings().load_all(home)
+    ]
+    if args.json:
+        print_json(shown)
+        return
+    rows = []
+    for each in shown:
+        where = each["where"] if isinstance(each["where"], str) else ", ".join(each["where"])
+        rows.append((each["name"], f"{each['on']} -> {each['into']}", where, " ".join(each["run"].split())))
+    print_table(("FLOW", "TABLES", "WHERE", "RUN"), rows)
+
+
+def _status(args: argparse.Namespace, home: Home) -> None:
+    status = ask(home, "status")
+    children: list[dict[str, Any]] = [each for each in status["children"] if each["kind"] == KIND]
+    if args.json:
+        print_json(children)
+        return
+    behind = {reader["cursor"]: reader["behind"] for reader in status["readers"]}
+    rows = []
+    for each in children:
+        counts = [str(round(each["figures"].get(name, 0))) for name in SHOWN]
+        rows.append((each["name"], each["state"], str(behind.get(f"{KIND}.{each['name']}", 0)), *counts, each["text"]))
+    print_table(("FLOW", "STATE", "BEHIND", *(name.upper() for name in SHOWN), "NOTE"), rows)
+
+
+def _add(args: argparse.Namespace, home: Home) -> None:
+    """Write a section behind the others, once it is known to be right together with them."""
+    settings = _settings()
+    section: dict[str, Any] = {"on": args.on, "run": args.run, "into": args.into, "from": args.begin}
+    if args.where is not None:
+        plain = args.where in (settings.HERE, settings.EVERYWHERE)
+        section["where"] = args.where if plain else [each.strip() for each in args.where.split(",")]
+    section = {key: value for key, value in section.items() if value is not None}
+    if args.name in settings.names(home):
+        raise ConfigError(f"{home.config_file} has a section [flow.{args.name}] already; edit it there")
+    found = settings.parse(args.name, section)
+    settings.check_cycles(found, settings.load_all(home))
+    # A string of JSON is one of TOML, and so is a list of them.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
+    before = home.config_file.read_text(encoding="utf-8") if home.config_file.exists() else ""
+    gap = "\n" if before.strip() else ""
+    text = f"{before.rstrip()}\n{gap}[flow.{args.name}]\n" + "\n".join(lines) + "\n"
+    partial = home.config_file.with_suffix(".new")
+    with open(partial, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(text.lstrip("\n"))
+    try:
+        importlib.import_module("mycomesh.mesh.node.config").load(partial)
+        partial.replace(home.config_file)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"added to {home.config_file}; a node that runs takes it up when it starts again")
+
+
+def _test(args: argparse.Namespace, home: Home) -> int:
+    if not 1 <= args.sample <= SAMPLE_MAX:
+        raise exits.UsageError(f"--sample must be 1 to {SAMPLE_MAX:,}, not {args.sample}")
+    flow = _settings().load(home, args.name)
+    module = importlib.import_module("mycomesh.tools.flows.writer")
+    writer = module.Writer(ask(home, "status", brief=True)["file"], flow)
+    try:
+        made = writer.sample(args.sample)
+    except module.FunctionError as error:
+        raise ConfigError(f"[flow.{args.name}] {error}") from error
+    finally:
+        writer.close()
+    failed = [each for _, each in made if isinstance(each, str)]
+    if args.json:
+        print_json(
+            [
+                {
+                    "row": row,
+                    "results": [] if isinstance(each, str) else each,
+                    "error": each if isinstance(each, str) else "",
+                }
+                for row, each in made
+            ]
+        )
+    else:
+        rows = []
+        for row, each in made:
+            results = [each] if isinstance(each, str) else [_text(result) for result in each] or ["none"]
+            rows += [
+                (_text(row) if not n else "", "FAILED" if isinstance(each, str) else "", text)
+                for n, text in enumerate(results)
+            ]
+        print_table(("ROW", "", "RESULTS"), rows)
+    return exits.FAILED if failed else exits.DONE
+
+
+def _text(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in row.items())
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

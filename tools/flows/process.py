@@ -1,0 +1,202 @@
+"""The process of one flow: `mycomesh flow run NAME`, by hand or as a child of the node.
+
+It reads pages of the change feed, one ahead, and runs its function for them. A mistake in config.toml or in the SQL ends it with
+exit code 2; a node that is away is waited for. The log of changes is its queue: a flow lags, and programs that write never wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.mesh.node.judge import FlowStoppedError
+from mycomesh.tools.bridges.node_link import FeedSession, NodeLink
+from mycomesh.tools.child import Reports, end_with_parent
+from mycomesh.tools.flows.keys import site_of
+from mycomesh.tools.flows.settings import HERE, load, wrong
+from mycomesh.tools.flows.sql_function import FunctionError
+from mycomesh.tools.flows.writer import Batch, MovedError, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.tools.flows.settings import FlowSettings
+
+__all__ = ["Flow", "run"]
+
+PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next try, when the node or the file is away
+TABLE_PAUSE_S = 0.2  # while a table is not there yet
+REPORT_S = 1
+ROWS = 1_024  # of a transaction: other programs wait for it some 20 ms
+
+
+def run(home: Home, name: str) -> None:
+    """Run a flow until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: its section is wrong, or does not fit its tables.
+    """
+    settings = load(home, name)
+    end_with_parent()
+    asyncio.run(_run_until_signal(home, settings))
+
+
+async def _run_until_signal(home: Home, settings: FlowSettings) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await Flow(home, settings, Reports()).run()
+
+
+class Flow:
+    """One flow of one node."""
+
+    def __init__(self, home: Home, settings: FlowSettings, reports: Reports) -> None:
+        self._home = home
+        self._settings = settings
+        self._reports = reports
+        self._own = ""  # how the sites of this node begin
+        self._writer: Writer | None = None
+        self._state = ("starting", "")
+
+    async def run(self) -> None:
+        """Run for ever; what is wrong outside of the section is reported and tried again.
+
+        Raises:
+            ConfigError: the SQL does not fit the tables.
+        """
+        status = await self._status()
+        self._own = status["node_id"][:16]
+        settings = self._settings
+        if isinstance(settings.where, tuple) and status["node"] not in settings.where:
+            self._set("standing by", f"'where' names other nodes: {', '.join(settings.where)}")
+            await asyncio.Event().wait()
+        writer = self._writer = Writer(status["file"], settings)
+        reporting = asyncio.ensure_future(self._report_figures(writer))
+        try:
+            await self._keep_running(writer)
+        except FunctionError as error:
+            raise wrong(settings.name, str(error)) from error
+        finally:
+            reporting.cancel()
+            await asyncio.wait([reporting])
+            writer.show("ended", "")
+            writer.close()
+
+    async def _status(self) -> dict[str, Any]:
+        """Return the node's status once it serves."""
+        link = NodeLink(self._home)
+        try:
+            while True:
+                try:
+                    status = await link.ask("status")
+                except NoNodeError as error:
+                    self._set("waiting", str(error))
+                else:
+                    if status["phase"] == "serving":
+                        return status
+                    self._set("waiting", "the node does not serve yet")
+                await asyncio.sleep(TABLE_PAUSE_S)
+        finally:
+            link.close()
+
+    async def _keep_running(self, writer: Writer) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._read(writer, await self._wait_for_tables(writer))
+            except MovedError:
+                failures = 0
+            except (NodeError, apsw.BusyError, apsw.ReadOnlyError, apsw.FullError, apsw.IOError) as error:
+                self._set("waiting", str(error))
+                await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+                failures += 1
+            except FlowStoppedError as error:
+                name = self._settings.name
+                text = f"{error}; 'mycomesh dead' lists them; repair the cause, then run: mycomesh flow resume {name}"
+                self._set("stopped", str(error))
+                self._reports.notify("flow.stopped", f"flow {name!r}: {text}", "warning")
+                await asyncio.Event().wait()
+
+    async def _wait_for_tables(self, writer: Writer) -> bool:
+        """Return once the tables exist: whether the flow is new, so that it begins with what comes after it."""
+        older = await asyncio.to_thread(writer.note_wait)
+        while writer.columns() is None:
+            self._set("waiting", f"there is no table {self._settings.table} or {self._settings.into} yet")
+            await asyncio.sleep(TABLE_PAUSE_S)
+        writer.check()
+        return not older
+
+    async def _read(self, writer: Writer, new: bool) -> None:
+        """Run the function for page after page; raise what ends it."""
+        settings = self._settings
+        had = writer.read_position()
+        from_now = settings.begin == "now" and new
+        session = FeedSession(self._home, settings.table, settings.cursor, from_now=from_now, rows_max=ROWS)
+        moved = 0
+        try:
+            page = await session.page_beyond(0, wait_ms=0)
+            if not had:
+                writer.read_position()
+            self._set("running", "")
+            while True:
+                if page:
+                    moved = await self._write(writer, session, self._batch(page))
+                    if writer.judge.stops:
+                        raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
+                page = await session.page_beyond(moved)
+                moved = 0
+        finally:
+            await session.close()
+
+    @staticmethod
+    async def _write(writer: Writer, session: FeedSession, batch: Batch) -> int:
+        """Write on a thread, to its end: a thread cannot be cancelled, and the file is closed after it."""
+        loop = asyncio.get_running_loop()
+
+        def place_after(count: int) -> bytes:
+            return asyncio.run_coroutine_threadsafe(session.place_after(count), loop).result()
+
+        writing = asyncio.ensure_future(asyncio.to_thread(writer.write, batch, session.place, place_after))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+
+    def _batch(self, page: Sequence[dict[str, Any]]) -> Batch:
+        """Return what the flow takes in of a page: writes, not deletes, and `here` those of the sites of this node."""
+        batch = Batch(len(page))
+        here, own = self._settings.where == HERE, self._own
+        for place, change in enumerate(page):  # runs for each change
+            if change["values"] is None:
+                continue
+            if here and not (change["id"].rpartition("/")[2].isdigit() and site_of(change["id"]).startswith(own)):
+                continue
+            batch.changes.append(change)
+            batch.places.append(place)
+        return batch
+
+    # ---- reports
+
+    def _set(self, state: str, text: str) -> None:
+        self._state = (state, text)
+        figures = self._writer.figures if self._writer is not None else {}
+        self._reports.report(state, text, figures)
+
+    async def _report_figures(self, writer: Writer) -> None:
+        last: object = None
+        while True:
+            await asyncio.sleep(REPORT_S)
+            seen = (self._state, dict(writer.figures))
+            if seen != last:
+                last = seen
+                self._reports.report(*self._state, writer.figures)

@@ -1,0 +1,229 @@
+"""The settings of one flow: a section [flow.NAME] of config.toml, checked in one value, and the cycles of all of them.
+
+Whatever is wrong is a `ConfigError` of one line that names the section and says what to do. The names of columns are checked
+later, when the tables exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.config import sections_of
+from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.sync.sqlite.identifiers import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mycomesh.mesh.node.home import Home
+
+__all__ = [
+    "EVERYWHERE",
+    "HERE",
+    "SQL_CHARS_MAX",
+    "TIMEOUT_S_MAX",
+    "FlowSettings",
+    "check_cycles",
+    "load",
+    "load_all",
+    "names",
+    "parse",
+    "wrong",
+]
+
+KIND = "flow"
+KEYS = ("on", "run", "into", "where", "from", "timeout_s")
+HERE, EVERYWHERE = "here", "everywhere"
+TIMEOUT_S_MAX = 3_600
+SQL_CHARS_MAX = 100_000  # of `on` and `run`; a person writes them
+_IDENTIFIER = r'("(?:[^"]|"")+"|\[[^\]]+\]|`[^`]+`|\w+)'
+_FROM = re.compile(rf"\bFROM\s+{_IDENTIFIER}", re.IGNORECASE)
+_INTO = re.compile(rf"(?:INSERT(?:\s+OR\s+\w+)?|REPLACE)\s+INTO\s+(?:main\s*\.\s*)?{_IDENTIFIER}", re.IGNORECASE)
+_SELECT = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
+_OWN_KEY = re.compile(r"\b(_key|OR\s+(IGNORE|REPLACE)|REPLACE\s+INTO|ON\s+CONFLICT)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """One flow.
+
+    table: the table whose writes go in.
+    select: SQL over that table that makes `new`, "" for the row as it is.
+    sql: one INSERT, or a SELECT whose rows go into `into`.
+    into: the table of the results.
+    where: `here` for the writes of this node, `everywhere` for all, or names of the nodes that run it for all.
+    begin: `now` takes writes after the flow was added, `start` those before it too.
+    timeout_s: seconds that one call may take, 1..3,600.
+    """
+
+    name: str
+    table: str
+    select: str
+    sql: str
+    into: str
+    where: str | tuple[str, ...] = HERE
+    begin: str = "now"
+    timeout_s: int = 30
+
+    @property
+    def inserts(self) -> bool:
+        """Whether the SQL inserts by itself."""
+        return _INTO.search(self.sql) is not None
+
+    @property
+    def cursor(self) -> str:
+        """The name of its cursor in the change feed."""
+        return f"{KIND}.{self.name}"
+
+
+def names(home: Home) -> list[str]:
+    """Return the names of all flows of a home."""
+    return list(sections_of(home.config_file, KIND))
+
+
+def load(home: Home, name: str) -> FlowSettings:
+    """Read the settings of one flow from config.toml.
+
+    Raises:
+        ConfigError: there is no such section, it is wrong, or it closes a cycle.
+    """
+    sections = sections_of(home.config_file, KIND)
+    if name not in sections:
+        known = ", ".join(sections) or "none"
+        raise ConfigError(f"{home.config_file} has no section [flow.{name}]; its flows are: {known}")
+    settings = parse(name, sections[name])
+    check_cycles(settings, _before(sections, name))
+    return settings
+
+
+def load_all(home: Home) -> list[FlowSettings]:
+    """Read the settings of all flows; raises `ConfigError` as `load`."""
+    return [load(home, name) for name in names(home)]
+
+
+def _before(sections: Mapping[str, Any], name: str) -> list[FlowSettings]:
+    """Return the flows before one, without those whose own process refuses them: the last one of a cycle closes it."""
+    found = []
+    for other, section in sections.items():
+        if other == name:
+            break
+        with contextlib.suppress(ConfigError):
+            found.append(parse(other, section))
+    return found
+
+
+def check_cycles(settings: FlowSettings, others: list[FlowSettings]) -> None:
+    """Raise `ConfigError` if what a flow writes comes back to it by this flow and others."""
+    edges: dict[str, list[FlowSettings]] = {}
+    for each in others:
+        edges.setdefault(fold(each.table), []).append(each)
+    ways: list[tuple[str, tuple[str, ...]]] = [(settings.into, (settings.name,))]
+    seen: set[str] = set()
+    while ways:
+        table, path = ways.pop()
+        if fold(table) == fold(settings.table):
+            raise wrong(
+                settings.name,
+                f"what it writes comes back to {settings.table}, by {' -> '.join(path)}; let it write into another table",
+            )
+        if fold(table) not in seen:
+            seen.add(fold(table))
+            ways += [(each.into, (*path, each.name)) for each in edges.get(fold(table), ())]
+
+
+def parse(name: str, section: Mapping[str, Any]) -> FlowSettings:
+    """Check a section.
+
+    Raises:
+        ConfigError: a key is missing, unknown or of another type, or its SQL has another form.
+    """
+    unknown = next((key for key in section if key not in KEYS), None)
+    if unknown is not None:
+        raise wrong(name, f"unknown key {unknown!r}; known are {', '.join(KEYS)}")
+    texts = {key: section.get(key) for key in ("on", "run")}
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text.strip() or len(text) > SQL_CHARS_MAX:
+            example = {"on": 'on = "drones"', "run": 'run = "sql: INSERT INTO alerts SELECT id, at FROM new"'}[key]
+            raise wrong(name, f"needs {key!r}, a text of at most {SQL_CHARS_MAX:,} characters, such as {example}")
+    table, select = _input(name, str(texts["on"]))
+    kind, colon, sql = str(texts["run"]).partition(":")
+    if not colon or kind.strip() != "sql":
+        raise wrong(
+            name, "run must begin with 'sql:', such as run = \"sql: INSERT INTO alerts SELECT id, at FROM new\""
+        )
+    sql = _statement(name, "run", sql)
+    begin = section.get("from", "now")
+    if begin not in ("start", "now"):
+        raise wrong(name, f"from must be one of start, now, not {begin!r}")
+    timeout_s = section.get("timeout_s", 30)
+    if type(timeout_s) is not int or not 1 <= timeout_s <= TIMEOUT_S_MAX:
+        raise wrong(name, f"timeout_s must be 1..{TIMEOUT_S_MAX:,}, not {timeout_s!r}")
+    into = _output(name, sql, section.get("into"))
+    settings = FlowSettings(name, table, select, sql, into, _where(name, section.get("where", HERE)), begin, timeout_s)
+    if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
+        raise wrong(
+            name,
+            "several nodes would insert a row each: write new._key into the key, or give a SELECT and 'into', which derives it",
+        )
+    check_cycles(settings, [])
+    return settings
+
+
+def _input(name: str, text: str) -> tuple[str, str]:
+    """Return the table of `on`, and the SELECT if it is one."""
+    if not _SELECT.match(text):
+        return text.strip(), ""
+    found = _FROM.search(text)
+    if found is None or fold(_plain(found[1])) == "new":
+        raise wrong(
+            name,
+            f"on: a SELECT needs the table after FROM, such as SELECT * FROM drones WHERE battery < 20, not {text!r}",
+        )
+    return _plain(found[1]), _statement(name, "on", text)
+
+
+def _statement(name: str, key: str, text: str) -> str:
+    text = text.strip().removesuffix(";").rstrip()
+    if ";" in text:
+        raise wrong(name, f"{key} takes one statement, without ';': {text!r}")
+    return text
+
+
+def _output(name: str, sql: str, into: Any) -> str:
+    """Return the table of the results; the SQL may name it."""
+    if into is not None and (not isinstance(into, str) or not into):
+        raise wrong(name, f"into must be the name of a table, not {into!r}")
+    found = _INTO.search(sql)
+    if found is None:
+        if not _SELECT.match(sql):
+            raise wrong(name, f"run takes an INSERT or a SELECT, not {sql!r}")
+        if into is None:
+            raise wrong(name, "needs 'into', the table of the rows that its SELECT makes")
+        return str(into)
+    target = _plain(found[1])
+    if into is not None and fold(into) != fold(target):
+        raise wrong(name, f"into is {into!r}, but the SQL inserts into {target!r}; name one table")
+    return target
+
+
+def _where(name: str, value: Any) -> str | tuple[str, ...]:
+    if value in (HERE, EVERYWHERE):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
+        return tuple(value)
+    raise wrong(name, f'where must be "here", "everywhere" or a list of names of nodes, not {value!r}')
+
+
+def _plain(identifier: str) -> str:
+    """Return a name without its quotes."""
+    if identifier[0] in "[`":
+        return identifier[1:-1]
+    return identifier[1:-1].replace('""', '"') if identifier[0] == '"' else identifier
+
+
+def wrong(name: str, text: str) -> ConfigError:
+    """Return the error of a flow's section."""
+    return ConfigError(f"[flow.{name}] {text}")

@@ -1,0 +1,150 @@
+"""A flow's SQL as one statement for each change, with the row's values bound to the columns of `new`.
+
+Each change has a statement of its own, so that a row which fails is known, and results derive from one change. The bound row
+is a common table expression under the table's name, before which the user's SELECT of `on` makes `new`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import apsw.ext
+
+from mycomesh.sync.merge.records import value_of
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.tools.flows.keys import dot_of, integer_key, text_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mycomesh.tools.flows.settings import FlowSettings
+
+__all__ = ["FunctionError", "SqlFunction"]
+
+DERIVED = ("_id", "_key", "_node", "_at")  # columns of `new` beside those of the table
+_WITH = re.compile(r"\s*WITH\s+(RECURSIVE\s+)?", re.IGNORECASE)
+
+
+class FunctionError(Exception):
+    """The function does not fit its tables; the text is one line."""
+
+
+class SqlFunction:
+    """The SQL of one flow on one connection."""
+
+    def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
+        self._db = db
+        self._settings = settings
+        self._statements: dict[tuple[str, ...], str] = {}  # columns of the input -> statement
+        self._derive: Any = text_key
+        db.create_scalar_function("mycomesh_flow_key", self._key, 2, deterministic=True)
+
+    def _key(self, *arguments: Any) -> Any:
+        dot, number = arguments
+        return self._derive(self._settings.name, dot, number)
+
+    def forget(self) -> None:
+        """Read the shapes of the tables again."""
+        self._statements.clear()
+
+    def columns(self) -> tuple[str, ...] | None:
+        """Return the columns of the input table, None while it or the table of the results does not exist."""
+        found = self._shape(self._settings.table)
+        return None if not found or not self._shape(self._settings.into) else tuple(name for name, *_ in found)
+
+    def statement(self, columns: tuple[str, ...]) -> str:
+        """Return the statement for rows with these columns.
+
+        Raises:
+            FunctionError: the SQL does not compile, or its results have no key.
+        """
+        found = self._statements.get(columns)
+        if found is None:
+            try:
+                found = self._statements[columns] = self._compile(columns)
+            except apsw.Error as error:
+                names = ", ".join(columns)
+                raise FunctionError(f"{error}; columns of {self._settings.table} are {names}") from error
+        return found
+
+    def bindings(self, change: Mapping[str, Any]) -> list[Any]:
+        """Return the values for the statement of a change."""
+        dot = dot_of(change["id"])
+        bound = [_bound(value) if type(value) is dict else value for value in change["values"].values()]
+        bound += (dot, self._derive(self._settings.name, dot, 1), change["who"], change["at"])
+        return bound
+
+    def _compile(self, columns: tuple[str, ...]) -> str:
+        settings = self._settings
+        shape = self._shape(settings.into)
+        key = [(name, kind) for name, kind, place in shape if place]
+        whole = len(key) == 1 and key[0][1].upper() == "INTEGER"
+        self._derive = integer_key if whole else text_key
+        sql = self._with_new(columns, settings.sql)
+        if settings.inserts:
+            apsw.ext.query_info(self._db, sql)
+            return sql
+        made = [each[0] for each in apsw.ext.query_info(self._db, sql).description]
+        known = {fold(name) for name, *_ in shape}
+        strange = next((name for name in made if fold(name) not in known), None)
+        if strange is not None:
+            raise FunctionError(f"{settings.into} has no column {strange!r}, which the SELECT makes; name it with AS")
+        missing = [name for name, _ in key if fold(name) not in {fold(each) for each in made}]
+        if len(missing) > 1 or (missing and len(key) > 1):
+            raise FunctionError(
+                f"the SELECT must make the key of {settings.into}, {', '.join(name for name, _ in key)}"
+            )
+        if not key and settings.where != "here":
+            raise FunctionError(f"{settings.into} needs a primary key, since several nodes write its rows")
+        into = ", ".join(quoted(name) for name in [*made, *missing])
+        dot = len(columns) + 1
+        derived = (
+            f", CASE row_number() OVER () WHEN 1 THEN ?{dot + 1} ELSE mycomesh_flow_key(?{dot}, row_number() OVER ()) END"
+            if missing
+            else ""
+        )
+        again = self._on_repetition(made, [name for name, _ in key], derived=bool(missing))
+        text = f"INSERT INTO main.{quoted(settings.into)}({into}) SELECT *{derived} FROM ({sql}) WHERE true{again}"
+        apsw.ext.query_info(self._db, text)
+        return text
+
+    @staticmethod
+    def _on_repetition(made: Sequence[str], key: Sequence[str], *, derived: bool) -> str:
+        """Return what becomes of a result whose key is there: a derived one is the same row, another one is written again."""
+        if not key:
+            return ""
+        own = {fold(name) for name in key}
+        rest = [quoted(name) for name in made if fold(name) not in own]
+        action = (
+            "NOTHING"
+            if derived or not rest
+            else f"UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in rest)}"
+        )
+        return f" ON CONFLICT({', '.join(map(quoted, key))}) DO {action}"
+
+    def _with_new(self, columns: tuple[str, ...], sql: str) -> str:
+        """Return the SQL behind the definition of `new`."""
+        settings = self._settings
+        names = ", ".join(quoted(name) for name in (*columns, *DERIVED))
+        values = ", ".join(f"?{number + 1}" for number in range(len(columns) + len(DERIVED)))
+        if settings.select:
+            tables = f"{quoted(settings.table)}({names}) AS (VALUES({values})), new AS ({settings.select})"
+        else:
+            tables = f"new({names}) AS (VALUES({values}))"
+        found = _WITH.match(sql)
+        if found is None:
+            return f"WITH {tables} {sql}"
+        return f"WITH {found[1] or ''}{tables}, {sql[found.end() :]}"
+
+    def _shape(self, table: str) -> list[tuple[str, str, int]]:
+        found: list[Any] = self._db.execute(
+            "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid", (table,)
+        ).fetchall()
+        return found
+
+
+def _bound(plain: Any) -> Any:
+    value = value_of(plain)
+    return value[0] if isinstance(value, list) else value

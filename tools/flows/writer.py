@@ -1,0 +1,303 @@
+"""Results, the cursor and dead letters of a flow in one transaction of the served file.
+
+The flow is an ordinary client of the file: the node captures its rows as those of any program. The cursor moves only from where
+this process left it. So a process that a restarted node has replaced rolls back, and no change runs twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from mycomesh.mesh.node.judge import Judge
+from mycomesh.sync.crdt.hlc import time_text
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mycomesh.tools.flows.settings import FlowSettings
+
+__all__ = ["Batch", "MovedError", "Writer"]
+
+BUSY_S = 30
+SHOW_MS = 200  # that the file may be busy when the state is written
+STEPS = 50_000  # of SQLite's machine between two looks at the clock
+HEAP_MIB = 512  # of SQLite in the process of one flow
+WHY_CHARS_MAX = 500
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS mycomesh_flow_states(
+    name TEXT PRIMARY KEY, state TEXT, text TEXT, inputs INTEGER, failed INTEGER, at TEXT, older INTEGER DEFAULT 0);
+{CREATE_LETTERS}
+"""
+_MOVE = "UPDATE mycomesh_cursors SET position = ? WHERE name = ? AND table_name = ? AND area = '' AND position = ?"
+
+
+# A row's own fault; a full disk or a locked file is not.
+_OF_A_ROW = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.SQLError, ValueError, OverflowError)
+
+
+class _LostError(Exception):
+    """SQLite rolled the whole transaction back, as it does for an INSERT that is interrupted: `known` changes are the cause."""
+
+    def __init__(self, known: Mapping[int, str]) -> None:
+        super().__init__()
+        self.known = known
+
+
+class MovedError(Exception):
+    """Another process has moved the cursor: what this one was about to write has to be read again."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Changes of one page that the flow takes in, their places in the page, and how many changes the page has."""
+
+    count: int
+    changes: list[Mapping[str, Any]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+
+class Writer:
+    """Writes for one flow. Used from one thread at a time."""
+
+    def __init__(self, file: str, settings: FlowSettings) -> None:
+        self._settings = settings
+        self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
+        self._db.set_busy_timeout(1000 * BUSY_S)
+        self._db.execute(f"PRAGMA hard_heap_limit = {HEAP_MIB << 20}")
+        self._db.execute(_TABLES)
+        self._until_s = 0.0
+        self._db.set_progress_handler(self._is_late, STEPS)
+        self._position: bytes | None = None
+        self._schema_version = -1
+        self.function = SqlFunction(self._db, settings)
+        self.judge = Judge()
+        self.figures: dict[str, float] = {"inputs": 0, "failed": 0}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def columns(self) -> tuple[str, ...] | None:
+        """Return the columns of the input table, None while a table of the flow does not exist."""
+        self._refresh()
+        return self.function.columns()
+
+    def check(self) -> None:
+        """Compile the SQL against the tables; raises `FunctionError`."""
+        columns = self.columns()
+        if columns is not None:
+            self.function.statement(columns)
+
+    def note_wait(self) -> bool:
+        """Note that the flow is older than a table of it, so that every row of that counts; return whether it is."""
+        name = self._settings.name
+        if self.columns() is None:
+            self._db.execute(
+                "INSERT INTO mycomesh_flow_states(name, older) VALUES(?, 1) ON CONFLICT(name) DO UPDATE SET older = 1",
+                (name,),
+            )
+        found: Any = self._db.execute("SELECT 1 FROM mycomesh_flow_states WHERE name = ? AND older", (name,)).fetchone()
+        return found is not None
+
+    def read_position(self) -> bool:
+        """Take the cursor as it is by now as the place to go on from; return whether there is one."""
+        self._position = None
+        with contextlib.suppress(apsw.SQLError):  # no table yet
+            select = "SELECT position FROM mycomesh_cursors WHERE name = ? AND table_name = ? AND area = ''"
+            found: Any = self._db.execute(select, (self._settings.cursor, fold(self._settings.table))).fetchone()
+            self._position = found[0] if found else None
+        return self._position is not None
+
+    def write(self, batch: Batch, place: bytes, place_after: Callable[[int], bytes]) -> int:
+        """Write the results of a batch, and move the cursor to `place`; return how many changes of the page are done with.
+
+        These are fewer than all only where too many have failed; `place_after` then says where the cursor goes.
+
+        Raises:
+            MovedError: another process has moved the cursor.
+            FunctionError: the SQL fits the tables no more.
+            apsw.BusyError: another program has the file.
+        """
+        self._refresh()
+        known: dict[int, str] = {}  # number of a change -> why SQLite rolled everything back for it
+        together = True
+        while True:
+            try:
+                done, failed, judge = self._try(batch, place, place_after, known if not together else None)
+            except _LostError as lost:
+                known |= lost.known
+                together = False
+            else:
+                break
+        self.judge = judge
+        self.figures["failed"] += failed
+        self.figures["inputs"] += sum(each < done for each in batch.places)
+        return done
+
+    def _try(
+        self, batch: Batch, place: bytes, place_after: Callable[[int], bytes], known: Mapping[int, str] | None
+    ) -> tuple[int, int, Judge]:
+        """Write in one transaction, singly if there are `known` failures; return how many are done with and how many failed."""
+        judge, done, failed = copy.deepcopy(self.judge), batch.count, 0
+        with self._transaction():
+            if known is not None or not self._write_together(batch.changes, judge):
+                done, failed = self._write_singly(batch, judge, known or {})
+            if done < batch.count:
+                place = place_after(done)
+            moved = (place, self._settings.cursor, fold(self._settings.table), self._position)
+            self._db.execute(_MOVE, moved)
+            if self._db.changes() != 1:
+                raise MovedError
+        self._position = place
+        return done, failed, judge
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Any:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        finally:
+            self._until_s = 0.0
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def sample(self, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]] | str]]:
+        """Run the function for the latest rows and write nothing; return each row with its results, or why it fails."""
+        columns = self.columns()
+        if columns is None:
+            raise FunctionError(f"there is no table {self._settings.table} or {self._settings.into} yet")
+        statement = f"{self.function.statement(columns)} RETURNING *"
+        listing = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(self._settings.table)}"
+        found: list[Any] = self._db.execute(f"{listing} ORDER BY rowid DESC LIMIT ?", (count,)).fetchall()
+        made: list[tuple[dict[str, Any], list[dict[str, Any]] | str]] = []
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for number, row in enumerate(found):
+                values = dict(zip(columns, row, strict=True))
+                change = {"id": f"sample/{0:032x}/{number}", "values": values, "who": "", "at": ""}
+                self._start_clock()
+                try:
+                    cursor = self._db.execute(statement, self.function.bindings(change))
+                    results: list[dict[str, Any]] = []
+                    for each in cursor:
+                        names = [name for name, _ in cursor.get_description()]
+                        results.append(dict(zip(names, each, strict=True)))
+                except apsw.Error as error:
+                    made.append((values, str(error) or type(error).__name__))
+                    if not self._db.in_transaction:
+                        break
+                else:
+                    made.append((values, results))
+        finally:
+            self._until_s = 0.0
+            if self._db.in_transaction:  # SQLite rolls it back if it interrupts the INSERT
+                self._db.execute("ROLLBACK")
+        return made
+
+    def _write_together(self, changes: Sequence[Mapping[str, Any]], judge: Judge) -> bool:
+        """Run the function for all; return False, and leave nothing, if it fails for any."""
+        if not changes:
+            return True
+        self._start_clock()
+        self._db.execute("SAVEPOINT flow_all")
+        try:
+            start, columns = 0, tuple(changes[0]["values"])
+            for number, change in enumerate(changes):  # runs for each change
+                if change["values"].keys() != changes[start]["values"].keys():
+                    self._run(columns, changes[start:number])
+                    start, columns = number, tuple(change["values"])
+            self._run(columns, changes[start:])
+        except (apsw.InterruptError, apsw.NoMemError, *_OF_A_ROW) as error:
+            if not self._db.in_transaction:
+                raise _LostError({}) from error
+            self._db.execute("ROLLBACK TO flow_all")
+            return False
+        finally:
+            self._until_s = 0.0
+        self._db.execute("RELEASE flow_all")
+        for _ in changes:
+            judge.add(failed=False)
+        return True
+
+    def _run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:
+        self._db.executemany(self.function.statement(columns), map(self.function.bindings, changes))
+
+    def _write_singly(self, batch: Batch, judge: Judge, known: Mapping[int, str]) -> tuple[int, int]:
+        """Run the function for each; a change for which it fails becomes a dead letter.
+
+        Returns how many changes of the page are done with, and how many failed.
+        """
+        failed = 0
+        for number, (place, change) in enumerate(zip(batch.places, batch.changes, strict=True)):
+            why = known.get(number) or self._failure(number, change)
+            judge.add(failed=bool(why))
+            if why:
+                failed += 1
+                at = time_text(time.time_ns() // 1_000_000)
+                letter = (change["table"], change["row"], json.dumps(change, ensure_ascii=False), why[:WHY_CHARS_MAX])
+                self._db.execute(ADD_LETTER, (self._settings.cursor, change["id"], *letter, 1, at, at))
+            if judge.stops:
+                return place + 1, failed
+        return batch.count, failed
+
+    def _failure(self, number: int, change: Mapping[str, Any]) -> str:
+        """Return why the function fails for a change, "" if it does not."""
+        self._start_clock()
+        self._db.execute("SAVEPOINT flow_one")
+        try:
+            self._run(tuple(change["values"]), [change])
+        except apsw.InterruptError:
+            why = f"took longer than {self._settings.timeout_s} s"
+        except (apsw.NoMemError, MemoryError):
+            why = f"took more than {HEAP_MIB} MiB of memory"
+        except _OF_A_ROW as error:
+            why = str(error) or type(error).__name__
+        else:
+            why = ""
+        finally:
+            self._until_s = 0.0
+        if not self._db.in_transaction:
+            raise _LostError({number: why})
+        if why:
+            self._db.execute("ROLLBACK TO flow_one")
+        self._db.execute("RELEASE flow_one")
+        return why
+
+    def _start_clock(self) -> None:
+        self._until_s = time.monotonic() + self._settings.timeout_s
+
+    def _is_late(self) -> bool:
+        return self._until_s > 0 and time.monotonic() > self._until_s
+
+    def _refresh(self) -> None:
+        version: Any = self._db.execute("PRAGMA schema_version").fetchone()
+        if version[0] != self._schema_version:
+            self._schema_version = version[0]
+            self.function.forget()
+
+    def show(self, state: str, text: str) -> None:
+        """Write the state for SQL; a file that is busy has the one before."""
+        at = time_text(time.time_ns() // 1_000_000)
+        counts = (int(self.figures["inputs"]), int(self.figures["failed"]))
+        with contextlib.suppress(apsw.BusyError):
+            self._db.set_busy_timeout(SHOW_MS)
+            try:
+                self._db.execute(
+                    "INSERT INTO mycomesh_flow_states VALUES(?, ?, ?, ?, ?, ?, 0) ON CONFLICT(name) DO UPDATE SET"
+                    " (state, text, inputs, failed, at) ="
+                    " (excluded.state, excluded.text, excluded.inputs, excluded.failed, excluded.at)",
+                    (self._settings.name, state, text, *counts, at),
+                )
+            finally:
+                self._db.set_busy_timeout(1000 * BUSY_S)
