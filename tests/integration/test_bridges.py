@@ -126,7 +126,9 @@ def test_pause_ends_the_process_until_resume(machine, tmp_path):
     eventually(lambda: len(lines(tmp_path / "box" / "out")) == 1, "the row is out")
     eventually(lambda: child(alpha)["figures"]["sent"] == 1, "it is counted")
     (row,) = json.loads(alpha.done("bridge", "status", "--json"))
-    assert (row["name"], row["state"], row["text"]) == ("ground", "running", "")
+    assert (row["name"], row["state"], row["text"], row["behind"]) == ("ground", "running", "", 0)
+    head, shown = alpha.done("bridge", "status").splitlines()[:2]
+    assert dict(zip(head.split(), shown.split(), strict=False)).items() >= {"BEHIND": "0", "SENT": "1"}.items()
     assert "file://" in alpha.done("bridge", "list")
 
 

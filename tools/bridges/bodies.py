@@ -28,7 +28,7 @@ def writer_of(kind: str) -> Callable[[Mapping[str, Any]], bytes | None]:
 
 def _row(change: Mapping[str, Any]) -> bytes | None:
     values = change["values"]
-    return None if values is None else json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return None if values is None else _json(values).encode()
 
 
 def _cbor(change: Mapping[str, Any]) -> bytes | None:
@@ -55,7 +55,17 @@ def _debezium(change: Mapping[str, Any]) -> bytes | None:
         "op": OPS[change["op"]],
         "ts_ms": time.time_ns() // 1_000_000,
     }
-    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
+    return _json(envelope).encode()
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON; infinity, for which JSON has no word, as SQLite writes it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{json.dumps(name)}:{_json(each)}" for name, each in value.items()) + "}"
+        return "9e999" if value > 0 else "-9e999"
 
 
 def _bytes_in(value: Any) -> Any:
@@ -106,8 +116,10 @@ def _refuse(name: str) -> None:
 
 def sql_value(value: Any) -> Any:
     """Return the value of SQL for one of JSON or CBOR; objects and arrays become JSON text, `{"base64": ...}` a blob."""
-    if value is None or isinstance(value, str | bytes | float):
+    if value is None or isinstance(value, bytes | float):
         return value
+    if isinstance(value, str):
+        return _stored(value)
     if isinstance(value, bool | int):
         if not -(1 << 63) <= value < 1 << 63:
             raise BodyError(f"{value} is beyond 64 bits")
@@ -118,9 +130,18 @@ def sql_value(value: Any) -> Any:
         except binascii.Error as error:
             raise BodyError(f"a value is not base64: {error}") from error
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _stored(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     except (TypeError, ValueError, RecursionError) as error:
         raise BodyError(f"a value cannot be stored: {error}") from error
+
+
+def _stored(text: str) -> str:
+    """Return a text that SQLite can store: JSON may escape half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BodyError(f"a text has {text[error.start]!a}, which is half a character") from error
+    return text
 
 
 def _named(value: Any) -> str:

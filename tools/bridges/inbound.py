@@ -14,7 +14,7 @@ import apsw
 from mycomesh.mesh.node.judge import FlowStoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mycomesh.tools.bridges.scheme import Arrival, Scheme
     from mycomesh.tools.bridges.turn import Turn
@@ -25,8 +25,10 @@ __all__ = ["receive"]
 BUSY_PAUSE_S = 1
 
 
-async def receive(scheme: Scheme, writer: Writer, turn: Turn | None) -> None:
+async def receive(scheme: Scheme, writer: Writer, turn: Turn | None, on_subscribed: Callable[[], None]) -> None:
     """Receive until the connection is lost; with `turn`, only while it is this node's.
+
+    `on_subscribed` is called once messages come: before it, a system without sessions has nobody to keep them for.
 
     Raises:
         LinkError, SchemeError: of the scheme.
@@ -35,6 +37,7 @@ async def receive(scheme: Scheme, writer: Writer, turn: Turn | None) -> None:
     if turn is not None:
         await turn.wait()
     await scheme.subscribe(writer.offsets())
+    on_subscribed()
     while turn is None or turn.active:
         arrivals = await scheme.receive()
         done = await asyncio.to_thread(_write, writer, arrivals)

@@ -223,11 +223,12 @@ class Bridge:
         ]
         if settings.incoming:
             alone = scheme.everywhere or scheme.receives_everywhere
-            works.append(receive(scheme, writer, None if alone else self._turn))
+            works.append(receive(scheme, writer, None if alone else self._turn, lambda: self._set("running", "")))
         if not scheme.receives_everywhere:
             works.append(self._turn.wait_for_end())
         tasks = [asyncio.ensure_future(work) for work in works]
-        self._set("running", "")
+        if not settings.incoming:
+            self._set("running", "")
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

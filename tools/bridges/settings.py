@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError, KeystoreError
 from mycomesh.mesh.node.home import read_private
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX
 from mycomesh.tools.bridges.scheme import Options, SchemeError
 from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.bridges.template import Pattern, Template
@@ -33,6 +34,7 @@ IN_FLIGHT_MAX = 10_000
 ROUTES_MAX = 100  # tables of `out`, patterns of `in`
 # Key of the section -> field; the others have the same name.
 _FIELDS = {"from": "begin", "max_in_flight": "in_flight_max"}
+OWN_TABLES = (INTERNAL_PREFIX, "sqlite_")
 _SECRETS = ("user", "password", "token")
 
 
@@ -225,6 +227,9 @@ def _in(name: str, value: Any, scheme: type[Scheme]) -> tuple[Pattern, ...]:
         raise _wrong(name, 'in must be a table of topic = table, such as { "orders.>" = "orders" }')
     if len(value) > ROUTES_MAX:
         raise _wrong(name, f"in has {len(value)} topics, more than {ROUTES_MAX}; use several bridges")
+    taken = next((table for table in value.values() if table.casefold().startswith(OWN_TABLES)), None)
+    if taken is not None:
+        raise _wrong(name, f"in: {taken!r} is not a table of yours; name one of those that your programs use")
     try:
         return tuple(Pattern.parse(text, table, scheme) for text, table in value.items())
     except ValueError as error:

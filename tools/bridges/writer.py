@@ -14,6 +14,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -51,6 +52,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_bridge_rows(
     bridge TEXT, tbl TEXT, row TEXT, digest BLOB, PRIMARY KEY(bridge, tbl, row)) WITHOUT ROWID;
 {CREATE_LETTERS}
 """
+# Errors of one row. SQLite raises `SQLError` for a trigger that fails, and for a table that a program has changed this moment.
+REFUSALS = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError, apsw.SQLError)
 _NUMERIC = ("INT", "REAL", "FLOA", "DOUB", "NUM", "DEC")
 
 
@@ -204,7 +207,7 @@ class Writer:
                 self._write_row(arrival, table, captured)
         except (WrongRowError, BodyError) as error:
             self._set_aside(arrival, table, str(error))
-        except (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError) as error:
+        except REFUSALS as error:
             self._set_aside(arrival, table, f"{table} refuses the row: {error}")
         else:
             self.judge.add(failed=False)
@@ -384,7 +387,7 @@ class Writer:
         """Return whether the row of a change still has the values that it came in with; forget them if it has others."""
         if not self._has_rows:
             return False
-        table, key = change["table"].casefold(), _key_text(list(change["key"].values()))
+        table, key = change["table"].casefold(), _key_text([sql_value(each) for each in change["key"].values()])
         if (table, key) in self._changed:
             return False
         found: Any = self._reads.execute(
@@ -421,7 +424,6 @@ def _is_numeric(kind: str) -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return isfinite(float(text)) and "_" not in text  # Python reads nan, inf and 1_000 as numbers, SQLite does not
     except ValueError:
         return False
-    return True

@@ -125,11 +125,11 @@ def _status(args: argparse.Namespace, home: Home) -> None:
         if reader["cursor"] in behind:
             behind[reader["cursor"]] += reader["behind"]
     if args.json:
-        print_json(children)
+        print_json([{**each, "behind": behind[f"bridge.{each['name']}"]} for each in children])
         return
     rows = []
     for each in children:
         figures = each["figures"]
-        counts = [str(round(figures.get(name, 0))) for name in SHOWN]
+        counts = [str(behind[f"bridge.{each['name']}"]), *(str(round(figures.get(name, 0))) for name in SHOWN)]
         rows.append((each["name"], each["state"], *counts, each["text"]))
-    print_table(("BRIDGE", "STATE", *(name.upper() for name in SHOWN), "NOTE"), rows)
+    print_table(("BRIDGE", "STATE", "BEHIND", *(name.upper() for name in SHOWN), "NOTE"), rows)

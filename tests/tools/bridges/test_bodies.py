@@ -35,6 +35,14 @@ def test_debezium_names_operation_source_and_key():
     assert writer_of("row")({**CHANGE, "values": None}) is None
 
 
+@pytest.mark.parametrize("kind", ["row", "debezium"])
+def test_infinity_is_written_as_json(kind):
+    values = {"id": 1, "name": "é", "up": float("inf"), "down": float("-inf")}
+    body = writer_of(kind)({**CHANGE, "values": values})
+    assert b"Infinity" not in body
+    assert columns_of(body, kind) == (values, False)
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [

@@ -71,6 +71,10 @@ def test_an_empty_body_deletes_the_row(writer, tmp_path):
         (b"nope", "the body is no JSON"),
         ({"id": 1, "wat": 2}, "add it, or set extra"),
         ({"id": "one"}, "is INTEGER, and the value is 'one'"),
+        ({"id": 1, "at": "nan"}, "is INTEGER, and the value is 'nan'"),
+        ({"id": 1, "at": "1_000"}, "is INTEGER, and the value is '1_000'"),
+        (b'{"id": 1, "name": "\\ud800"}', "half a character"),
+        (b'{"id": 1, "name": ["\\ud800"]}', "half a character"),
         ({"id": 1, "name": None, "at": "x"}, "column 'at'"),
         ({}, "the message has none of the columns"),
         (b"", "no value for 'id'"),
@@ -89,6 +93,22 @@ def test_a_constraint_refuses_one_row_alone(writer, tmp_path):
     into.write([arrival({"id": "a", "n": 9}), arrival({"id": "b", "n": 1.5}), arrival({"id": "c", "n": 1})])
     assert rows(tmp_path) == [("c", 1)]
     assert len(whys(tmp_path)) == 2
+
+
+def test_a_failing_trigger_refuses_one_row_alone(writer, tmp_path):
+    trigger = "CREATE TRIGGER log AFTER INSERT ON t WHEN new.id = 1 BEGIN SELECT json('{'); END"
+    into = writer(f"{KEYED}; {trigger}")
+    assert into.write([arrival({"id": 1}), arrival({"id": 2})]) == 2
+    assert rows(tmp_path) == [(2, None, None)]
+    (why,) = whys(tmp_path)
+    assert "t refuses the row: malformed JSON" in why
+
+
+def test_a_row_with_a_blob_key_is_an_echo(writer):
+    into = writer("CREATE TABLE t(id BLOB PRIMARY KEY, n INTEGER)", out={"t": "out"})
+    key = {"base64": "AP8="}
+    into.write([arrival({"id": key, "n": 9_007_199_254_740_993})])
+    assert into.is_echo({"table": "t", "key": {"id": key}, "values": {"id": key, "n": 9_007_199_254_740_993}})
 
 
 def test_unknown_keys_are_dropped_where_the_section_says_so(writer, tmp_path):
