@@ -1,0 +1,141 @@
+"""A mailbox in a directory: a USB stick, a folder that Syncthing copies, or a network share.
+
+An envelope is a file: PATH/mycomesh/MESH/STREAM/POSITION.box, all three in lower-case hexadecimal. FAT and exFAT take such names,
+and file systems that ignore case keep them apart. A file gets its name when it is whole and on the disk. Only its gateway
+writes into a stream's directory, so that a look before the rename is enough not to replace a file: FAT knows no hard links.
+
+Another program may put anything into the directory. So nothing but regular files is opened, none larger than an envelope,
+and the number of names that count is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+
+from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, STREAM_BYTES
+from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.primitives import ID_BYTES
+
+__all__ = ["LISTED_MAX", "STREAMS_MAX", "DirectoryMailbox"]
+
+STREAMS_MAX = 1_024  # of one mesh: as many as members
+LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
+
+_FOLDER = "mycomesh"
+_STREAM = re.compile(rf"[0-9a-f]{{{2 * STREAM_BYTES}}}")
+_ENVELOPE = re.compile(r"[0-7][0-9a-f]{15}\.box")
+
+
+class DirectoryMailbox:
+    """The mailbox in the directory `path`, which must exist: a stick that is not mounted must not become a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, mesh: bytes, stream: bytes, position: int, data: bytes) -> bool:
+        """Store one envelope whole or not at all. Return False, and change nothing, if that position is taken."""
+        folder = self._stream(mesh, stream)
+        target = folder / _name(position)
+        partial = folder / f"{position:016x}-{os.getpid()}.tmp"
+        try:
+            if not self._path.is_dir():
+                raise FileNotFoundError(2, "no such directory")
+            folder.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                return False
+            try:
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.rename(target)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+                raise
+            _sync(folder)
+        except OSError as error:
+            raise self._error(error) from error
+        return True
+
+    def list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
+        """Return the envelopes of a stream beyond a position, in the order of their positions."""
+        found: list[Listed] = []
+        for entry in self._entries(self._stream(mesh, stream)):
+            if _ENVELOPE.fullmatch(entry.name) is None or (at := int(entry.name[:16], 16)) <= position:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found.append(Listed(stream, at, status.st_size))
+        return sorted(found)[:LISTED_MAX]
+
+    def streams(self, mesh: bytes) -> list[bytes]:
+        """Return the streams of a mesh, in byte order."""
+        entries = self._entries(self._path / _FOLDER / mesh.hex())
+        names = sorted(entry.name for entry in entries if _STREAM.fullmatch(entry.name))
+        return [bytes.fromhex(name) for name in names[:STREAMS_MAX]]
+
+    def get(self, mesh: bytes, listed: Listed) -> bytes | None:
+        """Return one envelope, None if it has been removed, is no regular file or larger than an envelope can be."""
+        path = self._stream(mesh, listed.stream) / _name(listed.position)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._error(error) from error
+        with open(descriptor, "rb") as file:  # noqa: PTH123, a descriptor
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > ENVELOPE_BYTES_MAX:
+                    return None
+                return file.read(ENVELOPE_BYTES_MAX)
+            except OSError as error:
+                raise self._error(error) from error
+
+    def remove(self, mesh: bytes, listed: Listed) -> None:
+        """Remove one envelope. Only the gateway that appended it calls this."""
+        try:
+            (self._stream(mesh, listed.stream) / _name(listed.position)).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _stream(self, mesh: bytes, stream: bytes) -> Path:
+        assert len(mesh) == ID_BYTES
+        assert len(stream) == STREAM_BYTES
+        return self._path / _FOLDER / mesh.hex() / stream.hex()
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """Return what is in a folder of the mailbox; nothing if it has not been made yet."""
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except FileNotFoundError as error:
+            if self._path.is_dir():
+                return []
+            raise self._error(error) from error
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> MailboxError:
+        text = f"mailbox {self._path}: {error.strerror or error}; check that it is mounted, writable and not full"
+        return MailboxError(text)
+
+
+def _name(position: int) -> str:
+    return f"{position:016x}.box"
+
+
+def _sync(folder: Path) -> None:
+    """Write a directory's names to the disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
