@@ -21,7 +21,7 @@ from mycomesh.sync.schema.policy import KEEP_BOTH, KEEP_BOTH_ROWS_MAX, OWN_IDS, 
 from mycomesh.sync.sqlite.file_format import format_of
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
-from mycomesh.sync.storage.connection import file_errors, read_once
+from mycomesh.sync.storage.connection import FileErrors, read_once
 from mycomesh.sync.storage.store import is_replica
 
 __all__ = ["Look", "look"]
@@ -44,7 +44,7 @@ def look(path: Path) -> list[Look]:
         DatabaseError: there is no such file, or it is not an SQLite database.
     """
     try:
-        with contextlib.closing(_open_untouched(path)) as db, file_errors(str(path)):
+        with contextlib.closing(_open_untouched(path)) as db, FileErrors(str(path)):
             policies = Policies.read(db, SCHEMA_TABLE) if is_replica(db) else Policies()
             names, skipped = user_tables(db)
             looks = [_look(db, policies, name) for name in names]
@@ -109,7 +109,7 @@ def _open_untouched(path: Path) -> apsw.Connection:
         raise DatabaseError(f"{path}: there is no such file; check the path")
     if not path.is_file():
         raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
-    with file_errors(str(path), opening=True):
+    with FileErrors(str(path), opening=True):
         immutable = _in_wal_mode(path) and not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
         uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
         return read_once(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))

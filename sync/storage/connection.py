@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import apsw
 
@@ -14,42 +15,68 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.file_format import format_of
 
-__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "file_errors", "open_file", "open_read_only", "read_once", "set_float_digits"]
+__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "FileErrors", "open_file", "open_read_only", "read_once", "set_float_digits"]
 
 # A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
 BUSY_MS_MAX = 2_000
 FLOAT_DIGITS = 15  # of a floating-point number as text
 
 
-@contextlib.contextmanager
-def file_errors(path: str, *, opening: bool = False) -> Iterator[None]:
-    """Raise SQLite's errors about the file as errors of this package.
+class FileErrors:
+    """A context that raises SQLite's errors about the file as errors of this package.
 
     While it is `opening` the file, an error says what the file is if it is no database: this process has no locks on it yet.
+    A class, since a node enters such contexts for each event and a generator would cost three times as much.
     """
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
-    except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError) as error:
-        raise DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction") from error
-    except apsw.NotADBError as error:
-        found = format_of(path) if opening else "not an SQLite database; give another file"
-        raise DatabaseError(f"{path}: {found}") from error
-    except apsw.SQLError as error:
-        if not opening or "unsupported file format" not in str(error):
-            raise
-        raise DatabaseError(f"{path}: {format_of(path)}") from error
-    except apsw.ReadOnlyError as error:
-        raise DatabaseError(f"{path}: read-only; make the file and its directory writable") from error
-    except apsw.FullError as error:
-        raise DatabaseError(f"{path}: the disk is full; free some space") from error
-    except apsw.CantOpenError as error:
-        raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
-    except (apsw.IOError, apsw.CorruptError) as error:
-        if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which only index triggers write
-            raise IndexTriggerError(f"{path}: {error}") from error
-        raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
+
+    __slots__ = ("_opening", "_path")
+
+    def __init__(self, path: str, *, opening: bool = False) -> None:
+        self._path = path
+        self._opening = opening
+
+    def __enter__(self) -> None:
+        """Enter; one object may be entered again within itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise this package's error for one of SQLite's."""
+        if error is not None:
+            found = _translate(error, self._path, opening=self._opening)
+            if found is not None:
+                self._on_error(found)
+                raise found from error
+            if isinstance(error, DatabaseError):
+                self._on_error(error)
+
+    def _on_error(self, error: DatabaseError) -> None:
+        """Take an error of this package that leaves the context."""
+
+
+def _translate(error: BaseException, path: str, *, opening: bool) -> DatabaseError | None:  # noqa: PLR0911 -- a table
+    """Return this package's error for one of SQLite's about the file, None for any other error."""
+    match error:
+        case UnicodeEncodeError():
+            return DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file")
+        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
+            return DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction")
+        case apsw.NotADBError():
+            found = format_of(path) if opening else "not an SQLite database; give another file"
+            return DatabaseError(f"{path}: {found}")
+        case apsw.SQLError() if opening and "unsupported file format" in str(error):
+            return DatabaseError(f"{path}: {format_of(path)}")
+        case apsw.ReadOnlyError():
+            return DatabaseError(f"{path}: read-only; make the file and its directory writable")
+        case apsw.FullError():
+            return DatabaseError(f"{path}: the disk is full; free some space")
+        case apsw.CantOpenError():
+            return DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory")
+        case apsw.IOError() | apsw.CorruptError():
+            if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS: only index triggers write it
+                return IndexTriggerError(f"{path}: {error}")
+            return DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk")
+    return None
 
 
 def open_file(path: str, extensions: Sequence[str]) -> apsw.Connection:
@@ -59,7 +86,7 @@ def open_file(path: str, extensions: Sequence[str]) -> apsw.Connection:
         mode = file.stat().st_mode
         if not stat.S_ISREG(mode):
             raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
-    with file_errors(path, opening=True):
+    with FileErrors(path, opening=True):
         fresh = not file.exists() or file.stat().st_size == 0
         db = apsw.Connection(path)
         try:
@@ -75,7 +102,7 @@ def open_read_only(path: str) -> apsw.Connection:
     """Return a connection that cannot write the file."""
     if not Path(path).is_file():
         raise DatabaseError(f"{path}: there is no such file; check the path")
-    with file_errors(path, opening=True):
+    with FileErrors(path, opening=True):
         return read_once(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY))
 
 

@@ -31,7 +31,7 @@ from mycomesh.sync.storage.accounts import Accounts
 from mycomesh.sync.storage.authority import Authority, Signers
 from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
-from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
+from mycomesh.sync.storage.connection import BUSY_MS_MAX, FileErrors, open_file, open_read_only
 from mycomesh.sync.storage.parked_room import ParkedRoom
 from mycomesh.sync.storage.purged import PurgedWrites
 
@@ -62,6 +62,23 @@ class Enlisted(Protocol):
 
     def rolled_back(self) -> None:
         """Forget what was staged."""
+
+
+class _Translated(FileErrors):
+    """Records at the store what the file refused."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.path)
+        self._store = store
+
+    def _on_error(self, error: DatabaseError) -> None:
+        if not isinstance(
+            error, (IndexTriggerError, FileReplacedError)
+        ):  # these say nothing about the next transaction
+            self._store.refusal = error
+            self._store.refusals += 1
 
 
 class Store:
@@ -101,6 +118,7 @@ class Store:
         # Why the file refused the last transaction (locked, disk full); None once a later one has been committed.
         self.refusal: DatabaseError | None = None
         self.refusals = 0  # transactions and reads that the file has refused
+        self._translated = _Translated(self)
         self.syncs = 0  # commits that waited for the disk
         self.clock = Clock()
         self.recreated: tuple[str, ...] = ()  # internal tables that were damaged when the file was opened
@@ -193,18 +211,9 @@ class Store:
         if self._wal_pages > WAL_PAGES_MAX or self._checkpoint_due:
             self.checkpoint()
 
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Raise SQLite's errors about the file as this package's, and record that the file refused."""
-        try:
-            with file_errors(self.path):
-                yield
-        except (IndexTriggerError, FileReplacedError):  # these say nothing about the next transaction
-            raise
-        except DatabaseError as error:
-            self.refusal = error
-            self.refusals += 1
-            raise
+    def translated(self) -> FileErrors:
+        """Return a context that raises SQLite's errors about the file as this package's, and records that the file refused."""
+        return self._translated
 
     def _on_busy(self, tries: int) -> bool:
         """Sleep until the next try for a lock that another connection holds; return False to give up."""
@@ -372,7 +381,7 @@ class Store:
                 raise ForeignFileError(
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
                 )
-        with file_errors(self.path):  # the first write, which fails if the directory cannot be written
+        with FileErrors(self.path):  # the first write, which fails if the directory cannot be written
             for statement in internal_tables.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
@@ -413,7 +422,7 @@ class Store:
 
     def _read_replica(self) -> None:
         """Read the facts of a file; raise `ForeignFileError` if it is not a replica."""
-        with file_errors(self.path):
+        with FileErrors(self.path):
             known = is_replica(self.db)
         if not known:
             raise ForeignFileError(f"{self.path}: no node has served this file yet; check the path")
