@@ -24,7 +24,7 @@ from mycomesh.sync.errors import DecodeError, FeedError, NoTableError
 from mycomesh.sync.feed import touched
 from mycomesh.sync.feed.change import Change
 from mycomesh.sync.feed.dead_letters import DeadLetter, DeadLetters
-from mycomesh.sync.feed.letters_sql import RECEIVER
+from mycomesh.sync.feed.letters_sql import FLOW, RECEIVER
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, read_page
 from mycomesh.sync.feed.touched import Touched
@@ -359,7 +359,8 @@ class Feed:
             FeedError: there is no such letter, its table is gone, or no reader is left to see it.
         """
         letter = self.letters.get(number)
-        if letter.reader.endswith(RECEIVER):  # a message from outside, which its bridge writes again
+        # A message from outside, which its bridge writes again, or a change that its flow alone takes in again.
+        if letter.reader.endswith(RECEIVER) or letter.reader.startswith(FLOW):
             with self._store.transaction():
                 self.letters.request(number)
             return letter

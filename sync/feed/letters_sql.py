@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ADD_LETTER", "CREATE_LETTERS", "RECEIVER"]
+__all__ = ["ADD_LETTER", "CREATE_LETTERS", "FLOW", "RECEIVER"]
 
 RECEIVER = ".in"  # ends the name of a reader that is the way in of a bridge
+FLOW = "flow."  # begins the name of a reader that is a flow
 
 CREATE_LETTERS = (
     "CREATE TABLE IF NOT EXISTS mycomesh_dead_letters("

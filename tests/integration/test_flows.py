@@ -104,6 +104,40 @@ def test_kills_of_flow_and_node_repeat_nothing(machine):
     alpha.shows("SELECT count(*), count(DISTINCT drone) FROM alerts", "8000|8000\n")
 
 
+@pytest.mark.slow
+def test_two_nodes_write_the_same_results(machine, tmp_path):
+    everywhere = LOW.replace("flow.low", "flow.all").replace('"alerts"', '"shared"') + 'where = "everywhere"\n'
+    alpha = machine(LOW + everywhere, f"{TABLES}; CREATE TABLE shared(key TEXT PRIMARY KEY, drone TEXT, what TEXT)")
+    bravo = Machine(tmp_path, "bravo")
+    bravo.done("join", alpha.done("invite").strip(), "--no-multicast", "--peer", alpha.address)
+    bravo.home.config_file.write_text(LOW + everywhere)
+    bravo.home.config_file.chmod(0o600)
+    bravo.up("--port", "0", "--peer", alpha.address)
+    eventually(is_in("running", bravo, "all"), "it runs there too")
+    alpha.sql("INSERT INTO drones VALUES('a', 1)")
+    bravo.shows("SELECT drone FROM alerts", "a\n")
+    alpha.kill()
+    bravo.sql("INSERT INTO drones VALUES('b', 2)")
+    bravo.shows("SELECT count(*) FROM shared", "2\n")
+    bravo.terminate()
+    alpha.up("--port", "0")
+    alpha.sql("INSERT INTO drones VALUES('c', 3)")
+    alpha.shows("SELECT count(*) FROM shared", "2\n")
+    bravo.up("--port", "0", "--peer", alpha.address)
+    try:
+        for each in (alpha, bravo):
+            for table in ("alerts", "shared"):
+                each.shows(f"SELECT drone, count(*) FROM {table} GROUP BY drone ORDER BY drone", "a|1\nb|1\nc|1\n")
+            eventually(
+                lambda each=each: not any(reader["behind"] for reader in each.status()["readers"]), "all is taken in"
+            )
+        for each in (alpha, bravo):
+            for table in ("alerts", "shared"):
+                assert each.sql(f"SELECT count(*) FROM {table}") == "3\n"
+    finally:
+        bravo.terminate()
+
+
 def test_failing_rows_stop_their_flow_alone(machine):
     alpha = machine(
         LOW

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mycomesh.tools import exits
-from mycomesh.tools.bench import bridges, bulk, feed, files, history, nodes, plug, rounds, screens, web, worlds
+from mycomesh.tools.bench import bridges, bulk, feed, files, flows, history, nodes, plug, rounds, screens, web, worlds
 from mycomesh.tools.bench.figure import CATALOGUE, Figure
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.processes import ProcessError
@@ -35,6 +35,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "node": nodes.node,
     "feed": feed.feed,
     "bridges": bridges.bridges,
+    "flows": flows.flows,
     "web": web.web,
     "plug": plug.plug,
     "screens": screens.screens,

@@ -224,6 +224,23 @@ CATALOGUE = {
             3.0,
             more=True,
         ),
+        Kind(
+            "flow_rows_per_s",
+            "flows",
+            "rows/s",
+            "rows through the SQL of a flow, CPU of its process or the node",
+            goal=50_000,
+            more=True,
+        ),
+        Kind("flow_rows_per_s_all", "flows", "rows/s", "the same, CPU of both together", more=True),
+        Kind(
+            "flow_by_hand_ratio",
+            "flows",
+            "",
+            "the CPU of both over that of one INSERT by hand and its capture",
+            goal=1.5,
+        ),
+        Kind("flow_latency_p50_ms", "flows", "ms", "a program's commit to the result in the file", goal=10),
         Kind("bridge_latency_p50_ms", "bridges", "ms", "a program's commit to the message at the broker", goal=5),
         Kind(
             "bridge_rss_mb", "bridges", "MB", "memory of a bridge beyond a program that has the client alone", goal=15

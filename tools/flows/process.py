@@ -23,7 +23,7 @@ from mycomesh.tools.flows.sql_function import FunctionError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mycomesh.mesh.node.home import Home
     from mycomesh.tools.flows.settings import FlowSettings
@@ -66,6 +66,7 @@ class Flow:
         self._own = ""  # how the sites of this node begin
         self._writer: Writer | None = None
         self._state = ("starting", "")
+        self._turn = asyncio.Lock()  # of the writer: a thread cannot be cancelled, and the file is closed after it
 
     async def run(self) -> None:
         """Run for ever; what is wrong outside of the section is reported and tried again.
@@ -157,20 +158,25 @@ class Flow:
         finally:
             await session.close()
 
-    @staticmethod
-    async def _write(writer: Writer, session: FeedSession, batch: Batch) -> int:
-        """Write on a thread, to its end: a thread cannot be cancelled, and the file is closed after it."""
+    async def _write(self, writer: Writer, session: FeedSession, batch: Batch) -> int:
+        """Write a batch; return how many changes of its page are done with."""
         loop = asyncio.get_running_loop()
 
         def place_after(count: int) -> bytes:
             return asyncio.run_coroutine_threadsafe(session.place_after(count), loop).result()
 
-        writing = asyncio.ensure_future(asyncio.to_thread(writer.write, batch, session.place, place_after))
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
+        done: int = await self._on_thread(writer.write, batch, session.place, place_after)
+        return done
+
+    async def _on_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the writer on a thread, one at a time and to its end."""
+        async with self._turn:
+            writing = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+            try:
+                return await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait([writing])
+                raise
 
     def _batch(self, page: Sequence[dict[str, Any]]) -> Batch:
         """Return what the flow takes in of a page: writes, not deletes, and `here` those of the sites of this node."""
@@ -200,3 +206,7 @@ class Flow:
             if seen != last:
                 last = seen
                 self._reports.report(*self._state, writer.figures)
+                await self._on_thread(writer.show, *self._state)
+            if self._state[0] == "running":
+                with contextlib.suppress(apsw.BusyError, FunctionError):
+                    await self._on_thread(writer.retry)

@@ -39,6 +39,7 @@ class SqlFunction:
         self._settings = settings
         self._statements: dict[tuple[str, ...], str] = {}  # columns of the input -> statement
         self._derive: Any = text_key
+        self._uses_key = True
         db.create_scalar_function("mycomesh_flow_key", self._key, 2, deterministic=True)
 
     def _key(self, *arguments: Any) -> Any:
@@ -73,7 +74,8 @@ class SqlFunction:
         """Return the values for the statement of a change."""
         dot = dot_of(change["id"])
         bound = [_bound(value) if type(value) is dict else value for value in change["values"].values()]
-        bound += (dot, self._derive(self._settings.name, dot, 1), change["who"], change["at"])
+        key = self._derive(self._settings.name, dot, 1) if self._uses_key else None
+        bound += (dot, key, change["who"], change["at"])
         return bound
 
     def _compile(self, columns: tuple[str, ...]) -> str:
@@ -83,6 +85,7 @@ class SqlFunction:
         whole = len(key) == 1 and key[0][1].upper() == "INTEGER"
         self._derive = integer_key if whole else text_key
         sql = self._with_new(columns, settings.sql)
+        self._uses_key = not settings.inserts or "_key" in fold(settings.sql + settings.select) or "*" in settings.sql
         if settings.inserts:
             apsw.ext.query_info(self._db, sql)
             return sql

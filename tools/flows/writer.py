@@ -172,6 +172,28 @@ class Writer:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    def retry(self) -> None:
+        """Run the function again for the dead letters that `mycomesh dead --retry` names."""
+        reader = self._settings.cursor
+        listing = "SELECT seq, body FROM mycomesh_dead_letters WHERE reader = ? AND tries = 0 ORDER BY seq"
+        letters: list[Any] = self._db.execute(listing, (reader,)).fetchall()
+        for number, body in letters:
+            known: dict[int, str] = {}
+            done = False
+            while not done:
+                with contextlib.suppress(_LostError), self._transaction():
+                    try:
+                        why = known.get(number) or self._failure(number, json.loads(body))
+                    except _LostError as lost:
+                        known |= lost.known
+                        raise
+                    self._db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = ? AND ?", (number, not why))
+                    self._db.execute(
+                        "UPDATE mycomesh_dead_letters SET tries = 1, why = ? WHERE seq = ?",
+                        (why[:WHY_CHARS_MAX], number),
+                    )
+                    done = True
+
     def sample(self, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]] | str]]:
         """Run the function for the latest rows and write nothing; return each row with its results, or why it fails."""
         columns = self.columns()

@@ -75,3 +75,16 @@ def test_a_sample_writes_nothing(writer, change, rows):
     assert (first["id"], why) == ("d2", "integer overflow")
     assert (second["id"], results[0]["drone"]) == ("d1", "d1")
     assert rows("SELECT count(*) FROM alerts") == [(0,)]
+
+
+def test_a_letter_is_tried_again_on_request(writer, change, rows):
+    sql = "CREATE TABLE drones(id); CREATE TABLE alerts(key TEXT PRIMARY KEY, drone); CREATE TABLE names(id)"
+    flow = writer("SELECT id AS drone, id AS key FROM new WHERE abs(-9223372036854775807 - (id NOT IN names))", sql=sql)
+    flow.write(batch([change(1, id="d1"), change(2, id="d2")]), b"\x01", lambda _: b"\x02")
+    rows("INSERT INTO names VALUES('d1')")
+    flow.retry()
+    assert rows("SELECT count(*) FROM mycomesh_dead_letters") == [(2,)], "nobody has asked"
+    rows("UPDATE mycomesh_dead_letters SET tries = 0")
+    flow.retry()
+    assert rows("SELECT drone FROM alerts") == [("d1",)]
+    assert rows("SELECT row, tries FROM mycomesh_dead_letters") == [("d2", 1)]
