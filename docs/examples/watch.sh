@@ -11,9 +11,15 @@ ask "$base/api/tables/$table?format=csv&limit=3"
 ask --get "$base/api/query" --data-urlencode "sql=SELECT count(*) AS n FROM $table"
 echo
 
-# Everything that has changed since the last call with this cursor, one JSON object a line; the file remembers the cursor.
+# What has changed since the cursor moved, one JSON object a line. It moves when the client says what is done; else all comes again.
 if [ -n "$cursor" ]; then
-  ask "$base/api/changes?table=$table&cursor=$cursor&once=1"
+  changes=$(ask "$base/api/changes?table=$table&cursor=$cursor&once=1")
+  last=$(printf '%s\n' "$changes" | sed -n '$s/^{"id": \("[^"]*"\).*/\1/p')
+  if [ -n "$last" ]; then
+    printf '%s\n' "$changes"
+    printf '{"id": %s}' "$last" | ask --json @- "$base/api/cursors/$cursor"
+    echo
+  fi
 fi
 
 # With the token, and a console that was started with --allow-writes, SQL that writes.

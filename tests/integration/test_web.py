@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,6 +19,8 @@ import pytest
 
 from mycomesh.tools.web import api
 from mycomesh.tools.web.api import CLIENTS_MAX, CONFLICTS_MAX, PARKED_MAX, READERS_MAX, TABLES_MAX
+from mycomesh.tools.web.cursors import HELD_MAX, PAGES_MAX
+from mycomesh.tools.web.node_client import PAGE_ROWS
 from tests.integration.machines import ROOT, SQLITE, Machine, eventually
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
@@ -126,6 +129,11 @@ def test_status_peers_and_tables_are_those_of_the_commands(fleet):
     assert tables["plain"]["layer"] is None
 
 
+def test_health_is_that_of_the_node(fleet):
+    status, _, body = fleet[2].ask("/healthz")
+    assert (status, body) == (200, b"ok\n")
+
+
 def test_rows_come_as_json_csv_and_geojson(fleet):
     _, _, web = fleet
     where = quote("id = 'd1'")
@@ -190,21 +198,98 @@ def test_changes_of_other_nodes_come_as_events(fleet):
             assert next(unknown)[0] == "ready"
 
 
-def test_durable_cursor_goes_on_where_it_was(fleet):
+def dumped(web, path):
+    body = web.ask(f"/api/changes?{path}&once=1")[2]
+    return [each for each in map(json.loads, body.splitlines()) if each["op"] != "delete"]
+
+
+def test_cursor_moves_by_acknowledgement_alone(fleet):
     first, second, web = fleet
     second.sql("DELETE FROM plain; INSERT INTO plain VALUES(1, 'a'), (2, 'b')")
     first.shows("SELECT count(*) FROM plain", "2\n")
 
-    def dumped():
-        body = web.ask("/api/changes?table=plain&cursor=shop&once=1")[2]
-        return [each["row"] for each in map(json.loads, body.splitlines()) if each["op"] != "delete"]
+    def read():
+        return dumped(web, "table=plain&cursor=shop")
 
-    assert dumped() == ["1", "2"]
-    assert dumped() == []
+    def acknowledged(change):
+        return web.ask("/api/cursors/shop", method="POST", body={"id": change["id"]})
+
+    assert [each["row"] for each in read()] == ["1", "2"]
+    found = read()  # the first client may have died
+    assert [each["row"] for each in found] == ["1", "2"]
+    assert json.loads(acknowledged(found[0])[2])["acknowledged"] >= 1  # deletes count too
+    assert [each["row"] for each in read()] == ["2"]
+    assert acknowledged(found[1])[0] == 200
+    assert read() == []
+    status, _, body = acknowledged(found[1])
+    assert (status, json.loads(body)["code"]) == (409, "web.request")
     first.sql("INSERT INTO plain VALUES(3, 'c')")
     second.shows("SELECT count(*) FROM plain", "3\n")
-    assert dumped() == ["3"]
+    assert [each["row"] for each in read()] == ["3"]
     assert "shop" in second.done("cursors")
+
+
+def test_stream_goes_on_behind_its_last_event(fleet):
+    first, second, web = fleet
+    path = "/api/changes?table=drones&cursor=resumed&from=now"
+    with web.events(path) as events:
+        next_of(events, "ready")
+        first.sql("INSERT INTO drones VALUES('r1', 1, 1, 'n'); INSERT INTO drones VALUES('r2', 1, 1, 'n')")
+        seen = [next_of(events, "change") for _ in range(2)]
+        assert web.json("/api/cursors/resumed", method="POST", body={"id": seen[0][1]}) == {"acknowledged": 1}
+        assert web.json("/api/cursors/resumed", method="POST", body={"id": seen[0][1]}) == {"acknowledged": 0}
+    first.sql("INSERT INTO drones VALUES('r3', 1, 1, 'n')")
+    second.shows("SELECT count(*) FROM drones WHERE id = 'r3'", "1\n")
+    with web.events(path) as events:  # without the id the second comes again
+        assert [next_of(events, "change")[2]["row"] for _ in range(2)] == ["r2", "r3"]
+    with web.events(path, Last_Event_ID=seen[1][1]) as events:
+        assert next_of(events, "change")[2]["row"] == "r3"
+
+
+@pytest.mark.slow
+def test_cursor_sends_four_pages_before_an_acknowledgement(fleet):
+    first, second, web = fleet
+    first.sql("CREATE TABLE many(id INTEGER PRIMARY KEY)")
+    first.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) INSERT INTO many SELECT i FROM n"
+    )
+    second.shows("SELECT count(*) FROM many", "6000\n")
+    rows = []
+    while found := dumped(web, "table=many&cursor=pages"):
+        assert len(found) <= PAGES_MAX * PAGE_ROWS
+        rows += [int(each["row"]) for each in found]
+        web.json("/api/cursors/pages", method="POST", body={"id": found[-1]["id"]})
+    assert sorted(rows) == list(range(1, 6001))
+    with web.events("/api/changes?table=many&cursor=live&from=start") as events:
+        last = [next_of(events, "change") for _ in range(PAGES_MAX * PAGE_ROWS)][-1]
+        web.json("/api/cursors/live", method="POST", body={"id": last[1]})
+        assert next_of(events, "change")[2]["op"] == "insert"  # the stream had waited for this
+
+
+def test_only_some_readers_wait_for_a_client_that_left(fleet):
+    first, _, web = fleet
+    first.sql("INSERT OR REPLACE INTO plain VALUES(1, 'held')")
+    found = [dumped(web, f"table=plain&cursor=held{number}")[-1] for number in range(HELD_MAX + 1)]
+    codes = [
+        web.ask(f"/api/cursors/held{number}", method="POST", body={"id": change["id"]})[0]
+        for number, change in enumerate(found)
+    ]
+    assert codes == [409] + [200] * HELD_MAX
+
+
+def test_stream_of_a_table_that_is_gone_waits(fleet):
+    first, second, web = fleet
+    first.sql("CREATE TABLE gone(id INTEGER PRIMARY KEY)")
+    second.shows("SELECT count(*) FROM gone", "0\n")
+    with web.events("/api/changes?table=gone") as events:
+        next_of(events, "ready")
+        second.sql("DROP TABLE gone")
+        assert next(events)[0] == "reset"
+        time.sleep(2.5)  # the console tries each second, and says nothing
+        second.sql("CREATE TABLE gone(id INTEGER PRIMARY KEY); INSERT INTO gone VALUES(1)")
+        assert next(events)[0] == "reset"
+        second.sql("INSERT INTO gone VALUES(2)")
+        assert next(each for each in events if each[0] == "change" and each[2]["row"] == "2")
 
 
 def test_stream_with_a_cursor_is_taken_up_at_once(fleet):
@@ -255,8 +340,9 @@ def test_writes_need_the_token_and_spread(fleet):
 def test_conflict_is_restored_with_the_command_shown(fleet):
     first, second, web = fleet
     first.done("isolate")
-    first.sql("INSERT OR REPLACE INTO drones VALUES('both', 1, 1, 'first')")
+    # The earlier write loses. Only its own node is sure to know it: another may get the later one first.
     second.sql("INSERT OR REPLACE INTO drones VALUES('both', 1, 1, 'second')")
+    first.sql("INSERT OR REPLACE INTO drones VALUES('both', 1, 1, 'first')")
     first.done("rejoin")
     conflict = eventually(lambda: [each for each in web.json("/api/conflicts") if each["key"] == "both"], "a conflict")[
         0
@@ -328,7 +414,8 @@ def test_javascript_client_follows_a_table(fleet):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)")
 def test_curl_client_reads_and_writes(fleet):
-    first, _, web = fleet
+    first, second, web = fleet
+    second.sql("INSERT INTO plain VALUES(599, 'for curl')")
     sql = "INSERT INTO plain VALUES(600, 'from curl')"
     done = subprocess.run(
         ["docs/examples/watch.sh", f"http://127.0.0.1:{web.port}", "plain", "curl"],
@@ -342,6 +429,7 @@ def test_curl_client_reads_and_writes(fleet):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("id,v\n")
     assert '{"columns":["changes"],"rows":[[1]],"more":false}' in done.stdout
+    assert re.search(r'\{"acknowledged": \d+\}', done.stdout)
     first.shows("SELECT v FROM plain WHERE id = 600", "from curl\n")
 
 
@@ -410,6 +498,19 @@ def test_console_without_a_node_says_so(tmp_path):
     done = lone.run("web", "127.0.0.1:0")
     assert done.returncode == 69
     assert "no node runs" in done.stderr
+
+
+def test_console_says_that_its_node_has_ended(machine):
+    lone = machine("ending")
+    lone.done("init")
+    lone.up("--port", "0")
+    web = Web(lone)
+    try:
+        assert web.ask("/healthz")[0] == 200
+        lone.terminate()
+        eventually(lambda: web.ask("/healthz")[::2] == (503, b"no node runs\n"), "503")
+    finally:
+        web.close()
 
 
 def test_address_in_use_is_one_line(fleet):

@@ -221,8 +221,9 @@ def test_table_is_sorted_and_follows_its_rows(page, fleet):
 def test_conflict_is_restored_by_a_click(page, fleet):
     first, _, third, _ = fleet
     first.done("isolate")
-    first.sql("UPDATE notes SET text = 'one' WHERE id = 1")
+    # The earlier write loses. Only its own node is sure to know it: another may get the later one first.
     third.sql("UPDATE notes SET text = 'two' WHERE id = 1")
+    first.sql("UPDATE notes SET text = 'one' WHERE id = 1")
     first.done("rejoin")
     eventually(lambda: fleet[3].json("/api/conflicts"), "a conflict")
     go(page, "#/decide")

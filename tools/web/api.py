@@ -13,144 +13,30 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.tools.web import tables
-from mycomesh.tools.web.database import QUERY_S_MAX, ROWS_MAX, Database, Rows
+from mycomesh.tools.web.api_routes import EVENTS, LIMIT
+from mycomesh.tools.web.cursors import Cursors
+from mycomesh.tools.web.database import ROWS_MAX, Database, Rows
 from mycomesh.tools.web.errors import BusyError, HttpError, RefusedByNodeError, UnknownError
 from mycomesh.tools.web.feeds import Feeds, Subscriber, browser_safe_lines, event, events_of
 from mycomesh.tools.web.http import Request, Response
-from mycomesh.tools.web.node_client import ask, pages
-from mycomesh.tools.web.routes import Parameter, Route
+from mycomesh.tools.web.node_client import ask, health_of, pages
 from mycomesh.tools.web.values import browser_safe, plain
 
 if TYPE_CHECKING:
     from mycomesh.tools.web.watching import Commits
 
-__all__ = ["CLIENTS_MAX", "ROUTES", "TABLES_MAX", "Api"]
+__all__ = ["CLIENTS_MAX", "TABLES_MAX", "Api"]
 
-EVENTS = "text/event-stream"
 CLIENTS_MAX = 128  # streams at a time: each is one reader of shared events, some tens of kB
 READERS_MAX = 16  # streams with a cursor or from the start: each is a reader of its own in the node
 TABLES_MAX = 64  # of one live stream
 QUIET_S = 15
-LIMIT = 100
+HEALTH_S = 1.0  # one question to the node for all who ask within it
 LIVE_S_MIN = 0.1  # between two runs of a live query
 LIVE_SHARE = 10  # and so many times what the query takes
 CONFLICTS_MAX = 1_000
 PARKED_MAX = 1_000
 PARKED = "SELECT table_name, row_key, reason, content, since FROM mycomesh_parked ORDER BY since, table_name, row_key LIMIT ?"
-
-_TABLE = Parameter("table", "the name of the table", place="path")
-_LIMIT = Parameter("limit", f"at most so many rows, up to {ROWS_MAX:,}; default {LIMIT}", "integer")
-ROUTES = (
-    Route("GET", "/api/status", "status", "The node, its peers and its tables", "as `mycomesh status --json`"),
-    Route("GET", "/api/peers", "peers", "The other members of the mesh", "as `mycomesh peers --json`"),
-    Route("GET", "/api/tables", "tables", "All tables with their columns", "a list; `layer` says where positions are"),
-    Route(
-        "GET",
-        "/api/tables/{table}",
-        "rows",
-        "Rows of one table",
-        "columns, rows, the rows' keys, and whether there are more",
-        (
-            _TABLE,
-            Parameter("where", "a condition in SQL"),
-            Parameter("order", "the column to sort by; default: the key"),
-            Parameter("desc", "1 for the greatest first", "integer"),
-            _LIMIT,
-            Parameter("offset", "skip so many rows", "integer"),
-            Parameter("format", "json (default), csv or geojson"),
-        ),
-        ("application/json", "text/csv", "application/geo+json"),
-    ),
-    Route(
-        "GET",
-        "/api/why/{table}/{key...}",
-        "why",
-        "The writer and time of each cell of a row, and the writes that lost",
-        "as `mycomesh why --json`",
-        (_TABLE, Parameter("key", "the key as text; a JSON array of several columns", place="path")),
-    ),
-    Route(
-        "GET",
-        "/api/changes",
-        "changes",
-        "Follow the committed changes of a table, local and remote",
-        "server-sent events: `change` with the id of the change and JSON as `mycomesh tail --json` prints; `ready` once the"
-        " stream has begun; `reset` where changes were missed",
-        (
-            Parameter("table", "the name of the table", required=True),
-            Parameter("cursor", "a name under which the file remembers how far this reader has come"),
-            Parameter("from", "now (default), or start: with the rows that are there"),
-            Parameter("once", "1: end when everything committed so far was sent; JSON lines, no events", "integer"),
-        ),
-        (EVENTS, "application/x-ndjson"),
-    ),
-    Route(
-        "GET",
-        "/api/live",
-        "live",
-        "Follow the node, the mesh and some tables in one stream",
-        "server-sent events: `status`, `notice`, `changes` with a list of changes, `reset`",
-        (Parameter("table", "the name of a table; as often as there are tables", many=True),),
-        (EVENTS,),
-    ),
-    Route(
-        "GET",
-        "/api/query",
-        "query",
-        "The answer of one SELECT",
-        f"columns and rows, at most {ROWS_MAX:,} within {QUERY_S_MAX:g} s; with Accept: {EVENTS} again after each change",
-        (Parameter("sql", "the statement", required=True), _LIMIT, Parameter("format", "json (default) or csv")),
-        ("application/json", "text/csv", EVENTS),
-    ),
-    Route(
-        "POST",
-        "/api/execute",
-        "execute",
-        "Run one statement that may write",
-        "columns and rows, or the number of rows that changed",
-        body=(
-            Parameter("sql", "the statement", required=True),
-            Parameter("values", "values for its parameters", "array"),
-        ),
-        writes=True,
-    ),
-    Route(
-        "GET", "/api/conflicts", "conflicts", "Concurrent writes that lost", "as `mycomesh conflicts --json`", (_LIMIT,)
-    ),
-    Route("GET", "/api/parked", "parked", "Rows of peers that a constraint refuses", "a list, the oldest first"),
-    Route("GET", "/api/dead", "dead", "Changes that readers have set aside", "as `mycomesh dead --json`"),
-    Route(
-        "POST",
-        "/api/restore",
-        "restore",
-        "Write the losing side of a conflict again",
-        "what was done, and the command that does the same",
-        body=(
-            Parameter("conflict", "its id", required=True),
-            Parameter("undo", "undo an earlier restore", "boolean"),
-            Parameter("as_new_row", "keep the winner, and write another row", "boolean"),
-        ),
-        writes=True,
-    ),
-    Route(
-        "POST",
-        "/api/parked/retry",
-        "retryParked",
-        "Try the parked rows of a table again",
-        "what was done, and the command that does the same",
-        body=(Parameter("table", "the name of the table", required=True),),
-        writes=True,
-    ),
-    Route(
-        "POST",
-        "/api/dead",
-        "decideDead",
-        "Give a change to its readers again, or forget it",
-        "what was done, and the command that does the same",
-        body=(Parameter("retry", "its number", "integer"), Parameter("drop", "its number", "integer")),
-        writes=True,
-    ),
-)
 
 
 @dataclass(slots=True)
@@ -168,10 +54,22 @@ class Api:
         self._feeds = feeds
         self._commits = commits
         self._counts = _Counts()
+        self._cursors = Cursors(home)
+        self._health: asyncio.Task[str] | None = None
+        self._asked_at = 0.0
 
     async def status(self, _request: Request) -> Response:
         """Answer with the node's status."""
         return _json(await self._ask("status"))
+
+    async def health(self, _request: Request) -> Response:
+        """Answer 200 while the node does its work, else 503 and one line; clients without the token get no more than that."""
+        loop = asyncio.get_running_loop()
+        if self._health is None or loop.time() - self._asked_at > HEALTH_S:
+            self._asked_at = loop.time()
+            self._health = loop.create_task(health_of(self._home))
+        why = await asyncio.shield(self._health)
+        return Response(f"{why or 'ok'}\n".encode(), 503 if why else 200, "text/plain; charset=utf-8")
 
     async def peers(self, _request: Request) -> Response:
         """Answer with the node's peers."""
@@ -251,10 +149,22 @@ class Api:
         table = (await self._database.run(lambda: self._database.table(name))).name
         from_now = begin == "now" if cursor is not None else begin != "start"
         if request.one("once") == "1":
-            return self._stream(self._dump(table, cursor), reader=True, content_type="application/x-ndjson")
+            found = self._own(table, cursor, from_now=False, once=True)
+            return self._stream(self._dump(found), reader=True, content_type="application/x-ndjson")
+        last = request.headers.get("last-event-id", "")
         if cursor is None and from_now:
-            return self._stream(self._shared(table, request.headers.get("last-event-id", "")))
-        return self._stream(self._own(table, cursor, from_now=from_now), reader=True)
+            return self._stream(self._shared(table, last))
+        return self._stream(self._events(table, self._own(table, cursor, from_now=from_now, last=last)), reader=True)
+
+    async def acknowledge(self, request: Request, name: str) -> Response:
+        """Move a durable cursor."""
+        identity = request.json().get("id")
+        if not isinstance(identity, str):
+            raise HttpError('send {"id": TEXT}, the id of the last change that is done')
+        try:
+            return _json({"acknowledged": await self._cursors.acknowledge(name, identity)})
+        except NodeError as error:
+            raise RefusedByNodeError(error) from error
 
     async def live(self, request: Request) -> Response:
         """Stream the node's status, its notices and the changes of some tables."""
@@ -350,20 +260,32 @@ class Api:
             async for data in subscriber.events(QUIET_S):
                 yield data
 
-    async def _own(self, table: str, cursor: str | None, *, from_now: bool) -> AsyncIterator[bytes]:
-        """Stream from a reader of its own. The node moves its cursor when the next page is asked for."""
+    def _own(
+        self, table: str, cursor: str | None, *, from_now: bool, last: str = "", once: bool = False
+    ) -> AsyncIterator[list[str] | None]:
+        """Return the pages of a reader of its own: with a name it moves when its client acknowledges."""
+        if cursor is None:
+            return pages(self._home, table, from_now=from_now, once=once)
+        return self._cursors.pages(table, cursor, from_now=from_now, last=last, once=once)
+
+    async def _events(self, table: str, found: AsyncIterator[list[str] | None]) -> AsyncIterator[bytes]:
         yield b": connected\n\n"
         try:
-            async for lines in pages(self._home, table, cursor=cursor, from_now=from_now):
-                yield events_of(browser_safe_lines(lines)) if lines else event("ready", json.dumps({"table": table}))
+            async with _closing(found):
+                async for lines in found:
+                    if lines is None:
+                        yield b": quiet\n\n"
+                    else:
+                        yield events_of(browser_safe_lines(lines)) or event("ready", json.dumps({"table": table}))
         except NodeError as error:
             yield event("error", json.dumps({"error": str(error), "code": error.code}))
 
-    async def _dump(self, table: str, cursor: str | None) -> AsyncIterator[bytes]:
+    async def _dump(self, found: AsyncIterator[list[str] | None]) -> AsyncIterator[bytes]:
         try:
-            async for lines in pages(self._home, table, cursor=cursor, from_now=False, once=True):
-                if lines:
-                    yield ("\n".join(browser_safe_lines(lines)) + "\n").encode()
+            async with _closing(found):
+                async for lines in found:
+                    if lines:
+                        yield ("\n".join(browser_safe_lines(lines)) + "\n").encode()
         except NodeError as error:
             yield json.dumps({"error": str(error), "code": error.code}).encode() + b"\n"
 
@@ -434,6 +356,17 @@ class Api:
             return await ask(self._home, what, **arguments)
         except NodeError as error:
             raise RefusedByNodeError(error) from error
+
+
+@contextlib.asynccontextmanager
+async def _closing(found: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Let a generator end as soon as its consumer does, and not when Python collects it."""
+    try:
+        yield
+    finally:
+        close = getattr(found, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _json(value: Any) -> Response:

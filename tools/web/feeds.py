@@ -134,6 +134,7 @@ class _TableFeed(_Shared):
         self._table = table
         self._recent: deque[str] = deque()
         self._recent_bytes = 0
+        self._broken = False
         self.running = asyncio.Event()
 
     def after(self, identity: str) -> list[str] | None:
@@ -147,6 +148,9 @@ class _TableFeed(_Shared):
 
     async def run(self) -> None:
         async for lines in pages(self._home, self._table):
+            if self._broken:  # between the two, changes may have been missed
+                self._broken = False
+                self.publish("the stream goes on; load the table again")
             self.running.set()
             if not lines:
                 continue
@@ -161,7 +165,9 @@ class _TableFeed(_Shared):
         self.running.clear()
         self._recent.clear()
         self._recent_bytes = 0
-        self.publish(why)
+        if not self._broken:  # once, however long the node is away or the table is gone
+            self._broken = True
+            self.publish(why)
 
 
 class _StatusFeed(_Shared):
@@ -190,8 +196,10 @@ class _StatusFeed(_Shared):
             link.close()
 
     def on_break(self, why: str) -> None:
-        self.last = event("status", json.dumps({"running": False, "why": why}))
-        self.publish(self.last)
+        away = event("status", json.dumps({"running": False, "why": why}))
+        if away != self.last:
+            self.last = away
+            self.publish(away)
 
     def _text(self, value: dict[str, Any]) -> str:
         picture = self._live.picture(from_json(value))
@@ -216,7 +224,9 @@ class Feeds:
     @contextlib.contextmanager
     def status(self, subscriber: Subscriber) -> Any:
         """Give the status, from now on and at each change, to a subscriber within the block."""
-        if self._status.subscribers and self._status.last:
+        if not self._status.subscribers:
+            self._status.last = b""
+        elif self._status.last:
             subscriber.put(self._status.last)
         self._status.add(subscriber.put)
         try:

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.control.health import BUSY, unhealthy
+from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.status import from_json
 from mycomesh.tools.node_link import NodeLink
 
-__all__ = ["ask", "notices", "pages"]
+__all__ = ["PAGE_ROWS", "PAGE_WAIT_MS", "ask", "health_of", "notices", "pages"]
 
 PAGE_WAIT_MS = 10_000
 PAGE_ROWS = 1_024
 END_S = 1.0
+HEALTH_ANSWER_S = 5.0
 PAST = 50  # notices from before, to begin with
 
 
@@ -30,6 +34,20 @@ async def ask(home: Home, what: str, **arguments: Any) -> dict[str, Any]:
         link.close()
 
 
+async def health_of(home: Home) -> str:
+    """Return why the node does not do its work, in one line; "" while it does."""
+    try:
+        async with asyncio.timeout(HEALTH_ANSWER_S):
+            status = from_json(await ask(home, "status"))
+    except TimeoutError:
+        return BUSY
+    except NoNodeError:
+        return "no node runs"
+    except NodeError as error:
+        return f"{error} [{error.code}]"
+    return unhealthy(status, int(time.time()))
+
+
 async def notices(home: Home) -> AsyncIterator[dict[str, Any]]:
     """Yield the last notices of the node and those that follow, until it ends; raises as `NodeLink.ask`."""
     link = NodeLink(home)
@@ -40,12 +58,8 @@ async def notices(home: Home) -> AsyncIterator[dict[str, Any]]:
         link.close()
 
 
-async def pages(
-    home: Home, table: str, *, cursor: str | None = None, from_now: bool = True, once: bool = False
-) -> AsyncIterator[list[str]]:
+async def pages(home: Home, table: str, *, from_now: bool = True, once: bool = False) -> AsyncIterator[list[str]]:
     """Yield the changes of a table as pages of JSON lines; an empty page means that the reader has caught up.
-
-    A page is acknowledged when the next one is asked for, so a cursor moves once the consumer has taken the page.
 
     Raises:
         NodeError: as `NodeLink.ask`.
@@ -58,8 +72,6 @@ async def pages(
         "rows": PAGE_ROWS,
         "from_now": from_now,
     }
-    if cursor is not None:
-        request["cursor"] = cursor
     try:
         while True:
             answer = await link.ask("changes", **request, done=done, wait_ms=wait_ms)

@@ -17,7 +17,8 @@ from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.version import __version__
 from mycomesh.tools.child import Reports, end_with_parent, is_supervised
 from mycomesh.tools.web.access import Access, is_local, names_of, stored_token
-from mycomesh.tools.web.api import ROUTES, Api
+from mycomesh.tools.web.api import Api
+from mycomesh.tools.web.api_routes import ROUTES
 from mycomesh.tools.web.database import Database
 from mycomesh.tools.web.errors import HttpError, UnknownError
 from mycomesh.tools.web.feeds import Feeds

@@ -2,7 +2,8 @@
 
 A client names its reader by a token of its own and asks for one page after another. Each request may acknowledge changes, the
 oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wait for that. With `places`, an answer has the
-position behind its page, and a client that moved the cursor in a transaction of its own says so by `moved`.
+position behind its page, and a client that moved the cursor in a transaction of its own says so by `moved`. With `rows` 0 a
+request only acknowledges, and keeps its reader open.
 A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
 """
 
@@ -111,7 +112,7 @@ class FeedRequests:
         if isinstance(done, int) and done > 0:
             moved = request.get("moved") is True
             await _acknowledge(session, done, failed if isinstance(failed, list) else [], moved=moved)
-        if request.get("close") is True:
+        if request.get("close") is True or request.get("rows") == 0:
             return {"changes": [], "more": False}
         part = request.get("part")
         if isinstance(part, int) and session.pages:
