@@ -249,6 +249,12 @@ _DATABASE = (
         "mycomesh status shows whether it runs; run it in the foreground to see more, such as: mycomesh bridge run NAME",
     ),
     Code(
+        "child.paused_unread",
+        "the file that names the paused processes cannot be read, so that all of them start",
+        "bridges that a person had paused run again; nothing is lost",
+        "run mycomesh bridge pause NAME again; that writes the file again",
+    ),
+    Code(
         "child.refused",
         "a process that the node runs cannot use its section of config.toml",
         "the notice says what is wrong there; the process is not started again by itself, and the node goes on without it",

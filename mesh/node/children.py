@@ -1,6 +1,7 @@
 """Supervisor of a node's child processes: one `mycomesh KIND run NAME` for each section such as [bridge.NAME] in config.toml.
 
-A child that ends is started again, later each time. One that refuses its section (exit code 2) waits for `resume`. A child
+A child that ends is started again, later each time. One that refuses its section (exit code 2) waits for `resume`, and so does
+one that a person has paused, also after a restart of the node: the file `paused` in the state folder names it. A child
 reads its standard input, a pipe of this process, and ends when that ends, so that it never outlives the node, even after
 kill -9. It reports on standard output, one JSON object a line: `state`, `text` and `figures` replace those it reported before,
 and `notice` goes to the node's log.
@@ -19,7 +20,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.events import Notice
-from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.errors import HomeError, NodeError
+from mycomesh.mesh.node.home import read_private, write_private
 from mycomesh.mesh.node.status import ChildView
 
 if TYPE_CHECKING:
@@ -53,11 +55,29 @@ class Children:
         words = command_line(home)
         self._runs = {(each.kind, each.name): _Child(each, words, notify) for each in sections}
         self._tasks: list[asyncio.Task[None]] = []
+        self._paused_file = home.state / "paused"
+        self._notify = notify
 
     def start(self) -> None:
         """Start every child, and keep it running."""
         loop = asyncio.get_running_loop()
+        for key in self._paused_before():
+            if key in self._runs:
+                self._runs[key].begin_paused()
         self._tasks = [loop.create_task(run.forever()) for run in self._runs.values()]
+
+    def _paused_before(self) -> list[tuple[str, str]]:
+        try:
+            return [(str(kind), str(name)) for kind, name in json.loads(read_private(self._paused_file) or b"[]")]
+        except (HomeError, ValueError, TypeError) as error:
+            text = f"cannot read which children are paused, so that all start: {self._paused_file}: {error}"
+            self._notify(Notice("child.paused_unread", text, level="warning"))
+            return []
+
+    def _keep_paused(self) -> None:
+        paused = [key for key, child in self._runs.items() if child.paused]
+        if paused or self._paused_file.exists():
+            write_private(self._paused_file, json.dumps(paused).encode())
 
     async def close(self) -> None:
         """End all children; return when they have ended."""
@@ -74,7 +94,7 @@ class Children:
         """Pause or resume one child (`action`, `kind`, `name`), or do neither; return all children as plain values.
 
         Raises:
-            NodeError: config.toml has no such section.
+            NodeError: config.toml has no such section, or the pause cannot be kept.
         """
         action = request.get("action")
         if action in ("pause", "resume"):
@@ -86,6 +106,8 @@ class Children:
                     f" there are: {known}"
                 )
             await (child.pause() if action == "pause" else child.resume())
+            if request.get("keep", True) is not False:
+                self._keep_paused()
         return {"children": [view.to_json() for view in self.views]}
 
 
@@ -101,20 +123,25 @@ class _Child:
         self._ended.set()
         self._go = asyncio.Event()
         self._go.set()
-        self._paused = False
+        self.paused = False
         self.view = ChildView(section.kind, section.name, "starting", "", None, 0, {})
 
     async def pause(self) -> None:
         """End the process, and start none until `resume`."""
-        self._paused = True
-        self._go.clear()
-        self._set("paused", f"'mycomesh {self._section.kind} resume' lets it go on")
+        self.begin_paused()
         await self._end()
         await self._ended.wait()
 
+    def begin_paused(self) -> None:
+        """Start no process until `resume`."""
+        self.paused = True
+        self._go.clear()
+        command = f"mycomesh {self._section.kind} resume {self._section.name}".rstrip()
+        self._set("paused", f"'{command}' lets it go on")
+
     async def resume(self) -> None:
         """Start the process now, also if it waits after a failure, was refused or reported that it has stopped."""
-        was_paused, self._paused = self._paused, False
+        was_paused, self.paused = self.paused, False
         if not was_paused:
             await self._end()
         self._go.set()
@@ -128,7 +155,7 @@ class _Child:
                 began = loop.time()
                 self._set("starting", "")
                 code, said = await self._run_once()
-                if self._paused:
+                if self.paused:
                     continue
                 failures = 1 if loop.time() - began > STEADY_S else failures + 1
                 pause_s = PAUSES_S[min(failures, len(PAUSES_S)) - 1]
@@ -136,7 +163,7 @@ class _Child:
                 self._go.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._go.wait(), None if code == REFUSED else pause_s)
-                if not self._paused:
+                if not self.paused:
                     self._go.set()
         finally:
             await self._end()
@@ -199,7 +226,7 @@ class _Child:
             level = notice["level"] if notice.get("level") in LEVELS else "info"
             detail = {"kind": self._section.kind, "name": self._section.name}
             self._notify(Notice(notice["event"], str(notice.get("text", "")), detail, level))
-        if self._paused or not isinstance(report.get("state"), str):
+        if self.paused or not isinstance(report.get("state"), str):
             return
         figures = report.get("figures")
         plain = figures if isinstance(figures, dict) else {}

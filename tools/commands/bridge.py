@@ -70,14 +70,15 @@ def _replay(args: argparse.Namespace, home: Home) -> None:
         since_ms = moment_ms(args.since, time.time_ns() // 1_000_000)
     except ValueError as error:
         raise exits.UsageError(f"--since: {error}") from error
-    children = ask(home, "children", action="pause", kind=KIND, name=args.name)["children"]
+    paused = [each["name"] for each in ask(home, "children")["children"] if each["state"] == "paused"]
+    ask(home, "children", action="pause", kind=KIND, name=args.name, keep=False)
     try:
         module = importlib.import_module("mycomesh.tools.bridges.succession")
         module.forget_positions(ask(home, "status", brief=True)["file"], args.name)
         ask(home, "cursors", rewind=f"bridge.{args.name}", since_ms=since_ms)
     finally:
-        if children:
-            ask(home, "children", action="resume", kind=KIND, name=args.name)
+        if args.name not in paused:
+            ask(home, "children", action="resume", kind=KIND, name=args.name, keep=False)
 
 
 def _test(args: argparse.Namespace, home: Home) -> int:

@@ -24,13 +24,15 @@ def within(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "PAUSES_S", (0.01,))
 
     def run(program, story):
+        home = Home.locate(tmp_path, {})
+        home.state.mkdir(parents=True, exist_ok=True)
         script = tmp_path / "child.py"
         script.write_text(f"import json, os, sys, time\n{program}")
         monkeypatch.setattr(children, "command_line", lambda _: [sys.executable, str(script)])
         notices = []
 
         async def bounded():
-            kids = Children([Section("bridge", "b")], Home.locate(tmp_path, {}), notices.append)
+            kids = Children([Section("bridge", "b")], home, notices.append)
             kids.start()
             try:
                 async with asyncio.timeout(30):
@@ -104,6 +106,41 @@ def test_pause_ends_the_process_and_resume_starts_it(within):
             await kids.answer({"action": "pause", "kind": "bridge", "name": "c"})
 
     assert within(f"{REPORT}time.sleep(60)", story) == []
+
+
+def test_a_pause_outlives_the_node_until_resume(within):
+    program = f"{REPORT}time.sleep(60)"
+
+    async def pause(kids):
+        await kids.answer({"action": "pause", "kind": "bridge", "name": "b"})
+
+    async def resume(kids):
+        await asyncio.sleep(0.1)
+        assert (kids.views[0].state, kids.views[0].starts) == ("paused", 0)
+        assert kids.views[0].text == "'mycomesh bridge resume b' lets it go on"
+        await kids.answer({"action": "resume", "kind": "bridge", "name": "b"})
+        await until(kids, lambda view: view.state == "running")
+
+    async def runs(kids):
+        await until(kids, lambda view: view.state == "running")
+        await kids.answer({"action": "pause", "kind": "bridge", "name": "b", "keep": False})  # as a replay does
+
+    for story in (pause, resume, runs, runs):
+        assert within(program, story) == []
+
+
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"[[1, 2, 3]]", b"7"])
+def test_damaged_pauses_are_told_and_all_start(within, tmp_path, data):
+    state = Home.locate(tmp_path, {}).state
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "paused").write_bytes(data)
+    (state / "paused").chmod(0o600)
+
+    async def story(kids):
+        await until(kids, lambda view: view.state == "running")
+
+    (notice,) = within(f"{REPORT}time.sleep(60)", story)
+    assert notice.event == "child.paused_unread"
 
 
 @pytest.mark.parametrize("size", [-100, 0, 1])
