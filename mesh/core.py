@@ -167,6 +167,10 @@ class MeshCore:
         trim = self._active_view.deadline(self.links.members)
         return min(due, self._links_due_ms, due if dial is None else dial, due if trim is None else trim)
 
+    def search_spacing(self, now_ms: int) -> int:
+        """Return how many times longer than at its start this node may wait between searches of the network for others."""
+        return self._active_view.search_spacing(self.links.members, now_ms)
+
     def invite(self, invitation: Invitation) -> None:
         """Accept an invitation. It replaces the oldest one when there are more than a handshake tries."""
         self._context.invite(invitation)

@@ -2,7 +2,7 @@
 
 python-zeroconf's own browser queries at 0, 1, 5 and 14 s, and afterwards only refreshes what it knows. Two groups of nodes
 that started before their cable was plugged in would never find each other. This module therefore repeats the query after
-every change of the network, and every 30 s.
+every change of the network, and every 30 s, or more rarely while the node has the links it wants.
 
 Invariants: a reported address is only a hint, and the handshake decides. `Removed` records are ignored, because one spoofed
 packet can send them. The memory for names of others is bounded.
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from itertools import chain, repeat
+from itertools import count
 from typing import Any
 
 from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
@@ -35,6 +36,7 @@ WIRE_VERSION = b"1"
 # which neither of them can notice.
 QUERY_AFTER_S = (1.0, 2.0, 4.0)
 QUERY_EVERY_S = 30.0
+QUERY_JITTER = 0.2  # share of that wait: nodes that start together must not query together for ever
 # How long others may cache the records of this node. RFC 6762 section 10 proposes 120 s for addresses. Names here are drawn
 # for one run, so little can go stale, and with 120 s a hundred nodes would send each other 80 queries a second.
 ADDRESS_TTL_S = 600
@@ -62,14 +64,17 @@ class Discovery:
         on_notice: Callable[[Notice], None],
         *,
         loopback: bool,
+        spacing: Callable[[], int] = lambda: 1,
     ) -> None:
         """Create a stopped discovery. `on_found` receives (address, instance name).
 
-        With `loopback`, multicast stays on this machine's loopback interface.
+        With `loopback`, multicast stays on this machine's loopback interface. `spacing` says how many waits of `QUERY_EVERY_S`
+        lie between two queries; it is read after each wait, so a node that loses a link queries within one wait.
         """
         self._on_found = on_found
         self._on_notice = on_notice
         self._loopback = loopback
+        self._spacing = spacing
         self._service = _Service("", "", None)
         self._resolver: _Resolver | None = None
         self._zeroconf: AsyncZeroconf | None = None
@@ -115,8 +120,13 @@ class Discovery:
         while True:
             self._changed.clear()
             await self._apply_interfaces()
-            for wait_s in chain(QUERY_AFTER_S, repeat(QUERY_EVERY_S)):
-                await self._query()
+            waits = 0  # since the last query
+            for number in count():
+                if number <= len(QUERY_AFTER_S) or waits >= self._spacing():
+                    await self._query()
+                    waits = 0
+                waits += 1
+                wait_s = QUERY_AFTER_S[number] if number < len(QUERY_AFTER_S) else _jittered(QUERY_EVERY_S)
                 # Not `wait_for`: in Python 3.11 it may lose a cancellation that arrives together with a change.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -320,6 +330,10 @@ def _forget_oldest_names(zeroconf: Zeroconf) -> None:
         for service in cache.async_all_by_details(pointer.alias, _SRV, _IN):
             forgotten += cache.async_entries_with_name(service.server)
         cache.async_remove_records(forgotten)
+
+
+def _jittered(wait_s: float) -> float:
+    return wait_s * random.uniform(1 - QUERY_JITTER, 1)
 
 
 def _now() -> float:

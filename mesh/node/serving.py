@@ -114,7 +114,9 @@ class ServingNode:
             membership=credentials.membership,
         )
         self._core = NodeCore(Circuits(self._mesh))
-        self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)
+        self._shell = MeshShell(
+            self._core, config, identity.mesh_id, self._on_action, search_spacing=self._mesh.search_spacing
+        )
         loop = asyncio.get_running_loop()
 
         def report(done: Report) -> None:

@@ -52,10 +52,20 @@ def clock() -> tuple[int, int]:
 class MeshShell:
     """Drives one core. All methods run on the event loop's thread."""
 
-    def __init__(self, core: Core, config: NodeConfig, mesh_id: bytes, on_action: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        config: NodeConfig,
+        mesh_id: bytes,
+        on_action: Callable[[Any], None],
+        *,
+        search_spacing: Callable[[int], int] = lambda _now_ms: 1,
+    ) -> None:
+        """Take the core; `search_spacing` says at a time how many times longer to wait between searches by mDNS."""
         self._core = core
         self._config = config
         self._on_action = on_action
+        self._search_spacing = search_spacing
         self._events: deque[Event | list[Any]] = deque()
         self._busy = True  # until `start`: events between `listen` and `start` wait in the queue
         self._closed = False
@@ -89,7 +99,12 @@ class MeshShell:
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()
         if self._config.multicast:
-            self._discovery = Discovery(self._on_address_found, self._on_action, loopback=self._config.loopback)
+            self._discovery = Discovery(
+                self._on_address_found,
+                self._on_action,
+                loopback=self._config.loopback,
+                spacing=lambda: self._search_spacing(clock()[0]),
+            )
             await self._discovery.start(os.urandom(INSTANCE_BYTES).hex(), self._mesh_tag, self.port or None)
         for address in known:
             self.feed(AddressFound(address))

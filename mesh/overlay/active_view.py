@@ -26,6 +26,10 @@ EXPLORE_NODE_MS = 1_000
 # A node that has just started links to no more members than a view has, until it learns how many there are.
 STARTING_MS = 3_000
 _ALL = 1 << 30
+# How many times longer a node waits between searches of the network (mDNS) while it needs none: 5 minutes instead of 30 s.
+SEARCH_SPACING_MAX = 10
+# While members are missing, so many nodes of an island search it at the full rate; with more nodes, each searches more rarely.
+SEARCHERS = 4
 
 
 class ActiveView:
@@ -77,6 +81,22 @@ class ActiveView:
         spare = [node_id for node_id in droppable() if degree(node_id) > self._config.view_min]
         # At random: if all nodes dropped the member with the most links, it would lose all of them at once.
         return self._rng.choice(spare) if spare else None
+
+    def search_spacing(self, links: Collection[bytes], now_ms: int) -> int:
+        """Return how many times longer than at its start this node may wait between searches of the network for others.
+
+        It is 1 while the node is alone or wants links, and the limit while no member is missing. In between, the nodes of an
+        island share the search: answers are multicast, so one node that asks finds the others for all.
+        """
+        self._now_ms = now_ms
+        members = len(self._overlay.roster)
+        wanted = self._config.view_min if self._exceeds_full_mesh() else members - 1
+        if members == 1 or len(links) < wanted:
+            return 1
+        if not self._members_missing():
+            return SEARCH_SPACING_MAX
+        reachable = self._overlay.topology.reachable_count(now_ms)
+        return min(max(reachable // SEARCHERS, 1), SEARCH_SPACING_MAX)
 
     def deadline(self, links: Collection[bytes]) -> int | None:
         """Return when `excess_member` may return a member, or when the start phase ends."""

@@ -44,12 +44,12 @@ def run(monkeypatch, multicast):
 class Node:
     """A discovery and what it told."""
 
-    def __init__(self, instance, port=7000, tag=TAG, *, loopback=True):
+    def __init__(self, instance, port=7000, tag=TAG, *, loopback=True, spacing=lambda: 1):
         self.instance, self.port, self.tag = instance, port, tag
         self.found = []
         self.notices = []
         self.told = asyncio.Event()
-        self.discovery = Discovery(self.on_found, self.on_notice, loopback=loopback)
+        self.discovery = Discovery(self.on_found, self.on_notice, loopback=loopback, spacing=spacing)
 
     async def __aenter__(self):
         await self.discovery.start(self.instance, self.tag, self.port)
@@ -204,6 +204,32 @@ def test_known_addresses_are_repeated_at_each_query(run, monkeypatch):
                     await alpha.until(lambda before=before: len(alpha.found) >= before + 3)  # at 0, 0.2 and 0.4 s
 
     run(scene())
+
+
+def test_contented_node_queries_at_each_nth_wait_alone(run, monkeypatch):
+    monkeypatch.setattr(module, "QUERY_AFTER_S", ())
+    monkeypatch.setattr(module, "QUERY_EVERY_S", 0.02)
+    waits, queried, done = [], [], asyncio.Event()
+
+    def spacing():
+        waits.append(len(waits))
+        return 4 if len(waits) <= 24 else 1  # after 24 waits the node wants links again
+
+    async def scene():
+        async with Node("a1", None, spacing=spacing) as alpha:
+            query = alpha.discovery._query
+
+            async def counted():
+                queried.append(len(waits))
+                if len(queried) == 9:
+                    done.set()
+                await query()
+
+            alpha.discovery._query = counted
+            await asyncio.wait_for(done.wait(), WAIT_S)
+
+    run(scene())
+    assert queried[:9] == [0, 4, 8, 12, 16, 20, 24, 25, 26]
 
 
 def test_a_goodbye_takes_nobody_away_and_starts_no_search(run):

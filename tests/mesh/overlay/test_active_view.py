@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.overlay.active_view import EXPLORE_MS, STARTING_MS, ActiveView
+from mycomesh.mesh.overlay.active_view import EXPLORE_MS, SEARCH_SPACING_MAX, STARTING_MS, ActiveView
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 
 
-def view_of(members, reachable):
+def view_of(members, reachable, *, large=True):
     """The view of a grown node that knows so many members and reaches so many nodes."""
     topology = SimpleNamespace(reachable_count=lambda _now_ms: reachable)
-    overlay = SimpleNamespace(roster=range(members), topology=topology, is_large=lambda _now_ms: True)
+    overlay = SimpleNamespace(roster=range(members), topology=topology, is_large=lambda _now_ms: large)
     view = ActiveView(MeshConfig(), overlay, random.Random(1))
     view.links_wanted(FULL, 0)
     return view
@@ -40,3 +40,21 @@ def test_the_more_nodes_search_the_more_rarely_each_does(reachable, every_ms):
     first, second, third = explored(view_of(1_000, reachable), 500_000)[:3]
     assert first == STARTING_MS
     assert second - first == third - second == -(-every_ms // 500) * 500
+
+
+@pytest.mark.parametrize(
+    ("members", "links", "reachable", "spacing"),
+    [
+        (1, 0, 1, 1),  # a founder alone
+        (3, 2, 3, SEARCH_SPACING_MAX),
+        (3, 1, 2, 1),  # a small mesh links to all
+        (200, 6, 200, SEARCH_SPACING_MAX),
+        (200, 5, 200, 1),  # below its view
+        (200, 6, 5, 1),  # a small island: each node searches for the others
+        (200, 6, 20, 5),
+        (200, 6, 199, SEARCH_SPACING_MAX),
+    ],
+)
+def test_search_backs_off_with_links_and_searchers(members, links, reachable, spacing):
+    view = view_of(members, reachable, large=members > MeshConfig().full_mesh_max)
+    assert view.search_spacing([bytes((number,)) * 16 for number in range(links)], STARTING_MS) == spacing
