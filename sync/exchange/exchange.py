@@ -428,7 +428,7 @@ class Exchange:
         tables = [(name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name)]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
-        turn.send(number, wire.Digests(tuple(tables), answer))
+        turn.send(number, wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer))
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests(remember=remember)}

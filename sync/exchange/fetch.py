@@ -75,6 +75,7 @@ class _Link:
     # This replica's vector digests when it deferred the request; None if no request is deferred.
     deferred_vectors: Mapping[str, bytes] | None = None
     deferrals: int = 0  # in a row
+    outdated: bool = False  # a deferred request was dropped, as the table had changed: `digests` are old
     doubted: dict[str, int] = field(
         default_factory=dict
     )  # table -> when to audit again what the peer reports as deleted
@@ -102,6 +103,12 @@ class Fetcher:
         self._release(number)
         for other in sorted(self._links):
             self.request_soon(other, turn.now_ms)
+
+    def take_outdated(self, number: int) -> bool:
+        """Return whether the next comparison on a link has to ask for the peer's digests; once for each time."""
+        link = self._links[number]
+        outdated, link.outdated = link.outdated, False
+        return outdated
 
     def retry_refused(self, now_ms: int) -> None:
         """Request at once what was refused as too new: this node's time has gone forward."""
@@ -140,7 +147,7 @@ class Fetcher:
         wait for `gap_ms` and request only the tables that did not change meanwhile.
         """
         link = self._links[number]
-        link.digests, link.first = theirs, first
+        link.digests, link.first, link.outdated = theirs, first, False
         mine = self._vectors()
         self._settle_claims(link, mine)
         if (
@@ -182,8 +189,11 @@ class Fetcher:
         mine = self._vectors()
         wanted = self._tables_to_request(link, mine, turn.now_ms)
         if before is not None:
-            # A table that has changed since makes the peer's digests old. Each change leads to another comparison.
-            wanted = [name for name in wanted if mine.get(name) == before.get(name)]
+            # A table that has changed since makes the peer's digests old. Each change leads to another comparison, which
+            # asks for new ones: a peer that has sent its last batch, and withheld some on a congested link, sends none.
+            unchanged = [name for name in wanted if mine.get(name) == before.get(name)]
+            link.outdated = len(unchanged) < len(wanted)
+            wanted = unchanged
         if not wanted:
             return
         wanted = fitting(self._replica, wanted)  # the end of this round requests the others

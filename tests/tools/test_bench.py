@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.bench import __main__ as bench
-from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, web, worlds
+from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, spread, web, worlds
 from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
@@ -84,6 +84,8 @@ def small(monkeypatch):
     monkeypatch.setattr(feed, "ROWS", 2_000)
     monkeypatch.setattr(feed, "CHANGED", 100)
     monkeypatch.setattr(feed, "WRITES", 10)
+    monkeypatch.setattr(spread, "ROWS", 5_000)
+    monkeypatch.setattr(spread, "TURNS", 1)
     monkeypatch.setattr(screens, "CHANGES", 2)
     monkeypatch.setattr(web, "POINTS", 200)
     monkeypatch.setattr(web, "CLIENTS", 5)
@@ -135,6 +137,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "upkeep",
         "repair",
         "screens",
+        pytest.param("spread", marks=needs_namespaces),
         pytest.param("web", marks=pytest.mark.skipif(not web.has_browser(), reason="needs chromium and the page")),
         "worlds",
     ],
@@ -146,6 +149,7 @@ def test_a_suite_measures_exactly_its_figures(small, suite):
     assert all(figure.value >= 0 for figure in found.values())
     # So little work may take no memory and no tick of the processor's clock.
     nothing = {"idle_cpu_percent", "catch_up_rss_mb", "bulk_1m_rss_mb", "web_100_clients_mb", "web_moving_cpu_percent"}
+    nothing |= {"spread_here_us", "spread_there_us"}
     assert all(figure.value > 0 for name, figure in found.items() if name not in nothing)
 
 
@@ -155,12 +159,12 @@ def test_drone_that_is_plugged_in_comes_to_equal_others(monkeypatch):
     found = plug.plug(True)
     assert found["plug_in_s"].value > 0
     spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert not any(space in spaces for space in plug._SPACES)
+    assert not any(space in spaces for space in plug.SPACES)
 
 
 def test_without_namespaces_that_figure_is_left_out(monkeypatch):
     monkeypatch.setattr(plug.shutil, "which", lambda _: None)
-    assert plug.plug(True) == {}
+    assert plug.plug(True) == spread.spread(True) == {}
 
 
 def test_json_has_values_units_and_a_baseline():

@@ -13,7 +13,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mycomesh.tools import exits
-from mycomesh.tools.bench import bridges, bulk, feed, files, flows, history, nodes, plug, rounds, screens, web, worlds
+from mycomesh.tools.bench import (
+    bridges,
+    bulk,
+    feed,
+    files,
+    flows,
+    history,
+    nodes,
+    plug,
+    rounds,
+    screens,
+    spread,
+    web,
+    worlds,
+)
 from mycomesh.tools.bench.figure import CATALOGUE, Figure
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.processes import ProcessError
@@ -38,6 +52,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "flows": flows.flows,
     "web": web.web,
     "plug": plug.plug,
+    "spread": spread.spread,
     "screens": screens.screens,
     "worlds": worlds.worlds,
 }

@@ -164,6 +164,16 @@ CATALOGUE = {
         Kind(
             "plug_in_s", "plug", "s", "from plugging in a drone with an empty file until it equals the others", goal=2.0
         ),
+        Kind(
+            "spread_rows_per_s",
+            "spread",
+            "rows/s",
+            "a transaction of 100k rows, from its BEGIN until the other node's file has them",
+            goal=120_000,
+            more=True,
+        ),
+        Kind("spread_here_us", "spread", "us", "CPU a row of that in the node that sends"),
+        Kind("spread_there_us", "spread", "us", "CPU a row of that in the node that receives"),
         Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=300),
         Kind("start_cpu_ms", "node", "ms", "CPU of that", goal=300),
         Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),

@@ -23,24 +23,24 @@ from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.processes import NodeProcess, ending
 
-__all__ = ["plug"]
+__all__ = ["SPACES", "cable", "plug"]
 
 ROWS = 1_000
 TURNS = 5
 APART_S = 3.0  # time without a cable: longer than the queries of discovery after a start
 WAIT_S_MAX = 60.0
 LOOK_S = 0.02
-_SPACES = tuple(f"mcbench{os.getpid()}{side}" for side in "ab")
+SPACES = tuple(f"mcbench{os.getpid()}{side}" for side in "ab")
 
 
 def plug(quick: bool) -> dict[str, Figure]:
     """Return the median of several plug-ins; no figure without network namespaces."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return {}
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory, _cable():
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory, cable():
         here, there = (
             NodeProcess.within(Path(directory), name, prefix=("ip", "netns", "exec", space))
-            for name, space in zip(("here", "there"), _SPACES, strict=True)
+            for name, space in zip(("here", "there"), SPACES, strict=True)
         )
         with ending((here, there)):
             return measured(plug_in_s=statistics.median(_turns(here, there, 1 if quick else TURNS)))
@@ -77,30 +77,31 @@ def _turn(here: NodeProcess, there: NodeProcess) -> float:
 
 
 @contextlib.contextmanager
-def _cable() -> Iterator[None]:
-    left, right = _SPACES
+def cable() -> Iterator[None]:
+    """Connect the two namespaces with a cable during the block: 10.98.0.1 and 10.98.0.2."""
+    left, right = SPACES
     try:
-        for number, space in enumerate(_SPACES, 1):
+        for number, space in enumerate(SPACES, 1):
             _ip("netns", "add", space)
             _ip("-n", space, "link", "set", "lo", "up")
             if number == 2:
                 _ip("link", "add", "eth0", "netns", left, "type", "veth", "peer", "name", "eth0", "netns", right)
-        for number, space in enumerate(_SPACES, 1):
+        for number, space in enumerate(SPACES, 1):
             _ip("-n", space, "addr", "add", f"10.98.0.{number}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "route", "add", "default", "dev", "eth0")
         yield
     finally:
-        for space in _SPACES:
+        for space in SPACES:
             subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)  # noqa: S603, S607
 
 
 def _plugged(*, up: bool) -> None:
     """Set the first node's end of the cable up or down; the drone's interface gains or loses its carrier."""
-    _ip("-n", _SPACES[0], "link", "set", "eth0", "up" if up else "down")
+    _ip("-n", SPACES[0], "link", "set", "eth0", "up" if up else "down")
     if up:
         subprocess.run(  # noqa: S603 -- the route was lost with the interface
-            ["ip", "-n", _SPACES[0], "route", "add", "default", "dev", "eth0"],  # noqa: S607
+            ["ip", "-n", SPACES[0], "route", "add", "default", "dev", "eth0"],  # noqa: S607
             capture_output=True,
             check=False,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from mycomesh.sync.crdt.hlc import HLC_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.events import BatchReceived
 from mycomesh.sync.exchange import fetch
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
-from tests.sync.attackers import FILL, LIAR_SITE, LURE, PRESENT, Liar, all_equal, batch_of, chained, unharmed
+from tests.sync.attackers import FILL, LIAR_SITE, LURE, PRESENT, Liar, all_equal, batch_of, chained, sent, unharmed
 from tests.sync.exchanges import DELAY_MS, BusyFile
 from tests.sync.peers import WALL_MS
 
@@ -170,3 +171,22 @@ def test_end_of_round_that_was_given_up_proves_nothing(world_of):
     before = late.peer.replica.vector("t")
     liar.say(wire.Done(tuple(vectors.items())))
     assert late.peer.replica.vector("t") == before
+
+
+def test_last_batches_that_a_full_link_withheld_come_soon(world_of, monkeypatch):
+    """The peer compares while this node still merges earlier batches, and has nothing to say after that."""
+    world = world_of(2)
+    writer, node = world.nodes
+    link = world.link(writer, node)
+    world.run(3_000)
+    late = []
+    monkeypatch.setattr(world, "_publish", lambda _, payload: late.append(payload))
+    world.write(writer, "INSERT INTO t VALUES(0, 'on its way')")
+    world.write(writer, FILL, 1, 100)
+    began = world.now
+    while not any(isinstance(message, wire.Digests) for message in sent(writer, began)):
+        world.run(1)
+    world.run(2 * DELAY_MS)  # the digests have come, and the request waits for `gap_ms`
+    world.do(node, BatchReceived(world.links[link][1], writer.peer.node_id, late[0]))
+    world.run(2_000)
+    all_equal(world)
