@@ -102,6 +102,7 @@ COMMANDS = (
     Command("accept-drop", "let rows go that one member reports as deleted", DECIDE, "accept_drop"),
     Command("keep-rows", "write rows again that a member wrongly reports as deleted", DECIDE, "keep_rows"),
     Command("backup", "copy the served database; the copy is safe to serve later", DECIDE),
+    Command("mailbox", "carry rows between bases without a link, on a stick or in a folder", DECIDE),
     Command("import", "import a flight log, a track, CSV or GeoJSON as rows", DECIDE, "importing"),
     Command("forget", "remove triggers and internal tables from a file that no node serves", DECIDE),
     Command("isolate", "cut this node off from the mesh, to rehearse a split", REHEARSE, "orders:isolate"),

@@ -473,6 +473,23 @@ MANUAL = {
         ),
         {"file": "text", "bytes": "int"},
     ),
+    "mailbox": Page(
+        (
+            (
+                "mycomesh mailbox export /media/stick",
+                "write this node's rows to a stick, sealed for members of the mesh",
+            ),
+            ("mycomesh mailbox import /media/stick", "take in the rows of all other nodes on it"),
+            ("mycomesh mailbox test /media/stick", "try whether the directory can be a mailbox"),
+        ),
+        {
+            "dir": "text",
+            "envelopes": "int",
+            "bytes": "int",
+            "left_out": ["text"],
+            "parcels": [{"member": "text", "state": "text", "why": "text"}],
+        },
+    ),
     "import": Page(
         (
             ("mycomesh import flight.tlog track", "the positions of a flight after its first 3D fix, as rows"),

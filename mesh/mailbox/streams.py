@@ -52,6 +52,11 @@ class StreamWriter:
         """Batches that wait."""
         return len(self._queue)
 
+    @property
+    def is_full(self) -> bool:
+        """True if a whole envelope waits."""
+        return self._queue_bytes > GATHER_BYTES or len(self._queue) >= BATCHES_MAX
+
     def put(self, batch: Batch) -> None:
         """Queue a batch; drop the oldest ones if the mailbox has been away for too long."""
         self._queue.append(batch)

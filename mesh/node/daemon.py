@@ -375,12 +375,18 @@ class Daemon:
                 return await decisions.answer(self._serving(), request)
             case "changes" | "cursors" | "dead":
                 return await self._feed_requests.answer(self._serving(), request)
-            case "children":
-                return await self._on_children(request)
+            case "children" | "mailbox" as rare:
+                return await (self._on_children(request) if rare == "children" else self._on_mailbox(request))
             case other:
                 raise NodeError(
                     f"this node does not know the request {other!r}; use the same version for node and command"
                 )
+
+    async def _on_mailbox(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry rows to or from a mailbox. The module is loaded only then, to save memory."""
+        module = importlib.import_module("mycomesh.mesh.node.control.mailboxes")
+        answer: dict[str, Any] = await module.answer(self._serving(), request)
+        return answer
 
     async def _on_children(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._children is not None:

@@ -40,6 +40,7 @@ from mycomesh.mesh.node.snapshot import (
 )
 from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, Report
 from mycomesh.mesh.node.state_writer import StateWriter
+from mycomesh.mesh.node.virtual_links import VirtualLinks
 from mycomesh.mesh.node.watch import Watch
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState
@@ -123,6 +124,7 @@ class ServingNode:
             loop.call_soon_threadsafe(self._on_report, done)
 
         self._replica = ReplicaThread(file, identity, config, clock_notes, report)
+        self.virtual_links = VirtualLinks(self._replica.submit)
         self.readers = Readers(self._replica, self.names_by_site)
         self.hooks = HookCommands(config.hooks, self.readers, callbacks.on_notice)
         self._watch: Watch | None = None
@@ -323,7 +325,7 @@ class ServingNode:
         match report:
             case ExchangeActed(actions):
                 now_ms, wall_ms = clock()
-                self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
+                self._shell.perform(self._core.on_exchange(self.virtual_links.take(actions), now_ms, wall_ms))
                 if self._clock_note_timer is None and any(isinstance(action, Publish) for action in actions):
                     loop = asyncio.get_running_loop()
                     self._clock_note_timer = loop.call_later(NOTE_EVERY_S, self._on_clock_note_timer)

@@ -1,0 +1,38 @@
+"""The requests behind `mycomesh mailbox export` and `mycomesh mailbox import`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.mailbox.directory import DirectoryMailbox
+from mycomesh.mesh.node.courier import Courier
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.shell import clock
+
+if TYPE_CHECKING:
+    from mycomesh.mesh.node.serving import ServingNode
+
+__all__ = ["answer"]
+
+
+async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+    """Export this node's rows to the mailbox in a directory, or import those of others; return what was done.
+
+    Raises:
+        NodeError, MailboxError: the request is malformed, or the mailbox cannot be used.
+    """
+    action, folder = request.get("action"), request.get("dir")
+    if action not in ("export", "import") or not isinstance(folder, str) or not Path(folder).is_absolute():
+        raise NodeError(
+            "a mailbox request needs 'action' and an absolute 'dir'; use the same version for node and command"
+        )
+    membership = node.membership
+    roster = membership.roster
+    courier = Courier(roster.identity, roster, membership.secrets(clock()[1]), node.virtual_links)
+    mailbox = DirectoryMailbox(Path(folder))
+    if action == "export":
+        packed = await courier.export(mailbox)
+        return {"envelopes": packed.envelopes, "bytes": packed.size, "left_out": packed.left_out}
+    return {"parcels": [asdict(each) for each in await courier.take_in(mailbox)]}

@@ -1,0 +1,100 @@
+"""Bases without a link: rows go by a stick, and nothing on the stick can be read or forged."""
+
+import shutil
+
+import pytest
+
+from tests.integration.machines import eventually
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def apart(machine, joined, tmp_path):
+    """Two members that serve and never link."""
+    for name in ("alpha", "bravo"):
+        shutil.copytree(joined / name, tmp_path / name)
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.up()
+    bravo.up()
+    (tmp_path / "stick").mkdir()
+    return alpha, bravo, tmp_path / "stick"
+
+
+def rows(one):
+    return one.sql("SELECT id, CASE typeof(v) WHEN 'blob' THEN hex(v) ELSE v END FROM drones ORDER BY id")
+
+
+def digest(one):
+    return {table["name"]: table["digest"] for table in one.status()["tables"]}
+
+
+def test_a_stick_brings_two_bases_together(apart):
+    alpha, bravo, stick = apart
+    alpha.sql("CREATE TABLE drones(id TEXT PRIMARY KEY, v TEXT)")
+    alpha.sql(
+        "WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 5000)"
+        " INSERT INTO drones SELECT 'd' || x, 'known value ' || x FROM n"
+    )
+    eventually(lambda: [table["rows"] for table in alpha.status()["tables"]] == [5000], "alpha has read its rows")
+    alpha.done("mailbox", "export", str(stick))
+    files = list(stick.rglob("*.box"))
+    assert files
+    assert not any(b"known value" in file.read_bytes() or b"drones" in file.read_bytes() for file in files)
+    bravo.done("mailbox", "import", str(stick))
+    assert rows(bravo) == rows(alpha)
+    assert len(rows(bravo).splitlines()) == 5000
+    # The way back: an update, a delete and a conflict.
+    bravo.sql("UPDATE drones SET v = 'changed' WHERE id = 'd7'; DELETE FROM drones WHERE id = 'd8'")
+    alpha.sql("INSERT INTO drones VALUES ('new', 'of alpha')")
+    bravo.done("mailbox", "export", str(stick))
+    alpha.done("mailbox", "import", str(stick))
+    alpha.done("mailbox", "export", str(stick))
+    bravo.done("mailbox", "import", str(stick))
+    eventually(lambda: digest(alpha) == digest(bravo), "both bases are equal")
+    assert rows(alpha) == rows(bravo)
+    assert "d7|changed" in rows(alpha)
+    assert "new|of alpha" in rows(bravo)
+    assert "d8|" not in rows(alpha)
+    assert not any(peer["state"] == "linked" for peer in alpha.status()["peers"])
+
+
+def test_damaged_and_partial_parcels_change_nothing(apart):
+    alpha, bravo, stick = apart
+    alpha.sql("CREATE TABLE drones(id TEXT PRIMARY KEY, v BLOB)")
+    alpha.sql(
+        "WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 40)"
+        " INSERT INTO drones SELECT 'd' || x, randomblob(50000) FROM n"
+    )
+    eventually(lambda: [table["rows"] for table in alpha.status()["tables"]] == [40], "alpha has read its rows")
+    alpha.done("mailbox", "export", str(stick))
+    files = sorted(stick.rglob("*.box"))
+    assert len(files) > 2
+    whole = files[-1].read_bytes()
+    for damage in (whole[:-1], whole[:-1] + bytes((whole[-1] ^ 1,)), files[0].read_bytes(), b""):
+        files[-1].write_bytes(damage)
+        done = bravo.run("mailbox", "import", str(stick))
+        assert done.returncode == 1
+        assert "refused" in done.stderr
+        assert bravo.status()["tables"] == []
+    files[-1].write_bytes(whole)
+    middle = files[1].read_bytes()
+    files[1].unlink()
+    assert "it has no complete parcel" in bravo.run("mailbox", "import", str(stick)).stderr
+    files[1].write_bytes(middle)
+    bravo.done("mailbox", "import", str(stick))
+    assert rows(bravo) == rows(alpha)
+
+
+def test_a_mailbox_that_is_away_is_one_clear_line(apart, tmp_path):
+    alpha, _, stick = apart
+    assert "append, list, read and remove work" in alpha.run("mailbox", "test", str(stick)).stderr
+    assert list(stick.iterdir()) == [stick / "mycomesh"]
+    for action in ("export", "import", "test"):
+        done = alpha.run("mailbox", action, str(tmp_path / "away"))
+        assert done.returncode == 1
+        assert "check that it is mounted, writable and not full" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    done = alpha.run("mailbox", "import", str(stick))
+    assert done.returncode == 1
+    assert "has no parcel of another node" in done.stderr
