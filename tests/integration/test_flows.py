@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -136,6 +137,42 @@ def test_two_nodes_write_the_same_results(machine, tmp_path):
                 assert each.sql(f"SELECT count(*) FROM {table}") == "3\n"
     finally:
         bravo.terminate()
+
+
+@pytest.mark.slow
+def test_kills_of_workers_lose_and_repeat_nothing(machine, tmp_path):
+    (tmp_path / "alpha" / "home" / "crew.py").write_text("def seen(row):\n    return {'drone': row['id']}\n")
+    tables = "CREATE TABLE drones(id TEXT PRIMARY KEY); CREATE TABLE alerts(id INTEGER PRIMARY KEY, drone TEXT)"
+    alpha = machine('[flow.low]\non = "drones"\nrun = "python:crew:seen"\ninto = "alerts"\n', tables)
+    for turn in range(6):
+        eventually(is_in("running", alpha), "the flow runs")
+        alpha.sql(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
+            f" INSERT INTO drones SELECT '{turn}-' || i FROM n"
+        )
+        flow = child(alpha)["pid"]
+        workers = eventually(lambda flow=flow: processes_of(flow), "a worker runs")
+        if turn % 3 == 2:
+            alpha.kill()
+            alpha.up("--port", "0")
+        else:
+            os.kill(workers[0] if turn % 3 else flow, signal.SIGKILL)
+        eventually(lambda pids=workers, turn=turn: turn % 3 == 1 or not any(map(is_alive, pids)), "no worker is left")
+    alpha.shows("SELECT count(*), count(DISTINCT drone) FROM alerts", "18000|18000\n")
+    assert json.loads(alpha.done("dead", "--json")) == []
+
+
+def processes_of(parent):
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout
+    return [int(pid) for pid in found.split()]
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_failing_rows_stop_their_flow_alone(machine):

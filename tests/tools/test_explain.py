@@ -38,6 +38,7 @@ INNER = {
     "FlowStoppedError",
     "FunctionError",
     "MovedError",
+    "RowError",
     "_LostError",
     "LinkError",
     "SchemeError",

@@ -83,7 +83,7 @@ def _list(args: argparse.Namespace, home: Home) -> None:
             "on": each.table,
             "into": each.into,
             "where": each.where if isinstance(each.where, str) else list(each.where),
-            "run": f"sql: {each.sql}",
+            "run": f"{each.kind}: {each.sql or each.call}",
         }
         for each in _settings().load_all(home)
     ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERYWHERE",
     "HERE",
+    "MEMORY_MIB_MAX",
     "SQL_CHARS_MAX",
     "TIMEOUT_S_MAX",
     "FlowSettings",
@@ -35,9 +36,11 @@ __all__ = [
 ]
 
 KIND = "flow"
-KEYS = ("on", "run", "into", "where", "from", "timeout_s")
+KEYS = ("on", "run", "into", "where", "from", "timeout_s", "memory_mib")
 HERE, EVERYWHERE = "here", "everywhere"
 TIMEOUT_S_MAX = 3_600
+MEMORY_MIB_MAX = 65_536
+KINDS = ("sql", "python", "exec")
 SQL_CHARS_MAX = 100_000  # of `on` and `run`; a person writes them
 _IDENTIFIER = r'("(?:[^"]|"")+"|\[[^\]]+\]|`[^`]+`|\w+)'
 _FROM = re.compile(rf"\bFROM\s+{_IDENTIFIER}", re.IGNORECASE)
@@ -57,6 +60,10 @@ class FlowSettings:
     where: `here` for the writes of this node, `everywhere` for all, or names of the nodes that run it for all.
     begin: `now` takes writes after the flow was added, `start` those before it too.
     timeout_s: seconds that one call may take, 1..3,600.
+    kind: `sql`, `python` or `exec`.
+    call: MODULE:FUNCTION or a command for the shell; "" for SQL.
+    memory_mib: of the worker's address space, 64..65,536 MiB.
+    directory: where Python modules are found and commands run.
     """
 
     name: str
@@ -67,6 +74,10 @@ class FlowSettings:
     where: str | tuple[str, ...] = HERE
     begin: str = "now"
     timeout_s: int = 30
+    kind: str = "sql"
+    call: str = ""
+    memory_mib: int = 512
+    directory: str = "."
 
     @property
     def inserts(self) -> bool:
@@ -94,7 +105,8 @@ def load(home: Home, name: str) -> FlowSettings:
     if name not in sections:
         known = ", ".join(sections) or "none"
         raise ConfigError(f"{home.config_file} has no section [flow.{name}]; its flows are: {known}")
-    settings = parse(name, sections[name])
+    directory = str(home.config.absolute())
+    settings = parse(name, sections[name], directory)
     check_cycles(settings, _before(sections, name))
     return settings
 
@@ -134,8 +146,8 @@ def check_cycles(settings: FlowSettings, others: list[FlowSettings]) -> None:
             ways += [(each.into, (*path, each.name)) for each in edges.get(fold(table), ())]
 
 
-def parse(name: str, section: Mapping[str, Any]) -> FlowSettings:
-    """Check a section.
+def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSettings:
+    """Check a section; functions and commands are those of a directory.
 
     Raises:
         ConfigError: a key is missing, unknown or of another type, or its SQL has another form.
@@ -149,20 +161,19 @@ def parse(name: str, section: Mapping[str, Any]) -> FlowSettings:
             example = {"on": 'on = "drones"', "run": 'run = "sql: INSERT INTO alerts SELECT id, at FROM new"'}[key]
             raise wrong(name, f"needs {key!r}, a text of at most {SQL_CHARS_MAX:,} characters, such as {example}")
     table, select = _input(name, str(texts["on"]))
-    kind, colon, sql = str(texts["run"]).partition(":")
-    if not colon or kind.strip() != "sql":
-        raise wrong(
-            name, "run must begin with 'sql:', such as run = \"sql: INSERT INTO alerts SELECT id, at FROM new\""
-        )
-    sql = _statement(name, "run", sql)
+    kind, sql, call = _function(name, str(texts["run"]))
     begin = section.get("from", "now")
     if begin not in ("start", "now"):
         raise wrong(name, f"from must be one of start, now, not {begin!r}")
     timeout_s = section.get("timeout_s", 30)
     if type(timeout_s) is not int or not 1 <= timeout_s <= TIMEOUT_S_MAX:
         raise wrong(name, f"timeout_s must be 1..{TIMEOUT_S_MAX:,}, not {timeout_s!r}")
-    into = _output(name, sql, section.get("into"))
-    settings = FlowSettings(name, table, select, sql, into, _where(name, section.get("where", HERE)), begin, timeout_s)
+    memory_mib = section.get("memory_mib", 512)
+    if type(memory_mib) is not int or not 64 <= memory_mib <= MEMORY_MIB_MAX:
+        raise wrong(name, f"memory_mib must be 64..{MEMORY_MIB_MAX:,}, not {memory_mib!r}")
+    into = _output(name, sql or "SELECT", section.get("into"))
+    where = _where(name, section.get("where", HERE))
+    settings = FlowSettings(name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory)
     if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
         raise wrong(
             name,
@@ -170,6 +181,24 @@ def parse(name: str, section: Mapping[str, Any]) -> FlowSettings:
         )
     check_cycles(settings, [])
     return settings
+
+
+def _function(name: str, text: str) -> tuple[str, str, str]:
+    """Return the kind of a function, its SQL and what is called, of which one is ""."""
+    kind, colon, rest = text.partition(":")
+    kind, rest = kind.strip(), rest.strip()
+    if not colon or kind not in KINDS or not rest:
+        raise wrong(
+            name,
+            "run must begin with 'sql:', 'python:' or 'exec:', such as run = \"sql: INSERT INTO alerts SELECT id, at FROM new\"",
+        )
+    if kind == "sql":
+        return kind, _statement(name, "run", rest), ""
+    if kind == "python" and not re.fullmatch(r"\w+(\.\w+)*:\w+", rest):
+        raise wrong(
+            name, f'run = "python: MODULE:FUNCTION" names a function of a module in this directory, not {rest!r}'
+        )
+    return kind, "", rest
 
 
 def _input(name: str, text: str) -> tuple[str, str]:

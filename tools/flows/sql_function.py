@@ -70,6 +70,25 @@ class SqlFunction:
                 raise FunctionError(f"{error}; columns of {self._settings.table} are {names}") from error
         return found
 
+    def close(self) -> None:
+        """End what runs for the function, which is nothing."""
+
+    def prepare(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Do what is to be done for these changes before the transaction, which is nothing."""
+
+    def run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:
+        """Write the results of changes with these columns; inside a transaction."""
+        self._db.executemany(self.statement(columns), map(self.bindings, changes))
+
+    def sample(self, change: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Write the results of one change; return them."""
+        results = []
+        cursor = self._db.execute(f"{self.statement(tuple(change['values']))} RETURNING *", self.bindings(change))
+        for row in cursor:
+            names = [name for name, _ in cursor.get_description()]
+            results.append(dict(zip(names, row, strict=True)))
+        return results
+
     def bindings(self, change: Mapping[str, Any]) -> list[Any]:
         """Return the values for the statement of a change."""
         dot = dot_of(change["id"])
@@ -82,8 +101,7 @@ class SqlFunction:
         settings = self._settings
         shape = self._shape(settings.into)
         key = [(name, kind) for name, kind, place in shape if place]
-        whole = len(key) == 1 and key[0][1].upper() == "INTEGER"
-        self._derive = integer_key if whole else text_key
+        self._choose_key(key)
         sql = self._with_new(columns, settings.sql)
         self._uses_key = not settings.inserts or "_key" in fold(settings.sql + settings.select) or "*" in settings.sql
         if settings.inserts:
@@ -112,6 +130,10 @@ class SqlFunction:
         text = f"INSERT INTO main.{quoted(settings.into)}({into}) SELECT *{derived} FROM ({sql}) WHERE true{again}"
         apsw.ext.query_info(self._db, text)
         return text
+
+    def _choose_key(self, key: Sequence[tuple[str, str]]) -> None:
+        whole = len(key) == 1 and key[0][1].upper() == "INTEGER"
+        self._derive = integer_key if whole else text_key
 
     @staticmethod
     def _on_repetition(made: Sequence[str], key: Sequence[str], *, derived: bool) -> str:

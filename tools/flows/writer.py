@@ -79,12 +79,13 @@ class Writer:
         self._db.set_progress_handler(self._is_late, STEPS)
         self._position: bytes | None = None
         self._schema_version = -1
-        self.function = SqlFunction(self._db, settings)
+        self.function = _function(self._db, settings)
         self.judge = Judge()
         self.figures: dict[str, float] = {"inputs": 0, "failed": 0}
 
     def close(self) -> None:
         """Close the file."""
+        self.function.close()
         self._db.close()
 
     def columns(self) -> tuple[str, ...] | None:
@@ -129,6 +130,7 @@ class Writer:
             apsw.BusyError: another program has the file.
         """
         self._refresh()
+        self.function.prepare(batch.changes)
         known: dict[int, str] = {}  # number of a change -> why SQLite rolled everything back for it
         together = True
         while True:
@@ -178,12 +180,14 @@ class Writer:
         listing = "SELECT seq, body FROM mycomesh_dead_letters WHERE reader = ? AND tries = 0 ORDER BY seq"
         letters: list[Any] = self._db.execute(listing, (reader,)).fetchall()
         for number, body in letters:
+            change = json.loads(body)
+            self.function.prepare([change])
             known: dict[int, str] = {}
             done = False
             while not done:
                 with contextlib.suppress(_LostError), self._transaction():
                     try:
-                        why = known.get(number) or self._failure(number, json.loads(body))
+                        why = known.get(number) or self._failure(number, change)
                     except _LostError as lost:
                         known |= lost.known
                         raise
@@ -199,23 +203,19 @@ class Writer:
         columns = self.columns()
         if columns is None:
             raise FunctionError(f"there is no table {self._settings.table} or {self._settings.into} yet")
-        statement = f"{self.function.statement(columns)} RETURNING *"
+        self.function.statement(columns)
         listing = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(self._settings.table)}"
         found: list[Any] = self._db.execute(f"{listing} ORDER BY rowid DESC LIMIT ?", (count,)).fetchall()
         made: list[tuple[dict[str, Any], list[dict[str, Any]] | str]] = []
-        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("BEGIN")
         try:
             for number, row in enumerate(found):
                 values = dict(zip(columns, row, strict=True))
                 change = {"id": f"sample/{0:032x}/{number}", "values": values, "who": "", "at": ""}
                 self._start_clock()
                 try:
-                    cursor = self._db.execute(statement, self.function.bindings(change))
-                    results: list[dict[str, Any]] = []
-                    for each in cursor:
-                        names = [name for name, _ in cursor.get_description()]
-                        results.append(dict(zip(names, each, strict=True)))
-                except apsw.Error as error:
+                    results = self.function.sample(change)
+                except (apsw.Error, ValueError) as error:
                     made.append((values, str(error) or type(error).__name__))
                     if not self._db.in_transaction:
                         break
@@ -253,7 +253,7 @@ class Writer:
         return True
 
     def _run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:
-        self._db.executemany(self.function.statement(columns), map(self.function.bindings, changes))
+        self.function.run(columns, changes)
 
     def _write_singly(self, batch: Batch, judge: Judge, known: Mapping[int, str]) -> tuple[int, int]:
         """Run the function for each; a change for which it fails becomes a dead letter.
@@ -323,3 +323,11 @@ class Writer:
                 )
             finally:
                 self._db.set_busy_timeout(1000 * BUSY_S)
+
+
+def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:
+    if settings.kind == "sql":
+        return SqlFunction(db, settings)
+    from mycomesh.tools.flows.rows_function import RowsFunction  # noqa: PLC0415 -- SQL needs no worker
+
+    return RowsFunction(db, settings)

@@ -38,10 +38,15 @@ def writer(tmp_path):
     """Return a function that opens a writer on a file with tables and a cursor."""
     opened = []
 
-    def make(run, into="alerts", sql=TABLES, **section):
+    def make(run, into="alerts", sql=TABLES, directory=".", **section):
         file = str(tmp_path / "f.db")
-        section = {"on": "drones", "run": f"sql: {run}", **({"into": into} if into else {}), **section}
-        settings = parse("low", section)
+        section = {
+            "on": "drones",
+            "run": run if run.startswith(("python:", "exec:")) else f"sql: {run}",
+            **({"into": into} if into else {}),
+            **section,
+        }
+        settings = parse("low", section, directory)
         with apsw.Connection(file) as db:
             db.execute(sql)
             db.execute("CREATE TABLE IF NOT EXISTS mycomesh_cursors(name, table_name, area, position)")

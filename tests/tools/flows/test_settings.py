@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.mesh.node.errors import ConfigError
-from mycomesh.tools.flows.settings import SQL_CHARS_MAX, TIMEOUT_S_MAX, check_cycles, parse
+from mycomesh.tools.flows.settings import MEMORY_MIB_MAX, SQL_CHARS_MAX, TIMEOUT_S_MAX, check_cycles, parse
 
 INSERT = "sql: INSERT INTO alerts(drone) SELECT id FROM new"
 SELECT = "sql: SELECT id FROM new"
@@ -51,6 +51,10 @@ def test_an_insert_names_its_table(sql):
         ({"run": 3}, "needs 'run'"),
         ({"run": "sql: " + "x" * SQL_CHARS_MAX}, "at most 100,000 characters"),
         ({"run": "INSERT INTO a SELECT 1"}, "run must begin with 'sql:'"),
+        ({"run": "python: a.b"}, "names a function of a module"),
+        ({"run": "exec: cat"}, "needs 'into'"),
+        ({"memory_mib": 1}, "memory_mib must be 64..65,536"),
+        ({"memory_mib": MEMORY_MIB_MAX + 1}, "memory_mib must be 64..65,536"),
         ({"run": "sql: DELETE FROM alerts"}, "run takes an INSERT or a SELECT"),
         ({"run": SELECT}, "needs 'into'"),
         ({"run": f"{INSERT}; SELECT 1"}, "run takes one statement"),

@@ -1,0 +1,100 @@
+"""The process in which the function of a flow runs: limits its memory, then becomes the command or calls the Python function.
+
+It reads one JSON object a line, the row, and answers each with one line: an object, an array of objects, or null. It ends when
+its standard input does, and on Linux with the process that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ctypes
+import importlib
+import inspect
+import json
+import os
+import resource
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ERROR", "main"]
+
+ERROR = "_error"  # the key of an answer that says why a function has failed
+READ_BYTES = 1 << 20
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run `MIB exec COMMAND` or `MIB python MODULE:FUNCTION DIRECTORY`."""
+    mib, kind, what, *more = sys.argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_AS, (int(mib) << 20, int(mib) << 20))
+    if kind == "exec":
+        os.execv("/bin/sh", ["/bin/sh", "-c", what])  # noqa: S606 -- the operator's own command
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what the function prints is no answer
+    sys.path.insert(0, more[0])
+    module, _, name = what.partition(":")
+    _serve(getattr(importlib.import_module(module), name), answers)
+
+
+def _serve(function: Callable[[dict[str, Any]], Any], answers: int) -> None:
+    rest = b""
+    while piece := os.read(0, READ_BYTES):
+        *lines, rest = (rest + piece).split(b"\n")
+        rows = [json.loads(line, object_hook=_blob) for line in lines]
+        if inspect.iscoroutinefunction(function):
+            made = asyncio.run(_all(function, rows))
+        else:
+            made = [_answer(function, row) for row in rows]
+        with open(answers, "wb", closefd=False) as file:
+            file.write(b"".join(made))
+
+
+def _answer(function: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> bytes:
+    try:
+        return _line(function(row))
+    except Exception as error:  # noqa: BLE001 -- a function may raise anything
+        return _failed(error)
+
+
+async def _all(function: Callable[[dict[str, Any]], Any], rows: list[dict[str, Any]]) -> list[bytes]:
+    made = await asyncio.gather(*map(function, rows), return_exceptions=True)
+    answers = []
+    for each in made:
+        try:
+            answers.append(_failed(each) if isinstance(each, BaseException) else _line(each))
+        except (TypeError, ValueError) as error:
+            answers.append(_failed(error))
+    return answers
+
+
+def _line(result: Any) -> bytes:
+    if inspect.isgenerator(result):
+        result = list(result)
+    return json.dumps(result, default=_plain).encode() + b"\n"
+
+
+def _failed(error: BaseException) -> bytes:
+    return json.dumps({ERROR: f"{type(error).__name__}: {error}".rstrip(": ")}).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    raise TypeError(f"a value of a row may be text, a number, bytes or None, not {type(value).__name__}")
+
+
+def _blob(value: dict[str, Any]) -> Any:
+    return base64.b64decode(value["base64"]) if value.keys() == {"base64"} else value
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        main()
