@@ -93,7 +93,12 @@ class IndexTriggers:
         With `filling`, indexes that lack rows get them as soon as their triggers can be copied.
         """
         self.take_off()
-        tables = {name: table for name, table in self._registry.tables.items() if self._triggers(table)}
+        having = self._registry.file.tables_with_triggers()
+        tables = {
+            name: table
+            for name, table in self._registry.tables.items()
+            if fold(table.spec.name) in having and self._triggers(table)
+        }
         virtual = (*virtual_tables(self._store.db), *caches(self._store.db)) if tables else ()
         notes, stale = {}, set()
         for name, table in tables.items():

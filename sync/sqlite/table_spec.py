@@ -44,6 +44,8 @@ COLUMNS_READ_MAX = 900
 # Tables that are looked up one by one after a change of the schema, before the whole catalogue is read: a pass that makes
 # tables changes the schema for each of them.
 TABLES_READ_SINGLY_MAX = 4
+# The node has several entries in the catalogue for each table of the user's, which no pass asks for.
+_NOT_INTERNAL = f"NOT LIKE '{INTERNAL_PREFIX.replace('_', '!_')}%' ESCAPE '!'"
 SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a tenth of that
 Row = int | bytes  # the name of a row in this file: its rowid, or its encoded key
 CONTENT_SHOWN_MAX = 12  # shadow tables that a note names; sqlite-vec has four, and one for each further column
@@ -259,7 +261,7 @@ class FileSchema:
     def __init__(self, db: Any) -> None:
         self._db = db
         self._version = -1
-        # By folded name: the entries of the table, its indexes and its triggers, of all tables if `_whole`.
+        # By folded name: the entries of the table, its indexes and its triggers, of all user tables if `_whole`.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
         self._whole = False
         # By folded name: the entries from which a spec was read, and the spec.
@@ -273,16 +275,25 @@ class FileSchema:
         """Return SQLite's version number of the schema, which each change of the schema increases."""
         return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
 
+    def tables_with_triggers(self) -> frozenset[str]:
+        """Return the folded names of the tables that have triggers other than the node's.
+
+        This takes a fraction of the time that the entries of all tables take, and few files have such triggers.
+        """
+        users = _catalogue(self._db, f"WHERE type = 'trigger' AND name {_NOT_INTERNAL}", ())
+        return frozenset(fold(table) for _, _, table, _ in users)
+
     def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
         """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
         version, folded = self.version(), fold(name)
         if version != self._version:
             self._version, self._entries, self._whole = version, {}, False
-        if folded not in self._entries and not self._whole:
-            if len(self._entries) < TABLES_READ_SINGLY_MAX:
+        internal = folded.startswith(INTERNAL_PREFIX)
+        if folded not in self._entries and (internal or not self._whole):
+            if len(self._entries) < TABLES_READ_SINGLY_MAX or internal:
                 self._entries[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
             else:
-                self._entries, self._whole = self._listed(), True
+                self._entries, self._whole = self._listed(f"WHERE tbl_name {_NOT_INTERNAL}"), True
                 self._read = {read: spec for read, spec in self._read.items() if read in self._entries}
         return self._entries.get(folded, [])
 

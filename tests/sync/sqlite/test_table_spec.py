@@ -1,0 +1,60 @@
+"""The cache of table specs: what a pass over the schema of a file with many tables reads of SQLite's catalogue."""
+
+from __future__ import annotations
+
+import apsw
+import pytest
+
+from mycomesh.sync.sqlite.table_spec import TABLES_READ_SINGLY_MAX, FileSchema
+
+COUNT = 2 * TABLES_READ_SINGLY_MAX
+
+
+@pytest.fixture
+def db():
+    made = apsw.Connection(":memory:")
+    for number in range(COUNT):
+        made.execute(f"CREATE TABLE t{number}(id INTEGER PRIMARY KEY, v UNIQUE)")
+    made.execute("CREATE TABLE mycomesh_changes_2(v)")
+    made.execute("CREATE TRIGGER mycomesh_2_insert AFTER INSERT ON t0 BEGIN SELECT 1; END")
+    made.execute('CREATE TRIGGER "mycomeshx" AFTER INSERT ON T1 BEGIN SELECT 1; END')
+    yield made
+    made.close()
+
+
+def entries(schema, name):
+    return sorted((kind, entry) for kind, entry, _ in schema.catalogue_entries(name))
+
+
+def test_entries_are_those_of_each_table(db):
+    schema = FileSchema(db)
+    for number in reversed(range(COUNT)):
+        expected = [("index", f"sqlite_autoindex_t{number}_1"), ("table", f"t{number}")]
+        triggers = {0: [("trigger", "mycomesh_2_insert")], 1: [("trigger", "mycomeshx")]}
+        assert entries(schema, f"T{number}") == expected + triggers.get(number, [])
+
+
+def test_internal_tables_have_entries_among_many(db):
+    schema = FileSchema(db)
+    for number in range(COUNT):
+        schema.catalogue_entries(f"t{number}")
+    assert entries(schema, "mycomesh_changes_2") == [("table", "mycomesh_changes_2")]
+    assert entries(schema, "none") == []
+
+
+def test_only_users_triggers_count(db):
+    schema = FileSchema(db)
+    assert schema.tables_with_triggers() == {"t1"}
+    db.execute("DROP TRIGGER mycomeshx")
+    assert schema.tables_with_triggers() == frozenset()
+
+
+def test_triggers_of_unreadable_names_are_found():
+    db = apsw.Connection(":memory:")
+    db.execute("PRAGMA encoding = 'UTF-8'")
+    db.execute("CREATE TABLE t(v)")
+    db.execute("CREATE TRIGGER mine AFTER INSERT ON t BEGIN SELECT 1; END")
+    db.execute("PRAGMA writable_schema = ON").fetchall()
+    db.execute("UPDATE sqlite_schema SET sql = CAST(CAST(sql AS BLOB) || x'2d2dff' AS TEXT) WHERE name = 'mine'")
+    assert FileSchema(db).tables_with_triggers() == {"t"}
+    db.close()
