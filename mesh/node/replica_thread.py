@@ -99,10 +99,10 @@ class ReplicaThread:
     async def status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
         """Return the status of the replica and of its links, including everything committed before the call.
 
-        While the file cannot be read, return the last status that could be.
+        While the file cannot be read, return the last status that could be. During a long call, writes may lack their stamps.
         """
         try:
-            self._last_status = await self._call(self._status)
+            self._last_status = await self._inspect(self._status)
         except DatabaseError:  # a program has the file locked against readers too
             if self._last_status is None:
                 raise
@@ -147,7 +147,7 @@ class ReplicaThread:
     async def cursors(self) -> list[Cursor]:
         """Return the cursors of the change feed; while the file cannot be read, those that were there last."""
         with contextlib.suppress(DatabaseError):
-            self._last_cursors = await self.run_feed(lambda feed, wall_ms: feed.cursors(wall_ms))
+            self._last_cursors = await self._inspect(lambda _: self._replica.feed.cursors(clock()[1]))
         return self._last_cursors
 
     async def run_feed(self, request: Callable[[Feed, int], T]) -> T:
@@ -190,6 +190,15 @@ class ReplicaThread:
                 return run()
 
         return await asyncio.wrap_future(self._sql.call(translated))
+
+    async def _inspect(self, run: Callable[[bool], T]) -> T:
+        """Run a function that only reads, as `_call`, and also between two transactions of a long call: it then gets True."""
+
+        def translated(between: bool) -> T:
+            with self._replica.store.translated():
+                return run(between)
+
+        return await asyncio.wrap_future(self._sql.inspect(translated))
 
     # ---- on the SQL thread
 
@@ -286,8 +295,8 @@ class ReplicaThread:
         self._replica.shrink()
         trim_heap()
 
-    def _status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
-        if self._replica.outbox.stale():  # so that a user sees the table that he has just created
+    def _status(self, between: bool) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        if not between and self._replica.outbox.stale():  # so that a user sees the table that he has just created
             self._sql.handle_now(CommitSeen())
         return self._replica.status(), self._links()
 

@@ -46,6 +46,9 @@ REFUSED_NOTICE_MS = 60_000
 # stays free for PAUSE_S; after LONG_WORK_MS for LONG_PAUSE_S, for a program that missed the short pauses (ADR 0012).
 WORK_MS, PAUSE_S = 5, 0.001
 LONG_WORK_MS, LONG_PAUSE_S = 20, 0.003
+# An event or a job that takes longer than this lets waiting inspections run between two of its transactions. A merge first stamps
+# all local writes, which are millions while a file is taken in.
+INSPECT_MS = 100
 
 ENDED = "the node has closed its file; run 'mycomesh up' again"
 BROKEN = "the thread that uses the file has ended with {kind}: {error}; run 'mycomesh up' again"
@@ -137,6 +140,7 @@ class SqlThread:
         self._ended = False
         self._cause: Exception | None = None  # the error that ended the thread
         self._timer = _Timer()
+        self._began_ms = 0  # the present event or job
         self._pauses = _Pauses()
         self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
 
@@ -159,6 +163,13 @@ class SqlThread:
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run a function on the thread as urgent work; the future brings its result or error."""
         return self._queue_job(run, last=False)
+
+    def inspect(self, run: Callable[[bool], T]) -> Future[T]:
+        """Run a function that only reads, soon, as urgent work; the future brings its result or error.
+
+        It gets True between two transactions of a long event or job, where it may start no event of its own.
+        """
+        return self._queue_job(lambda: run(False), last=False, between=lambda: run(True))
 
     def call_once(self, run: Callable[[], object]) -> None:
         """Run a function on the thread as urgent work, unless it is queued already.
@@ -186,18 +197,30 @@ class SqlThread:
         self._handle(event)
 
     def pause_if_due(self) -> None:
-        """Sleep for a moment if a pause is due; called on the thread, between two transactions."""
+        """Run inspections that wait for long, and sleep for a moment if a pause is due.
+
+        Called on the thread, between two transactions.
+        """
+        self._run_inspections()
         pause_s = self._pauses.due_s(self._clock()[0])
         if pause_s:
             time.sleep(pause_s)
 
-    def _queue_job(self, run: Callable[[], T], *, last: bool) -> Future[T]:
+    def _run_inspections(self) -> None:
+        if self._clock()[0] - self._began_ms < INSPECT_MS or self._exchange is None:
+            return
+        with self._wake:
+            jobs = self._work_queue.take_between()
+        for job in jobs:
+            self._run_job(job)
+
+    def _queue_job(self, run: Callable[[], T], *, last: bool, between: Callable[[], T] | None = None) -> Future[T]:
         outcome: Future[T] = Future()
         with self._wake:
             if self._ended:
                 outcome.set_exception(self._ended_error())
             else:
-                self._work_queue.put_job(Job(run, outcome, last))
+                self._work_queue.put_job(Job(run, outcome, last, between))
                 self._wake.notify()
         return outcome
 
@@ -208,6 +231,7 @@ class SqlThread:
         try:
             while True:
                 work = self._next_work()
+                self._began_ms = self._clock()[0]
                 if not isinstance(work, Job):
                     self._handle(work)
                 elif self._run_job(work):

@@ -36,11 +36,15 @@ TURN_MS = 20
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A function to run between events; its caller waits for `outcome`. A `last` job ends the thread."""
+    """A function to run between events; its caller waits for `outcome`. A `last` job ends the thread.
+
+    between: what may run in its place between two transactions of a long event or job, None if nothing may.
+    """
 
     run: Callable[[], Any]
     outcome: Future[Any]
     last: bool = False
+    between: Callable[[], Any] | None = None
 
 
 class WorkQueue:
@@ -95,6 +99,13 @@ class WorkQueue:
         if isinstance(work, CommitSeen):
             self._commit_waits = False
         return work
+
+    def take_between(self) -> list[Job]:
+        """Remove the jobs that need not wait for a long event; return them as they may run now."""
+        found = [work for work in self._urgent if isinstance(work, Job) and work.between is not None]
+        for job in found:
+            self._urgent.remove(job)
+        return [Job(job.between, job.outcome) for job in found if job.between is not None]
 
     def clear(self) -> list[Job]:
         """Discard all events; return the jobs, because their callers wait for an outcome."""

@@ -6,6 +6,7 @@ pass, at most once in `SCRUB_KEEP_MS`.
 
 from __future__ import annotations
 
+from mycomesh.sync.capture import table_scan
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
@@ -48,6 +49,8 @@ class ScrubSchedule:
         if turn.now_ms < self._step_at:
             return
         self._step_at = turn.now_ms + self._config.busy_ms  # after an error of the file
+        if table_scan.any_active(self._replica.store.db):
+            return  # a step would first stamp every row that the scan has still to log, in one call
         scrubbed, published = self._replica.scrub.step(
             turn.wall_ms, REQUESTED_ROWS if self._requested else self._config.scrub_rows
         )

@@ -126,6 +126,52 @@ def test_a_waiting_look_is_not_queued_twice(sql, exchange):
     assert looked == [0, 1]
 
 
+def test_an_inspection_runs_within_a_long_call_once(sql, monkeypatch):
+    monkeypatch.setattr(sql_thread, "INSPECT_MS", 0)
+    entered, gate, order = threading.Event(), threading.Event(), []
+
+    def long():
+        entered.set()
+        assert gate.wait(WAIT_S)
+        sql.pause_if_due()  # as between two transactions
+        order.append("end of the long call")
+
+    sql.call(long)
+    assert entered.wait(WAIT_S)
+    inspected = sql.inspect(lambda between: order.append(f"inspected {between}"))
+    other = sql.call(lambda: order.append("another job"))
+    gate.set()
+    inspected.result(WAIT_S)
+    other.result(WAIT_S)
+    assert order == ["inspected True", "end of the long call", "another job"]
+
+
+def test_an_inspection_that_fails_harms_no_call(sql, monkeypatch):
+    monkeypatch.setattr(sql_thread, "INSPECT_MS", 0)
+    entered, gate = threading.Event(), threading.Event()
+
+    def long():
+        entered.set()
+        assert gate.wait(WAIT_S)
+        sql.pause_if_due()
+        return "done"
+
+    called = sql.call(long)
+    assert entered.wait(WAIT_S)
+    inspected = sql.inspect(lambda between: [][between])
+    gate.set()
+    with pytest.raises(IndexError):
+        inspected.result(WAIT_S)
+    assert called.result(WAIT_S) == "done"
+
+
+def test_a_short_call_keeps_inspections_in_order(sql, exchange):
+    hold(sql, exchange)
+    inspected = sql.inspect(lambda between: between)
+    exchange.gate.set()
+    assert inspected.result(WAIT_S) is False
+
+
 def test_a_commit_during_a_drain_is_drained_again(sql, exchange):
     exchange.gate.clear()
     sql.submit(CommitSeen())

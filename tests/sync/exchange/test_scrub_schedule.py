@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mycomesh.sync.capture import table_scan
-from mycomesh.sync.events import TimerFired
+from mycomesh.sync.events import ScrubRequested, TimerFired
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer
 from tests.sync.scans import FILL, SHAPES, bypassing
@@ -39,4 +39,24 @@ def test_an_idle_node_compares_a_few_rows_at_once(tmp_path):
         steps += after != before
     assert steps >= 3
     assert table_scan.any_active(one.replica.store.db) is False
+    world.close()
+
+
+def test_scrub_waits_until_a_file_is_taken_in(tmp_path):
+    one = Peer(tmp_path / "0.db", 0)
+    one.sql(SHAPES["rowid"])
+    one.sql(FILL.format(30_000))
+    world = World([one])
+    exchange = world.nodes[0].exchange
+    assert table_scan.any_active(one.replica.store.db)
+    exchange.handle(ScrubRequested(), world.now, one.wall_ms)
+    stamped = one.replica.tables["t"].log.count
+    for _ in range(3):
+        world.now += 100
+        exchange.handle(TimerFired(), world.now, one.wall_ms)
+    assert (
+        0 < one.replica.tables["t"].log.count - stamped < 10_000
+    )  # one chunk an event, and not all in a step of the scrub
+    world.run(5_000)
+    assert "scrub.done" in world.nodes[0].noticed()
     world.close()
