@@ -369,6 +369,18 @@ MANUAL = {
             "losses": [_LOSS],
             "parked": "text",
             "pending": "bool",
+            "made_by": [
+                {
+                    "flow": "text",
+                    "version": "text",
+                    "table": "text",
+                    "row": "text",
+                    "id": "text",
+                    "who": "text",
+                    "at": "text",
+                    "values": "any",
+                }
+            ],
         },
     ),
     "restore": Page(

@@ -67,6 +67,25 @@ def test_rows_become_results(machine):
     alpha.shows("SELECT count(*) FROM alerts", "2\n")
 
 
+def test_why_leads_back_over_two_flows(machine):
+    second = '[flow.pages]\non = "alerts"\nrun = "sql: SELECT what AS text FROM new"\ninto = "pages"\n'
+    alpha = machine(LOW + second, f"{TABLES}; CREATE TABLE pages(id INTEGER PRIMARY KEY, text TEXT)")
+    eventually(is_in("running", alpha), "it runs")
+    eventually(is_in("running", alpha, "pages"), "it runs")
+    alpha.sql("INSERT INTO drones VALUES('d0', 90), ('d1', 10)")
+    alpha.shows("SELECT text FROM pages", "low at 10\n")
+    key = alpha.sql("SELECT id FROM pages").strip()
+    eventually(lambda: "pages" in alpha.run("why", "pages", key).stdout, "it is in the log")
+    steps = json.loads(alpha.done("why", "pages", key, "--json"))["made_by"]
+    assert [(step["flow"], step["table"], step["who"]) for step in steps] == [
+        ("pages", "alerts", "alpha"),
+        ("low", "drones", "alpha"),
+    ]
+    assert steps[1]["values"] == {"id": "d1", "battery": 10}
+    assert "made by flow low" in alpha.done("why", "pages", key)
+    assert json.loads(alpha.done("why", "drones", "d1", "--json"))["made_by"] == []
+
+
 def test_a_flow_waits_for_its_tables(machine):
     alpha = machine(LOW, "")
     eventually(is_in("waiting", alpha), "it waits")

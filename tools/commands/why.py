@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.journal import printable
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Read the file; the running node supplies only its path and the members' names."""
     file = args.file or _served(home)
     if args.json:
-        print_json(read(home, file, args.table, args.key))
+        steps = [asdict(step) for step in _origins(args, home)]
+        print_json(read(home, file, args.table, args.key) | {"made_by": steps})
         return exits.DONE
     found = _provenance(file, args.table, args.key)
     names = member_names(home)
@@ -55,7 +57,19 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print("\nwrites that lost to these:")
         print_table(("ID", "LOST", "WRITTEN", "BY", "TO", "WHY"), [_loss(loss, names) for loss in found.losses])
         print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
+    for step in _origins(args, home):
+        values = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in step.values.items())
+        made = f"made by flow {step.flow} (version {step.version}) of {step.table} {step.row}"
+        print(printable(f"{made}, written {_moment(step.at)} by {step.who}: {values}"))
     return exits.DONE
+
+
+def _origins(args: argparse.Namespace, home: Home) -> list[Any]:
+    """Return the steps by which flows of this node made a row, none where no node serves the file or none has flows."""
+    if args.file is not None or not sections_of(home.config_file, "flow"):
+        return []
+    steps: list[Any] = importlib.import_module("mycomesh.tools.flows.origin").origins(home, args.table, args.key)
+    return steps
 
 
 def read(home: Home, file: Path, table: str, key: str) -> dict[str, Any]:
