@@ -20,6 +20,7 @@ import apsw
 
 from mycomesh.sync.sqlite.identifiers import fold, is_internal, quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
+from mycomesh.tools.web.bounded import bound
 from mycomesh.tools.web.errors import BusyError, HttpError, QueryError, UnknownError
 
 __all__ = ["BYTES_MAX", "QUERIES_MAX", "QUERY_S_MAX", "ROWS_MAX", "VALUE_BYTES_MAX", "Database", "Rows", "Table"]
@@ -195,6 +196,7 @@ def _limit(db: apsw.Connection) -> None:
     db.limit(apsw.SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)
     db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
     db.limit(apsw.SQLITE_LIMIT_WORKER_THREADS, 0)
+    bound(db, VALUE_BYTES_MAX)
 
 
 def _may_read(operation: int, first: str | None, second: str | None, _schema: str | None, _trigger: str | None) -> int:

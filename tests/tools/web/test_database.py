@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from mycomesh.tools.web import database
+from mycomesh.tools.web.bounded import PATTERN_BYTES_MAX, PRODUCT_MAX
 from mycomesh.tools.web.database import (
     BYTES_MAX,
     QUERIES_MAX,
@@ -176,3 +177,45 @@ def test_statement_that_fails_changes_nothing(made, tmp_path):
         run(made, lambda: made.execute("INSERT INTO t VALUES(10, 1), (1, 2)", []))
     db = apsw.Connection(str(tmp_path / "a.db"))
     assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "instr(zeroblob(15000000), zeroblob(7000000) || x'01')",
+        "replace(hex(zeroblob(4000000)), hex(zeroblob(2000000)) || 'x', 'y')",
+        "trim(hex(zeroblob(4000000)), hex(randomblob(1000000)))",
+        "ltrim(hex(zeroblob(4000000)), hex(randomblob(1000000)))",
+        "rtrim(hex(zeroblob(4000000)), hex(randomblob(1000000)))",
+        "unhex(hex(zeroblob(4000000)), hex(randomblob(1000000)))",
+        "hex(zeroblob(4000000)) LIKE '%' || hex(zeroblob(1000)) || 'x'",
+        "hex(zeroblob(4000000)) GLOB '*' || hex(zeroblob(1000)) || 'x'",
+    ],
+)
+def test_function_that_would_take_hours_is_refused(made, call):
+    text = refused(made, f"SELECT {call}")
+    assert "too long" in text or "too complex" in text
+    assert PRODUCT_MAX > PATTERN_BYTES_MAX
+
+
+def test_bounded_functions_are_those_of_sqlite(made):
+    values = ("'aXbX'", "1e20", "12.5", "x'004241'", "NULL", "'X'", "''", "7")
+    calls = [f"{name}({a}, {b})" for name in ("instr", "trim", "ltrim", "rtrim") for a in values for b in values]
+    calls += [f"replace({a}, {b}, {c})" for a in values for b in values for c in ("'y'", "NULL", "1.5")]
+    calls += ["unhex('41 42', ' ')", "unhex('41-42', ' ')", "'aXbX' LIKE '%xb%'", "'aXbX' GLOB '*Xb*'"]
+    plain = apsw.Connection(":memory:")
+    for call in calls:
+        sql = f"SELECT {call}, typeof({call})"
+        assert run(made, lambda sql=sql: made.query(sql)).rows == plain.execute(sql).fetchall(), call
+
+
+def test_index_on_a_bounded_function_is_used(tmp_path):
+    with sqlite3.connect(tmp_path / "i.db") as db:
+        db.executescript(
+            "CREATE TABLE t(v, g AS (replace(v, '-', ''))); CREATE INDEX i ON t(instr(v, 'x'));"
+            "INSERT INTO t(v) VALUES('a-x')"
+        )
+    db.close()
+    base = Database(tmp_path / "i.db")
+    assert run(base, lambda: base.query("SELECT g FROM t WHERE instr(v, 'x') = 3")).rows == [("ax",)]
+    assert run(base, lambda: base.execute("INSERT INTO t(v) VALUES(?)", ["b-x"])).rows == [(1,)]

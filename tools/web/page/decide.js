@@ -49,7 +49,7 @@ export class DecideView {
 
   draw(conflicts, parked, dead) {
     this.letters = dead;
-    this.others = h("div", {});
+    this.others = h("div", { class: "others" });
     this.drawn = "";
     const { writes, has_token } = this.app.console;
     const may = writes && has_token;
@@ -117,7 +117,7 @@ export class DecideView {
           "article",
           { class: "conflict" },
           h("h3", {}, `${each.table} ${each.row}`),
-          h("p", { class: "muted" }, `${each.reader}, tried ${each.tries} times, ${when(each.last_at)}: ${each.why}`),
+          h("p", { class: "muted" }, `${each.reader}, tried ${each.tries === 1 ? "once" : `${each.tries} times`}, ${when(each.last_at)}: ${each.why}`),
           h("details", {}, h("summary", {}, "What it says"), h("pre", {}, content(each.body))),
           this.action("Try again", may, "/api/dead", { retry: each.number }, `mycomesh dead --retry ${each.number}`),
           this.action("Forget", may, "/api/dead", { drop: each.number }, `mycomesh dead --drop ${each.number}`),
@@ -169,5 +169,5 @@ const lag = (seconds) => (seconds === null ? "" : `${Math.round(seconds)} s`);
 const figures = (value) => (value && typeof value === "object" ? (Array.isArray(value) ? value : Object.entries(value)).map(([name, number]) => `${name} ${number}`).join(", ") : "");
 
 function grid(heads, rows) {
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value) => h("td", { class: typeof value === "number" ? "number" : null }, cell(value))))))));
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", class: typeof rows[0]?.[at] === "number" ? "number" : null }, head)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value) => h("td", { class: typeof value === "number" ? "number" : null }, cell(value))))))));
 }
