@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.bench import __main__ as bench
-from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, spread, web, worlds
+from mycomesh.tools.bench import adopt, bulk, feed, files, history, nodes, plug, rounds, screens, spread, web, worlds
 from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
@@ -72,6 +72,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nodes, "SEALED", 50)
     monkeypatch.setattr(nodes, "ROUNDS", 2)
     monkeypatch.setattr(nodes, "ROWS", 2_000)
+    monkeypatch.setattr(adopt, "ROWS", 2_000)
     monkeypatch.setattr(bulk, "ROWS", 2_000)
     monkeypatch.setattr(bulk, "STEP_ROWS", 1_000)
     monkeypatch.setattr(nodes, "WRITES", 20)
@@ -129,6 +130,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "pipeline",
         "edits",
         "file",
+        "adopt",
         "bulk",
         "crypto",
         "feed",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mycomesh.tools import exits
 from mycomesh.tools.bench import (
+    adopt,
     bridges,
     bulk,
     feed,
@@ -42,6 +43,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "file": files.file_size,
     "open": files.opening,
     "bulk": bulk.bulk,
+    "adopt": adopt.adopt,
     "rounds": rounds.healing,
     "upkeep": rounds.upkeep,
     "repair": rounds.repairing,

@@ -165,6 +165,18 @@ CATALOGUE = {
             "plug_in_s", "plug", "s", "from plugging in a drone with an empty file until it equals the others", goal=2.0
         ),
         Kind(
+            "adopt_rows_per_cpu_s",
+            "adopt",
+            "rows/s",
+            "500k existing rows taken in beside 20 writes a second, for each second of CPU, with the start",
+            goal=60_000,
+            more=True,
+        ),
+        Kind("adopt_packed_percent", "adopt", "%", "of these rows, packed in the change log", goal=99, more=True),
+        Kind("adopt_status_ms", "adopt", "ms", "the longest answer of `status` meanwhile", goal=1_000),
+        Kind("adopt_wait_ms", "adopt", "ms", "the longest wait of a write meanwhile", goal=50),
+        Kind("adopt_file_ratio", "adopt", "ratio", "the file afterwards", "the file before", 1.3),
+        Kind(
             "spread_rows_per_s",
             "spread",
             "rows/s",
