@@ -71,6 +71,7 @@ class Request:
             raise HttpError("send a JSON object with the header Content-Type: application/json", 415)
         try:
             value = json.loads(self.body)
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):

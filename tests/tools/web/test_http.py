@@ -116,8 +116,9 @@ def test_head_has_no_body():
         (request("/json", method="POST", headers=["Content-Type: text/plain"], body=b"{}"), 415),
         (request("/json", method="POST", headers=["Content-Type: application/json"], body=b"[]"), 400),
         (request("/json", method="POST", headers=["Content-Type: application/json"], body=b"[" * 100_000), 400),
+        (request("/json", method="POST", headers=["Content-Type: application/json"], body=b'{"a": "\\ud800"}'), 400),
     ],
-    ids=["nonsense", "no host", "two hosts", "no utf-8", "a form", "no object", "deep"],
+    ids=["nonsense", "no host", "two hosts", "no utf-8", "a form", "no object", "deep", "half a pair"],
 )
 def test_malformed_request_gets_one_line(data, status):
     answer = served(lambda port: talk(port, data))
