@@ -59,8 +59,9 @@ def read_status(
     pending, scanned = 0, table_scan.active_ids(db)
     for name, table in sorted(registry.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+        rows = table.rows.count()  # once: it reads an index of the table
         if table.table_id in scanned:  # rows from before the table was replicated get entries too
-            waiting = max(waiting, table.rows.count() - table.log.count)
+            waiting = max(waiting, rows - table.log.count)
         pending += waiting
         if name == SCHEMA_TABLE:
             continue
@@ -68,7 +69,6 @@ def read_status(
             "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
-        rows = table.rows.count()
         note = notes.get(name, "")
         if not note and not rights.may_write(rights.own, name) and _has_entries_of(table, own):
             note = WITHHELD
