@@ -94,16 +94,25 @@ class Worker:
         self._rest = b""
         return process
 
-    def _exchange(self, lines: Sequence[bytes]) -> tuple[list[bytes], Failure | None]:
-        """Return the answers that come, and why there are not more, None if there are enough."""
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        """Return a worker that waits for rows, None if it has written what nobody asked for."""
+        process = self._process
+        if process is not None and process.stdout is not None and select.select([process.stdout], [], [], 0)[0]:
+            if os.read(process.stdout.fileno(), READ_BYTES):
+                return None
+            self.close()  # it has died between two calls, of no row
         if self._process is None:
             self._process = self._start()
-        process = self._process
+        return self._process
+
+    def _exchange(self, lines: Sequence[bytes]) -> tuple[list[bytes], Failure | None]:
+        """Return the answers that come, and why there are not more, None if there are enough."""
+        process = self._running()
+        if process is None:
+            return [], Failure(TOO_MANY, again=False)
         assert process.stdin is not None
         assert process.stdout is not None
         pending, made = memoryview(b"".join(lines)), list[bytes]()
-        if select.select([process.stdout], [], [], 0)[0] and process.poll() is None:
-            return [], Failure(TOO_MANY, again=False)
         end = time.monotonic() + self._timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)

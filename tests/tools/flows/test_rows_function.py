@@ -146,3 +146,12 @@ def test_a_sample_shows_results_and_failures(flow, rows):
     bad = flow("python:crew:bad")
     rows("INSERT INTO drones VALUES('d1', 0), ('d2', 1)")
     assert [results for _, results in bad.sample(2)] == ["KeyError: 'volt'", [{"drone": "d1"}]]
+
+
+def test_a_worker_killed_between_calls_costs_nothing(flow, change, rows):
+    low = flow("python:crew:low")
+    for number in range(5):
+        write(low, change(number, id=f"d{number}", battery=1))
+        low.function._worker._process.kill()
+    assert rows("SELECT count(*) FROM alerts") == [(5,)]
+    assert rows("SELECT count(*) FROM mycomesh_dead_letters") == [(0,)]
