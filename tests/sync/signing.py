@@ -36,12 +36,13 @@ def identity(number):
     )
 
 
-def signing_peers(directory, count, first=0):
+def signing_peers(directory, count, first=0, wall_ms=WALL_MS):
     """Return peers who know each other's keys, on files of their own; those before `first` are known and not made."""
     identities = [identity(number) for number in range(count)]
     certificates = tuple(NodeAuthority(each).certificate for each in identities)
     peers = [
-        Peer(directory / f"signing{number}.db", number, identity=identities[number]) for number in range(first, count)
+        Peer(directory / f"signing{number}.db", number, wall_ms=wall_ms, identity=identities[number])
+        for number in range(first, count)
     ]
     for peer in peers:
         for certificate in certificates:

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from mycomesh.sync.events import RightsKnown
+from mycomesh.sync.events import CommitSeen, RightsKnown
 from mycomesh.sync.merge.purge import Counted
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer
 from tests.sync.scale import SCALE
+from tests.sync.signing import signing_peers
 
 PERIOD_MS = 1_000
 WALL_MS = 1_700_000_000_000  # before the machine's own time, so that each write is stamped with the virtual one
@@ -217,6 +218,139 @@ def test_keyless_rows_and_counts(world):
     assert rows(two, "SELECT * FROM k ORDER BY 2") == [(None, "mine"), ("good", None)] or rows(two, "SELECT * FROM k")
     assert one.peer.digests() == two.peer.digests()
     assert two.peer.replica.purges.count(thief.peer.node_id, since) == {}
+
+
+@pytest.fixture
+def signing(tmp_path):
+    """Three members with a signed table, the last of which is the thief."""
+    made = World(signing_peers(tmp_path, 3, wall_ms=WALL_MS))
+    one = made.nodes[0]
+    made.write(one, KEYED)
+    decide(made, one, "t", "signed")
+    yield made
+    made.close()
+
+
+def decide(world, node, table, policy):
+    """A node states a policy, and the others follow it."""
+    node.peer.replica.decisions.decide_policy(table, policy)
+    world.do(node, CommitSeen())
+    link_all(world)
+    world.run(PERIOD_MS)
+    assert all(each.peer.replica.decisions.policy(table) == policy for each in world.nodes if policy != "own-ids")
+
+
+def test_signed_rows_and_cells_go(signing):
+    one, two, thief = signing.nodes
+    signing.write(one, "INSERT INTO t VALUES(1, 'good', 'good', 'good')")
+    signing.run(PERIOD_MS)
+    since = now(signing)
+    signing.write(thief, "INSERT INTO t VALUES(2, 'bad', 'bad', 'bad'), (3, 'bad', 'bad', 'bad')")
+    signing.write(thief, "UPDATE t SET a = 'bad' WHERE id = 1")
+    signing.run(PERIOD_MS)
+    signing.write(two, "UPDATE t SET b = 'mine' WHERE id = 3")
+    signing.run(PERIOD_MS)
+    assert len(rows(one)) == 3
+    order(signing, thief, since)
+    settle(signing)
+    # The writer of the cell inserts the row again, which signs it in its own name.
+    assert rows(one) == rows(two) == [(1, None, "good", "good"), (3, None, "mine", None)]
+    assert one.peer.digests() == two.peer.digests()
+
+
+def test_signed_tables_get_own_lost_writes_back(signing):
+    one, two, thief = signing.nodes
+    signing.write(one, "INSERT INTO t VALUES(1, 'old', 'old', 'old'), (2, 'old', 'old', 'old')")
+    signing.run(PERIOD_MS)
+    for link in [link for link, (node, _) in signing.links.items() if node is thief]:
+        signing.cut(link)
+    since = now(signing)
+    signing.write(two, "UPDATE t SET a = 'mine' WHERE id = 1; DELETE FROM t WHERE id = 2")
+    signing.run(PERIOD_MS)
+    signing.write(thief, "UPDATE t SET a = 'bad' WHERE id = 1; REPLACE INTO t VALUES(2, 'bad', 'bad', 'bad')")
+    signing.link(one, thief)
+    signing.link(two, thief)
+    signing.run(PERIOD_MS)
+    assert rows(one) == rows(two) == [(1, "bad", "old", "old"), (2, "bad", "bad", "bad")]
+    order(signing, thief, since, [one])
+    signing.run(PERIOD_MS)
+    order(signing, thief, since, [two])
+    settle(signing)
+    assert rows(one) == rows(two) == [(1, "mine", "old", "old")]
+    assert one.peer.digests() == two.peer.digests()
+
+
+def test_counters_lose_the_whole_share(world):
+    one, two, thief = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER DEFAULT 0)")
+    one.peer.drain()
+    one.peer.replica.decisions.declare_counter("t", "n")
+    world.do(one, CommitSeen())
+    link_all(world)
+    world.write(one, "INSERT INTO t VALUES(1, 0), (2, 0)")
+    world.run(PERIOD_MS)
+    world.write(thief, "UPDATE t SET n = n + 1")
+    world.write(two, "UPDATE t SET n = n + 10")
+    world.run(PERIOD_MS)
+    since = now(world)
+    world.write(thief, "UPDATE t SET n = n + 100 WHERE id = 1")
+    world.run(PERIOD_MS)
+    assert rows(one, "SELECT * FROM t") == [(1, 111), (2, 11)]
+    order(world, thief, since)
+    settle(world)
+    assert rows(one, "SELECT * FROM t") == rows(two, "SELECT * FROM t") == [(1, 10), (2, 11)]
+    world.write(two, "UPDATE t SET n = n + 5")
+    world.run(PERIOD_MS)
+    assert rows(one, "SELECT * FROM t") == [(1, 15), (2, 16)]
+    assert one.peer.digests() == two.peer.digests()
+
+
+def test_rivals_of_an_id_move_back(world):
+    one, two, thief = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+    decide(world, one, "t", "keep-both")
+    for link in [link for link, (node, _) in world.links.items() if node is thief]:
+        world.cut(link)
+    since = now(world)
+    world.write(thief, "INSERT INTO t VALUES(1, 'bad'), (2, 'bad')")
+    world.run(PERIOD_MS)
+    world.write(two, "INSERT INTO t VALUES(1, 'good'), (3, 'good')")
+    world.link(one, thief)
+    world.link(two, thief)
+    world.run(PERIOD_MS)
+    listing = "SELECT a, count(*) FROM t GROUP BY a ORDER BY a"
+    assert rows(one, listing) == rows(two, listing) == [("bad", 2), ("good", 2)]
+    order(world, thief, since)
+    settle(world)
+    assert rows(one, listing) == [("good", 2)]
+    assert rows(one, "SELECT * FROM t ORDER BY 1") == rows(two, "SELECT * FROM t ORDER BY 1")
+    assert one.peer.digests() == two.peer.digests()
+    world.write(one, "INSERT INTO t VALUES(2, 'after')")
+    world.run(PERIOD_MS)
+    assert rows(two, "SELECT a FROM t WHERE id = 2") == [("after",)]
+
+
+def test_own_ids_go_on_after_a_purge(world):
+    one, two, thief = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a)")
+    decide(world, one, "t", "own-ids")
+    world.write(one, "INSERT INTO t(a) VALUES('good')")
+    world.write(two, "INSERT INTO t(a) VALUES('good')")
+    world.run(PERIOD_MS)
+    since = now(world)
+    world.write(thief, "INSERT INTO t(a) VALUES('bad'), ('bad')")
+    world.run(PERIOD_MS)
+    assert len(rows(one, "SELECT id FROM t")) == 4
+    order(world, thief, since)
+    settle(world)
+    left = rows(one, "SELECT * FROM t ORDER BY 1")
+    assert left == rows(two, "SELECT * FROM t ORDER BY 1")
+    assert [a for _, a in left] == ["good", "good"]
+    world.write(one, "INSERT INTO t(a) VALUES('later')")
+    world.write(two, "INSERT INTO t(a) VALUES('later')")
+    world.run(PERIOD_MS)
+    assert rows(one, "SELECT count(DISTINCT id) FROM t") == rows(two, "SELECT count(*) FROM t") == [(4,)]
+    assert one.peer.digests() == two.peer.digests()
 
 
 SCHEMA = """
