@@ -274,6 +274,8 @@ def test_signed_tables_get_own_lost_writes_back(signing):
     assert rows(one) == rows(two) == [(1, "bad", "old", "old"), (2, "bad", "bad", "bad")]
     order(signing, thief, since, [one])
     signing.run(PERIOD_MS)
+    # The first node has the lost write on record, too, and cannot sign it.
+    assert rows(one, "SELECT * FROM t WHERE id = 1") == [(1, None, "old", "old")]
     order(signing, thief, since, [two])
     settle(signing)
     assert rows(one) == rows(two) == [(1, "mine", "old", "old")]
