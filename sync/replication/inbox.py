@@ -115,6 +115,7 @@ class Inbox:
             merged = self._merge_section(table, section, wall_ms, budget, repair=repair)
             applied.merged.add(merged)
             applied.full += self._store.parked_room.take_news()
+            self._outbox.note_full()
             if merged.left_out:
                 self._left_out.setdefault(section.table, set()).update(section.left_out)
             if merged.changes and section.table == SCHEMA_TABLE:

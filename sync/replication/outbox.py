@@ -43,6 +43,7 @@ _RETRY_WEIGHT = EDIT_WEIGHT + PARK_WEIGHT  # a retried row is most often refused
 READ_TRIES = 3
 # Tables whose pending logs one statement checks: apsw caches prepared statements of up to 16 KiB.
 TABLES_CHECKED_MAX = 256
+FULL_SHOWN = 4  # nodes that a note names
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +354,20 @@ class Outbox:
                 self._retries.add(table)
         self._registry.loaded.clear()
 
+    def note_full(self) -> None:
+        """Note for `status` whose inserts tables leave out, because too many rows of theirs are parked."""
+        full = self._store.parked_room.full
+        names = {table.table_id: name for name, table in self._registry.tables.items()} if full else {}
+        left_out: dict[str, list[str]] = {}
+        for table_id, node in full:
+            left_out.setdefault(names.get(table_id, ""), []).append(node.hex()[:8])
+        lines = {
+            name: f"inserts of {', '.join(nodes[:FULL_SHOWN])} are left out until parked rows fit: see 'mycomesh parked'"
+            for name, nodes in left_out.items()
+            if name
+        }
+        self._registry.notes.replace(Source.PARKED, lines)
+
     def run_retries(self, budget: WorkBudget, *, reserve: int = 0) -> bool:
         """Retry parked rows, show held values of new columns, and begin to scan tables with new counters.
 
@@ -362,6 +377,9 @@ class Outbox:
         most = min(ROWS_TRIED_MAX, max(budget.room - reserve, 0) // _RETRY_WEIGHT)
         room = self._retries.step(self._registry.tables.values(), most)
         budget.spend((most - room) * _RETRY_WEIGHT)
+        if room > 0:  # counting takes some milliseconds: not after each of many steps
+            self._store.parked_room.renew()
+            self.note_full()
         more = any(table.pending.unread for table in self._registry.tables.values())
         for table in self._registry.tables.values():
             counters = table.columns.counters

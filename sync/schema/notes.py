@@ -15,9 +15,13 @@ class Source(enum.Enum):
     DRIFT = "drift"  # how a definition differs from the canonical one
     WAITS = "waits"  # why rows of other nodes are not taken in yet
     DROPS = "drops"  # which rows a member reports as deleted, and stay
+    PARKED = "parked"  # whose rows are left out until some of its parked rows fit
     SIZE = "size"  # which columns have values that are too large to send
     IDS = "ids"  # why rows of two nodes may get one id, although each should number its own
     INDEX = "index"  # which index is not kept up to date; appended to the main note
+
+
+_MAIN = tuple(source for source in Source if source is not Source.INDEX)
 
 
 class Notes:
@@ -53,11 +57,7 @@ class Notes:
         """Return one line for each name that has notes, sorted: its main note, and beside it that of its indexes."""
         lines = {}
         for name in sorted({name for name, _ in self._lines}):
-            main = [
-                line
-                for source in (Source.SCHEMA, Source.DRIFT, Source.WAITS, Source.DROPS, Source.SIZE, Source.IDS)
-                if (line := self._of(name, source))
-            ]
+            main = [line for source in _MAIN if (line := self._of(name, source))]
             index = self._of(name, Source.INDEX)
             lines[name] = "; ".join([*main[:1], *([index] if index else [])])
         return lines

@@ -46,6 +46,11 @@ class ParkedRoom:
             self._count()
         return (table_id, site[:SITE_PREFIX]) in self._full
 
+    def renew(self) -> None:
+        """Count again if some origin is full and rows were unparked since; inside a transaction."""
+        if self._full and self._freed:
+            self._count()
+
     @property
     def full(self) -> list[tuple[int, bytes]]:
         """The (table id, first bytes of the origin's sites) that take no more inserts, as of the last count."""

@@ -42,6 +42,10 @@ def parked(node):
     return node.sql("SELECT count(*) FROM mycomesh_parked")[0][0]
 
 
+def note(node):
+    return node.peer.replica.registry.notes.by_name().get("t", "")
+
+
 @pytest.mark.parametrize("over", [-1, 0, 1])
 def test_rows_beyond_the_limit_come_once_some_fit(world, monkeypatch, over):
     assert PARKED_ROWS_MAX == 10_000
@@ -54,6 +58,8 @@ def test_rows_beyond_the_limit_come_once_some_fit(world, monkeypatch, over):
     assert parked(one) == rows if over <= 0 else 128 <= parked(one) < 128 + BATCH
     full = [notice for notice in one.notices if notice.event == "parked.full"]
     assert len(full) == (over > 0)
+    assert note(one).startswith(f"inserts of {other.peer.node_id.hex()[:8]} are left out" if over > 0 else "")
+    assert bool(note(one)) == (over > 0)
     # Other tables of the same node, and its updates and deletes, go on.
     world.write(other, "INSERT INTO v VALUES(1, 'in')")
     world.run(60 * PERIOD_MS)
@@ -65,6 +71,7 @@ def test_rows_beyond_the_limit_come_once_some_fit(world, monkeypatch, over):
     for node in (one, other):
         assert node.sql("SELECT count(*) FROM t WHERE w = 'x'") == [(rows,)]
         assert parked(node) == 0
+        assert note(node) == ""
     assert world.equal()
     assert not [reason for _, reason in (*one.dropped, *other.dropped)]
     world.cut(link)
