@@ -214,8 +214,12 @@ class Replica:
         """Return True if a table of that canonical name may be replicated here, whether the file has it or not."""
         return (name == SCHEMA_TABLE or self.registry.admits(name)) and self.rights.may_read(self.rights.own, name)
 
-    def digests(self, *, remember: bool = False) -> list[TableDigest]:
-        """Return the digest pair of each replicated table, by name.
+    def digests(self) -> list[TableDigest]:
+        """Return the digest pair of each replicated table, by name."""
+        return [TableDigest(name, *pair) for name, pair in self.digest_pairs().items()]
+
+    def digest_pairs(self, *, remember: bool = False) -> dict[str, tuple[bytes, bytes]]:
+        """Return (digest of the vector, digest of the entries) of each replicated table, in the order of names.
 
         With `remember`, a peer that has one of these vectors later is recognised as behind. Only the protocol remembers: a look
         at a node must not change what it does.
@@ -224,7 +228,7 @@ class Replica:
         if remember:
             for _, table in tables:
                 table.coverage.remember()
-        return [TableDigest(name, table.coverage.digest, table.log.digest) for name, table in tables]
+        return {name: (table.coverage.digest, table.log.digest) for name, table in tables}
 
     def vector(self, name: str) -> Vector:
         """Return a copy of a table's vector; empty for a table that is not here."""

@@ -431,7 +431,7 @@ class Exchange:
         turn.send(number, wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer))
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
-        return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests(remember=remember)}
+        return self._replica.digest_pairs(remember=remember)
 
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
         link = self._links[number]

@@ -156,7 +156,7 @@ class Fetcher:
             or number in self._due_at
             or not self._tables_to_request(link, mine, turn.now_ms)
         ):
-            self._request(number, turn)
+            self._request(number, turn, mine)
             return
         self.request_soon(number, turn.now_ms)
         link.deferrals += 1
@@ -178,15 +178,18 @@ class Fetcher:
             self._links[number].deferred_vectors = None
             self._due_at.setdefault(number, now_ms + self._config.gap_ms)
 
-    def _request(self, number: int, turn: Turn) -> None:
-        """Begin a round for the tables where the peer may cover more than we do, except those that another peer sends."""
+    def _request(self, number: int, turn: Turn, mine: Mapping[str, bytes] | None = None) -> None:
+        """Begin a round for the tables where the peer may cover more than we do, except those that another peer sends.
+
+        `mine` are the digests of our vectors if the caller has just read them.
+        """
         link = self._links[number]
         if link.round is not None:
             return  # one round at a time: the end of one stream must not pass for the end of another
         if not self._intake.is_open:
             return  # `on_intake_open` requests
         before, link.deferred_vectors = link.deferred_vectors, None
-        mine = self._vectors()
+        mine = self._vectors() if mine is None else mine
         wanted = self._tables_to_request(link, mine, turn.now_ms)
         if before is not None:
             # A table that has changed since makes the peer's digests old. Each change leads to another comparison, which
@@ -206,7 +209,7 @@ class Fetcher:
         self._due_at[number] = turn.now_ms + self._config.stall_ms
 
     def _vectors(self) -> dict[str, bytes]:
-        return {digest.table: digest.vector for digest in self._replica.digests(remember=True)}
+        return {name: vector for name, (vector, _) in self._replica.digest_pairs(remember=True).items()}
 
     def _tables_to_request(self, link: _Link, mine: Mapping[str, bytes], now_ms: int) -> list[str]:
         """Return the tables where the peer's vector differs from ours and no round fetches that difference yet."""
