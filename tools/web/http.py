@@ -298,7 +298,7 @@ async def _stream(connection: _Connection, response: Response, pieces: AsyncIter
             writer.writelines(state.send_with_data_passthrough(h11.Data(data=piece)) or [])
             if writer.transport.get_write_buffer_size() > STREAM_BYTES_MAX:
                 writer.transport.abort()
-                return
+                raise ConnectionResetError
         writer.write(state.send(h11.EndOfMessage()) or b"")
         async with asyncio.timeout(SEND_S_MAX):
             await writer.drain()
