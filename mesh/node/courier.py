@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mycomesh.mesh.mailbox.mailbox import Listed, Mailbox
+    from mycomesh.mesh.membership.certificate import Certificate
     from mycomesh.mesh.membership.identity import Identity
     from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.node.virtual_links import VirtualLink, VirtualLinks
@@ -166,14 +167,13 @@ class Courier:
                 continue
             try:
                 author, parcel = await asyncio.to_thread(self._newest, mailbox, stream)
-                name = self._name(author)
-                why = await self._replay(mailbox, author, parcel)
-                taken.append(TakenIn(name, "partly" if why else "read", why))
+                why = await self._replay(mailbox, author.node_id, parcel)
+                taken.append(TakenIn(author.name, "partly" if why else "read", why))
             except (DecodeError, CertificateError, sync_errors.DecodeError) as error:
                 taken.append(TakenIn(f"stream {stream.hex()}", "refused", str(error)))
         return taken
 
-    def _newest(self, mailbox: Mailbox, stream: bytes) -> tuple[bytes, list[Listed]]:
+    def _newest(self, mailbox: Mailbox, stream: bytes) -> tuple[Certificate, list[Listed]]:
         """Return the author and the envelopes of the newest complete parcel.
 
         Raises:
@@ -182,10 +182,9 @@ class Courier:
         complete: list[Listed] = []
         run: list[Listed] = []
         refusal: DecodeError | CertificateError = DecodeError("it has no complete parcel")
-        author = b""
         for each in mailbox.list_after(self._keys.mesh, stream, 0):
             try:
-                contents = self._open(mailbox, each)
+                contents = self._open(mailbox, each)[1]
             except (DecodeError, CertificateError) as error:
                 refusal, run = error, []
                 continue
@@ -196,13 +195,13 @@ class Courier:
             else:
                 run = []
             if run and isinstance(wire.decode(contents.batches[-1].payload), wire.Done):
-                complete, run, author = run, [], contents.batches[-1].origin
+                complete, run = run, []
         if not complete:
             raise refusal
-        return author, complete
+        return self._open(mailbox, complete[0])[0], complete
 
-    def _open(self, mailbox: Mailbox, listed: Listed) -> Contents:
-        """Return the contents of one envelope, whose messages the member of that stream has signed."""
+    def _open(self, mailbox: Mailbox, listed: Listed) -> tuple[Certificate, Contents]:
+        """Return the member of a stream, and the contents of one of its envelopes, whose messages it has signed."""
         data = mailbox.get(self._keys.mesh, listed)
         if data is None:
             raise DecodeError("an envelope was removed, or is no file of its size")
@@ -215,12 +214,12 @@ class Courier:
         for batch in contents.batches:
             if batch.origin != author.node_id or not verify(author.node_key, _DOMAIN, batch.signed, batch.signature):
                 raise DecodeError(f"a message in an envelope is not signed by {author.name}")
-        return contents
+        return author, contents
 
     def _messages(self, mailbox: Mailbox, parcel: list[Listed]) -> Iterator[tuple[bytes, wire.Message]]:
         """Yield the messages of a parcel, one envelope in memory at a time."""
         for each in parcel:
-            for batch in self._open(mailbox, each).batches:
+            for batch in self._open(mailbox, each)[1].batches:
                 yield batch.payload, wire.decode(batch.payload)
 
     async def _replay(self, mailbox: Mailbox, author: bytes, parcel: list[Listed]) -> str:
@@ -268,7 +267,3 @@ class Courier:
                 if isinstance(wire.decode(answer), wire.Ack):
                     break
         return ""
-
-    def _name(self, node_id: bytes) -> str:
-        member = self._roster.get(node_id)
-        return node_id.hex()[:8] if member is None else member.name

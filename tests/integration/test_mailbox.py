@@ -41,7 +41,7 @@ def test_a_stick_brings_two_bases_together(apart):
     files = list(stick.rglob("*.box"))
     assert files
     assert not any(b"known value" in file.read_bytes() or b"drones" in file.read_bytes() for file in files)
-    bravo.done("mailbox", "import", str(stick))
+    assert bravo.run("mailbox", "import", str(stick)).stderr == "alpha: read\n"
     assert rows(bravo) == rows(alpha)
     assert len(rows(bravo).splitlines()) == 5000
     # The way back: an update, a delete and a conflict.

@@ -57,7 +57,7 @@ def test_the_newest_complete_parcel_is_read(mailbox):
     put(mailbox, 11, [DONE], previous=10)
     put(mailbox, 20, [DIGESTS])  # its end never reached the stick
     author, parcel = reading()._newest(mailbox, stream)
-    assert (author, [each.position for each in parcel]) == (ALPHA.node_id, [10, 11])
+    assert (author, [each.position for each in parcel]) == (ALPHA.certificate, [10, 11])
     put(mailbox, 21, [DONE], previous=20)
     assert [each.position for each in reading()._newest(mailbox, stream)[1]] == [20, 21]
 
