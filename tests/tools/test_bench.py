@@ -10,7 +10,21 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.bench import __main__ as bench
-from mycomesh.tools.bench import adopt, bulk, feed, files, history, nodes, plug, rounds, screens, spread, web, worlds
+from mycomesh.tools.bench import (
+    adopt,
+    bulk,
+    feed,
+    files,
+    history,
+    mailbox,
+    nodes,
+    plug,
+    rounds,
+    screens,
+    spread,
+    web,
+    worlds,
+)
 from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
@@ -85,6 +99,7 @@ def small(monkeypatch):
     monkeypatch.setattr(feed, "ROWS", 2_000)
     monkeypatch.setattr(feed, "CHANGED", 100)
     monkeypatch.setattr(feed, "WRITES", 10)
+    monkeypatch.setattr(mailbox, "ROWS", 2_000)
     monkeypatch.setattr(spread, "ROWS", 5_000)
     monkeypatch.setattr(spread, "TURNS", 1)
     monkeypatch.setattr(screens, "CHANGES", 2)
@@ -139,6 +154,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "upkeep",
         "repair",
         "screens",
+        pytest.param("mailbox", marks=pytest.mark.slow),
         pytest.param("spread", marks=needs_namespaces),
         pytest.param("web", marks=pytest.mark.skipif(not web.has_browser(), reason="needs chromium and the page")),
         "worlds",

@@ -21,6 +21,7 @@ from mycomesh.tools.bench import (
     files,
     flows,
     history,
+    mailbox,
     nodes,
     plug,
     rounds,
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "web": web.web,
     "plug": plug.plug,
     "spread": spread.spread,
+    "mailbox": mailbox.mailbox,
     "screens": screens.screens,
     "worlds": worlds.worlds,
 }

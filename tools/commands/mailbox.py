@@ -11,6 +11,7 @@ from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.tools import exits
+from mycomesh.tools.progress import progress
 from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     folder = args.dir.absolute()
     if args.action == "test":
         return _test(args, folder)
-    answer = _empty(folder) | ask(home, "mailbox", timeout_s=WAIT_S, action=args.action, dir=str(folder))
+    with progress(f"{args.action}: {folder}"):
+        answer = _empty(folder) | ask(home, "mailbox", timeout_s=WAIT_S, action=args.action, dir=str(folder))
     if args.action == "export":
         left_out = answer["left_out"]
         remark = [f"left out, since some member may not read them: {', '.join(left_out)}"] if left_out else []
