@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.mesh.node.control.client import RESPONSE_BYTES_MAX, decode_line, encode_line, in_directory
+from mycomesh.mesh.node.control.client import decode_line, encode_line, in_directory
 from mycomesh.mesh.node.errors import NodeError, NoNodeError, RefusedError
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeLink"]
 
+# A page has at least one change, whose text is escaped twice. A line is read as it comes, so that a short one takes little.
+ANSWER_BYTES_MAX = 512 << 20
 ANSWER_S = 30  # a node in a long transaction answers after it; what a request itself waits comes on top
 
 
@@ -77,6 +79,6 @@ class NodeLink:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         for path in self._home.sockets:
             with contextlib.suppress(OSError), in_directory(path) as short:
-                self._streams = await asyncio.open_unix_connection(short, limit=RESPONSE_BYTES_MAX)
+                self._streams = await asyncio.open_unix_connection(short, limit=ANSWER_BYTES_MAX)
                 return self._streams
         raise NoNodeError(f"no node runs for this home ({self._home.state}); start one with: mycomesh up FILE.db")

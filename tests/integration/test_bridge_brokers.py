@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.mesh.node.judge import FAILED_MAX
 from tests.integration.bridge_rounds import SQL, child, configure, inside, outside, run_rounds
 from tests.integration.machines import SQLITE, eventually
 from tests.tools.bridges.brokers import BROKERS, Nats
@@ -71,6 +72,27 @@ def test_one_node_publishes_and_another_takes_over(pair, broker_of):
         child(second)["figures"]["sent"] + child(second)["figures"]["duplicates"] < 40
     )  # it repeats seconds, no history
     assert len(set(outside(broker)[1])) == len(outside(broker)[1])
+
+
+def test_a_bridge_that_has_stopped_lets_another_work(pair, broker_of):
+    broker = broker_of(Nats)
+    for machine in pair:
+        machine.terminate()
+        configure(machine, broker)
+    alpha, bravo = pair
+    alpha.sql(SQL)
+    alpha.up()
+    bravo.up("--port", "0", "--peer", alpha.address)
+    states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
+    eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
+    asyncio.run(broker.send([b'{"n": 1, "what": "poison"}'] * FAILED_MAX))
+    eventually(lambda: states() == ["running", "stopped"], f"the other one goes on: {child(alpha)} {child(bravo)}")
+    stopped = alpha if child(alpha)["state"] == "stopped" else bravo
+    assert "bridge resume ground" in stopped.output()
+    asyncio.run(broker.send([b'{"n": 2, "what": "fly"}']))
+    stopped.shows("SELECT n, what FROM orders", "2|fly\n")
+    stopped.done("bridge", "resume", "ground")
+    eventually(lambda: states() == ["running", "standing by"], f"both serve: {child(alpha)} {child(bravo)}")
 
 
 def test_both_sides_of_a_split_publish(pair, broker_of):

@@ -8,6 +8,9 @@ import signal
 
 import pytest
 
+from mycomesh.mesh.node.control.client import RESPONSE_BYTES_MAX
+from mycomesh.mesh.node.control.feed import BODIES_CHARS_MAX
+from mycomesh.tools.node_link import ANSWER_BYTES_MAX
 from tests.integration.machines import SQLITE, Machine, eventually
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
@@ -130,6 +133,29 @@ def test_pause_ends_the_process_until_resume(machine, tmp_path):
     head, shown = alpha.done("bridge", "status").splitlines()[:2]
     assert dict(zip(head.split(), shown.split(), strict=False)).items() >= {"BEHIND": "0", "SENT": "1"}.items()
     assert "file://" in alpha.done("bridge", "list")
+
+
+def test_a_row_of_many_megabytes_holds_nothing_up(machine, tmp_path):
+    alpha = machine(section(tmp_path / "box", 'out = { drones = "out" }'))
+    alpha.sql("INSERT INTO drones VALUES('large', 1, randomblob(13000000)), ('after', 1, NULL)")
+    eventually(lambda: len(lines(tmp_path / "box" / "out")) == 1, "the row behind it is out")
+    (letter,) = json.loads(alpha.done("dead", "--json"))
+    assert (letter["row"], letter["why"].split()[:3]) == ("large", ["the", "message", "has"])
+    assert letter["body"].endswith(" characters)")
+    assert len(letter["body"].rpartition("... (")[0]) == BODIES_CHARS_MAX
+    assert RESPONSE_BYTES_MAX < 13_000_000 * 4 / 3 < ANSWER_BYTES_MAX  # blobs are base64
+
+
+def test_a_table_that_goes_away_is_told_once(machine, tmp_path):
+    alpha = machine(section(tmp_path / "box", 'out = { drones = "out" }'))
+    alpha.sql("INSERT INTO drones VALUES('a', 1, NULL)")
+    eventually(lambda: len(lines(tmp_path / "box" / "out")) == 1, "it is out")
+    alpha.sql("ALTER TABLE drones RENAME TO machines; INSERT INTO machines VALUES('b', 2, NULL)")
+    eventually(lambda: child(alpha).get("figures", {}).get("reconnects", 0) >= 3, f"it tries again: {child(alpha)}")
+    assert "no replicated table 'drones'" in child(alpha)["text"]
+    assert alpha.output().count("no replicated table 'drones'") == 1
+    alpha.sql("ALTER TABLE machines RENAME TO drones")
+    eventually(lambda: {line["value"]["id"] for line in lines(tmp_path / "box" / "out")} == {"a", "b"}, "both are out")
 
 
 def test_replay_sends_again_what_was_written_since(machine, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -39,6 +40,7 @@ __all__ = ["Bridge", "run"]
 PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next connection
 REFUSED_PAUSE_S = 15  # where the outside system refuses, a person has to act
 TABLE_PAUSE_S = 1  # while a table is not there yet
+STEADY_S = 10  # a connection that has served for so long begins with the shortest pause, and the log has its end
 REPORT_S = 1
 KEEP_S = 2
 
@@ -76,6 +78,7 @@ class Bridge:
         self._state = ("starting", "")
         self._told = ""
         self._members: frozenset[str] = frozenset()
+        self._succession: Succession | None = None
 
     async def run(self) -> None:
         """Run for ever; what is wrong is reported and tried again.
@@ -160,7 +163,7 @@ class Bridge:
             self._turn.set(active=True, holder="")
             await self._serve(scheme, writer)
             return
-        succession = Succession(self._home, self._settings, self._turn, writer)
+        succession = self._succession = Succession(self._home, self._settings, self._turn, writer)
         deciding = asyncio.ensure_future(succession.run(self._on_members))
         try:
             await self._serve(scheme, writer)
@@ -188,8 +191,12 @@ class Bridge:
             pause_s: float = 0
             try:
                 await scheme.connect()
-                self._told, failures = "", 0
-                await self._flow(scheme, writer)
+                began = time.monotonic()
+                try:
+                    await self._flow(scheme, writer)
+                finally:
+                    if time.monotonic() - began > STEADY_S:
+                        self._told, failures = "", 0
             except (LinkError, NodeError) as error:
                 pause_s = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
                 failures += 1
@@ -207,6 +214,8 @@ class Bridge:
                     f"{error}; 'mycomesh dead' lists them; repair the cause, then run: mycomesh bridge"
                     f" resume {self._settings.name}",
                 )
+                if self._succession is not None:
+                    self._succession.leave()
                 await scheme.close()
                 await asyncio.Event().wait()
             finally:

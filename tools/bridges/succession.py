@@ -36,6 +36,7 @@ __all__ = ["TABLE", "Succession", "forget_positions", "rank"]
 
 TABLE = "bridge_positions"
 STEP_S = 0.5
+ALONE_S = 2.0  # in a mesh of one node, until another one joins
 GRACE_S = 1.5  # a node that has just started, or become reachable, waits so long before its turn: it may lack rows
 BUSY_MS = 5_000
 RUNS, OFFSETS = "", "in"  # the rows of a node beside those of its tables, which begin with OUT
@@ -48,6 +49,7 @@ _PUT = (
     f"INSERT INTO {TABLE} VALUES(?, ?, ?, ?) ON CONFLICT(bridge, node, part) DO UPDATE SET position = excluded.position"
     f" WHERE {TABLE}.position IS NOT excluded.position"
 )
+_STOP = f"DELETE FROM {TABLE} WHERE bridge = ? AND node = ? AND part = '{RUNS}'"
 
 
 def rank(bridge: str, node_id: str) -> bytes:
@@ -79,16 +81,19 @@ class Succession:
         self._first_s: float | None = None  # since when this node ranks first
         self._followed: dict[tuple[str, str], bytes] = {}  # (node, part) -> the position that was merged
         self._opened = False
+        self._left = False
 
     async def run(self, on_members: Callable[[list[str]], None]) -> None:
         """Decide again and again whose turn it is; tell the ids of the members."""
         while True:
+            pause_s = STEP_S
             with contextlib.suppress(NoNodeError, RefusedError, apsw.BusyError):
                 reach = await self._link.ask("status", brief=True)
                 if reach["phase"] == "serving":
                     on_members([reach["node_id"], *(peer["node_id"] for peer in reach["peers"])])
                     await self._step(reach)
-            await asyncio.sleep(STEP_S)
+                    pause_s = STEP_S if reach["peers"] else ALONE_S
+            await asyncio.sleep(pause_s)
 
     async def _step(self, reach: dict[str, Any]) -> None:
         self._own = reach["node_id"]
@@ -99,6 +104,9 @@ class Succession:
         names = {peer["node_id"]: peer["name"] for peer in reach["peers"] if peer["state"] != "down"}
         names[self._own] = reach["node"]
         running = [node for node, part, _ in rows if part == RUNS and node in names]
+        if self._left:
+            self._turn.set(active=False, holder="")
+            return
         holder = max(running, key=lambda node: rank(self._settings.name, node), default=self._own)
         now_s = asyncio.get_running_loop().time()
         if holder != self._own:
@@ -122,7 +130,7 @@ class Succession:
             self._db.set_busy_timeout(BUSY_MS)
             self._db.execute(_CREATE)
         db, name = self._db, self._settings.name
-        own: dict[str, bytes] = {RUNS: b""}
+        own: dict[str, bytes] = {} if self._left else {RUNS: b""}
         if self._turn.active:
             with contextlib.suppress(apsw.SQLError):  # there are no cursors yet
                 for table in self._settings.out:
@@ -137,6 +145,8 @@ class Succession:
             f"SELECT node, part, position FROM {TABLE} WHERE bridge = ? ORDER BY node, part", (name,)
         ).fetchall()
         known = {part: data for node, part, data in rows if node == self._own}
+        if self._left and RUNS in known:
+            db.execute(_STOP, (name, self._own))
         changed = [(name, self._own, part, data) for part, data in own.items() if known.get(part) != data]
         if changed:
             with db:
@@ -169,6 +179,10 @@ class Succession:
                 await self._link.ask("cursors", follow=follow)
             self._followed[node, part] = data
 
+    def leave(self) -> None:
+        """Let another node have the turn from now on: this bridge has stopped until a person acts."""
+        self._left = True
+
     async def end(self) -> None:
         """Say that the bridge of this node does not run, so that another one has its turn at once."""
         self._link.close()
@@ -176,7 +190,5 @@ class Succession:
             db, self._db = self._db, None
             with contextlib.suppress(apsw.Error):
                 db.set_busy_timeout(500)
-                db.execute(
-                    f"DELETE FROM {TABLE} WHERE bridge = ? AND node = ? AND part = ''", (self._settings.name, self._own)
-                )
+                db.execute(_STOP, (self._settings.name, self._own))
             db.close()

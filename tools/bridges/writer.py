@@ -125,13 +125,17 @@ class Writer:
         self._reads.close()
 
     def shape(self, table: str) -> TableShape | None:
-        """Return the columns of a table as they are by now, None while there is no such table."""
-        version = int(next(self._reads.execute("PRAGMA schema_version"))[0])
+        """Return the columns of a table as they are by now, None while there is no such table; for the event loop."""
+        return TableShape.read(self._reads, table)
+
+    def _shape(self, table: str) -> TableShape | None:
+        """Return the same for the thread that writes: a connection takes no calls of two threads at once."""
+        version = self._number("PRAGMA schema_version")
         if version != self._schema_version:
             self._schema_version = version
             self._shapes.clear()
         if table not in self._shapes:
-            found = TableShape.read(self._reads, table)
+            found = TableShape.read(self._db, table)
             if found is None:
                 return None
             self._shapes[table] = found
@@ -233,7 +237,7 @@ class Writer:
         raise WrongRowError(f"no pattern of 'in' has the topic {arrival.topic!r}")
 
     def _write_row(self, arrival: Arrival, table: str, captured: Mapping[str, str]) -> None:
-        shape = self.shape(table)
+        shape = self._shape(table)
         if shape is None:
             raise WrongRowError(f"there is no table {table}")
         deletes, values = arrival.delete, dict(arrival.values or {})

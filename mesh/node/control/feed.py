@@ -20,6 +20,8 @@ from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mycomesh.mesh.node.readers import Reader
     from mycomesh.mesh.node.serving import ServingNode
     from mycomesh.sync.feed.dead_letters import DeadLetter
@@ -30,6 +32,7 @@ __all__ = ["FeedRequests"]
 IDLE_S = 15
 WAIT_MS_MAX = 10_000
 TOKEN_MAX = 64  # characters
+BODIES_CHARS_MAX = 2 << 20  # of the dead letters in one answer, which escapes lengthen
 PAGES_MAX = 4  # of a reader that wait for their acknowledgement, each at most a megabyte and one change
 
 
@@ -193,7 +196,18 @@ async def _dead(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
     if isinstance(drop, int):
         done.append(await node.run_on_feed(lambda feed, _: feed.drop_letter(drop)))
     letters = await node.run_on_feed(lambda feed, _: feed.letters.all())
-    return {"done": [asdict(letter) for letter in done], "letters": [asdict(letter) for letter in letters]}
+    return {"done": _fitting(done), "letters": _fitting(letters)}
+
+
+def _fitting(letters: Sequence[DeadLetter]) -> list[dict[str, Any]]:
+    """Return dead letters as plain values that fit an answer: long bodies shortened, where all of them together are too long."""
+    plain = [asdict(letter) for letter in letters]
+    if sum(len(each["body"]) for each in plain) > BODIES_CHARS_MAX:
+        share = BODIES_CHARS_MAX // len(plain)
+        for each in plain:
+            if len(each["body"]) > share:
+                each["body"] = f"{each['body'][:share]}... ({len(each['body'])} characters)"
+    return plain
 
 
 def _is_alive(pid: int) -> bool:

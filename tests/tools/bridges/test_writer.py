@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import apsw
 import cbor2
@@ -109,6 +110,20 @@ def test_a_row_with_a_blob_key_is_an_echo(writer):
     key = {"base64": "AP8="}
     into.write([arrival({"id": key, "n": 9_007_199_254_740_993})])
     assert into.is_echo({"table": "t", "key": {"id": key}, "values": {"id": key, "n": 9_007_199_254_740_993}})
+
+
+def test_echoes_are_found_while_a_thread_writes(writer, tmp_path):
+    apsw.Connection(str(tmp_path / "f.db")).execute("PRAGMA journal_mode = WAL")
+    into = writer("CREATE TABLE t(id INTEGER PRIMARY KEY)", out={"t": "out"})
+    change = {"table": "t", "key": {"id": 1}, "values": {"id": 1}}
+    with ThreadPoolExecutor(1) as threads:
+        written = threads.submit(
+            lambda: [into.write([arrival({"id": 20 * n + m}) for m in range(20)]) for n in range(50)]
+        )
+        while not written.done():
+            into.is_echo(change)
+    assert written.result() == [20] * 50
+    assert into.is_echo(change)
 
 
 def test_unknown_keys_are_dropped_where_the_section_says_so(writer, tmp_path):
