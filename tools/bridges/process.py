@@ -203,6 +203,9 @@ class Bridge:
                 self._set("waiting", str(error))
                 self._tell("bridge.waiting", f"{error}; tries again")
                 self._figures.add("reconnects")
+            except apsw.BusyError:
+                pause_s = PAUSES_S[-1]
+                self._set("waiting", "another program keeps the file locked; the bridge goes on when it has ended")
             except SchemeError as error:
                 pause_s = REFUSED_PAUSE_S
                 self._set("refused", str(error))

@@ -38,6 +38,7 @@ __all__ = ["SEEN_MAX", "TableShape", "Writer"]
 SEEN_MAX = 200_000  # ids of one bridge; more than any system keeps for redelivery
 PRUNE_EVERY = 10_000  # ids
 BUSY_S = 30
+READ_MS = 1_000  # that the event loop waits for a commit of another program
 SHOW_MS = 200  # that the file may be busy when the state is written
 BODY_BYTES_MAX = 1 << 20  # of a dead letter: all of a message, but of systems with a larger limit
 WHY_CHARS_MAX = 500
@@ -92,6 +93,7 @@ class Writer:
         self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
         self._db.set_busy_timeout(1000 * BUSY_S)
         self._reads = apsw.Connection(file, apsw.SQLITE_OPEN_READONLY)  # for the event loop, while a thread writes
+        self._reads.set_busy_timeout(READ_MS)
         self._changed: dict[tuple[str, str], None] = {}  # rows that came in and have other values by now
         self._lock = threading.Lock()  # of the connection that writes: threads write, and follow other nodes
         self._shapes: dict[str, TableShape] = {}

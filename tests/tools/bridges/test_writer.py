@@ -112,6 +112,20 @@ def test_a_row_with_a_blob_key_is_an_echo(writer):
     assert into.is_echo({"table": "t", "key": {"id": key}, "values": {"id": key, "n": 9_007_199_254_740_993}})
 
 
+def test_echoes_wait_for_a_commit_of_another_program(writer, tmp_path):
+    into = writer(KEYED, out={"t": "out"})
+    into.write([arrival({"id": 1})])
+    other = apsw.Connection(str(tmp_path / "f.db"))
+    other.execute("BEGIN EXCLUSIVE")
+    change = {"table": "t", "key": {"id": 1}, "values": {"id": 1, "name": None, "at": None}}
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(into.is_echo, change)
+        with pytest.raises(TimeoutError):
+            found.result(0.1)
+        other.execute("COMMIT")
+        assert found.result()
+
+
 def test_echoes_are_found_while_a_thread_writes(writer, tmp_path):
     apsw.Connection(str(tmp_path / "f.db")).execute("PRAGMA journal_mode = WAL")
     into = writer("CREATE TABLE t(id INTEGER PRIMARY KEY)", out={"t": "out"})
