@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 
+import paho.mqtt.client as paho
 import pytest
 
 from mycomesh.tools.bridges import amqp, kafka, mqtt, nats
@@ -187,6 +188,41 @@ def test_messages_come_in_once_when_acknowledged(fresh):
             assert [number for number in numbers if number >= 20] == list(range(20, 50))
             known = {one.id for one in found if one.id}
             assert all(json.loads(each.body)["n"] >= 20 for each in again if each.id not in known)
+
+    run(story())
+
+
+def test_mqtt_3_publishes_and_takes_in(started):
+    """Mosquitto speaks 3.1.1 too, which has no headers."""
+    broker = started("mqtt")
+
+    def old(**more):
+        scheme = scheme_of(broker, bridge="old", **more)
+        scheme._protocol = paho.MQTTv311
+        return scheme
+
+    async def story():
+        async with connected(old(in_="old/in/#")) as scheme:
+            await scheme.subscribe({})
+            async with connected(old(out="old/{id}")) as other:
+                assert list(await other.publish([message(broker, "m3", 1, b"1")])) == [""]
+                assert [each.good for each in await other.probe()] == [True] * 4
+            await broker.send([b"0", b"1", b"2"], "old/in/a")
+            found = []
+            while len(found) < 3:
+                found += await scheme.receive()
+            await scheme.acknowledge(found[:1])
+            assert [(each.body, each.id, dict(each.headers)) for each in found] == [
+                (b"%d" % n, "", {}) for n in range(3)
+            ]
+        async with connected(old(in_="old/in/#")) as scheme:  # the session has what was not acknowledged
+            await scheme.subscribe({})
+            again = []
+            while len(again) < 2:
+                again += await scheme.receive()
+            await scheme.acknowledge(again)
+            assert [each.body for each in again] == [b"1", b"2"]
+        assert "fleet/m3/at" in [topic for topic, _, _ in await broker.read()]
 
     run(story())
 
