@@ -157,14 +157,17 @@ class FailureDetector:
         return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._heartbeat_ms)
 
     def _fit_gaps(self) -> tuple[float, float]:
-        """Return mean and deviation of the gaps. An idle one counts as the first, so the values are defined from the start."""
-        beat = float(self._heartbeat_ms)
-        idle = IDLE_AFTER * beat
-        count = len(self._gaps) + 1  # the prior counts as one sample
-        mean = (sum(self._gaps) + idle) / count
-        variance = (sum((gap - mean) ** 2 for gap in self._gaps) + (idle - mean) ** 2) / count
-        # Loss raises the mean above that gap. Traffic may lower it, but that must not shorten the timeout.
-        return max(mean, idle), max(math.sqrt(variance), DEVIATION_MIN * beat)
+        """Return mean and deviation of the gaps. An idle one counts as the first, so the values are defined from the start.
+
+        A shorter gap counts as an idle one: traffic says nothing of how late a ping may come, and a mixture of both would
+        look like a lossy link.
+        """
+        idle = IDLE_AFTER * self._heartbeat_ms
+        gaps = [max(gap, idle) for gap in self._gaps]
+        count = len(gaps) + 1  # the prior counts as one sample
+        mean = (sum(gaps) + idle) / count
+        variance = (sum((gap - mean) ** 2 for gap in gaps) + (idle - mean) ** 2) / count
+        return mean, max(math.sqrt(variance), DEVIATION_MIN * self._heartbeat_ms)
 
 
 def _quantile(phi: float) -> float:

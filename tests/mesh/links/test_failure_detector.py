@@ -46,6 +46,17 @@ def test_a_dead_peer_is_noticed_within_3_s(alive_ms):
     assert alive_ms + 900 < died <= alive_ms + 3_000
 
 
+def test_traffic_between_pings_does_not_delay_the_notice():
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
+    now = 0
+    for number in range(60):  # writes of the peer, and pauses that only a ping ends
+        now += (600, 2_000, 900)[number % 3]
+        detector.record_received(now)
+        detector.record_sent(now)
+    died = step(detector, now + 60_000, answer=lambda _now, _token: None, start=now)
+    assert now + 900 < died <= now + 3_000
+
+
 def test_it_is_probed_before_it_is_given_up():
     pings = []
 

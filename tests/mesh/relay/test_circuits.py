@@ -198,11 +198,13 @@ def test_what_waits_at_a_relay_is_bounded_per_circuit(monkeypatch):
     monkeypatch.setattr(circuits, "QUEUED_BYTES_MAX", 5_000)
     line = Line("mrm")
     line.run()
+    line.send(2, 1, b"a sign of life", 0)
+    line.run(50)
     outbox = line.nodes[1].core._core.links.conns[line.link(1, 2)].session.outbox
     line.pipes.cut(line.nodes[1], line.nodes[2])  # nothing gets on from the relay, and it does not know yet
     for _ in range(4):
         line.send(0, 2, bytes(200_000), 0)
-    line.run(2_200)
+    line.run(1_000)
     assert 5_000 < outbox.queued < 5_000 + (1 << 17)
     assert [action.link >= CONNS_FROM for action in line.nodes[0].seen(LinkDown)] == [True], "the circuit was given up"
     assert line.linked(1) == [0, 2]
