@@ -58,6 +58,7 @@ def writer(tmp_path):
     yield make
     for each in opened:
         each.close()
+    apsw.hard_heap_limit(0)  # a writer sets it, for the whole process
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import apsw
 import pytest
 
 from mycomesh.tools.flows import writer as module
@@ -55,7 +56,7 @@ def test_sql_that_takes_much_memory_is_refused(writer, change, rows, monkeypatch
     try:
         assert flow.write(batch([change(1, id="d1", battery=0)]), b"\x01", lambda _: b"\x02") == 1
     finally:
-        flow._db.execute("PRAGMA hard_heap_limit = 0")
+        apsw.hard_heap_limit(0)
     assert rows("SELECT why FROM mycomesh_dead_letters") == [("took more than 8 MiB of memory",)]
 
 
