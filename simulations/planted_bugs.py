@@ -464,8 +464,8 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.feed.touched:Touched._record",
-                "self._store.db.executemany(_RECORD, records)",
-                "self._store.db.executemany(_RECORD, [])",
+                "self._store_records(records)",
+                "self._store_records([])",
             ),
         ),
         READ,

@@ -32,6 +32,7 @@ SAID = (
     (faults.Restore(1, 4), "node4 loses its file, and continues with the copy"),
     (faults.Clone(1, 2, 4), "node4 starts on a copy of the file of node2"),
     (faults.Revoke(1, 4), "node4 is revoked"),
+    (faults.Purge(1, 4, 0.5), "node4 is revoked, and its writes since 0.5 s are dropped"),
     (faults.Betray(1, 4, ("digests", "audits")), "node4 begins to lie in its digests, audits"),
     (faults.ClockSet(1, 4, Clock(-1_500, 20)), "the clock of node4 jumps: -1.5 s off, +20 ppm"),
 )
