@@ -149,7 +149,7 @@ def test_rebuilds_of_two_nodes_end_with_one_definition(peers):
 
 def test_a_view_of_its_own_keeps_a_table(equals):
     one, two = made = equals(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b); INSERT INTO t VALUES(1, 2, 3)")
-    two.sql("CREATE VIEW v AS SELECT a FROM t")
+    two.sql("CREATE VIEW v AS SELECT t.a FROM t, mycomesh_meta LIMIT 1")  # so it stays at home
     one.replica.migrate(
         "CREATE TABLE n(id INTEGER PRIMARY KEY, b NOT NULL); INSERT INTO n SELECT id, b FROM t; DROP TABLE t;"
         " ALTER TABLE n RENAME TO t",
