@@ -6,6 +6,7 @@ export const ROWS_MAX = 20_000; // that are loaded of one table; the newest, if 
 const TRACK_MAX = 2_000; // positions of one thing
 const TRAIL_MAX = 200; // positions of one thing that moves in its row
 const DAY_MS = 86_400_000;
+const RETRY_MS = 3_000; // before rows that could not be loaded are asked for again
 
 export const worldX = (lon) => ((lon + 180) / 360) * 256;
 export const worldY = (lat) => {
@@ -81,7 +82,8 @@ export class Layer {
     this.colourBy = "";
     this.staleMs = -1; // -1: five minutes, unless the data is a recording
     this.things = new Map();
-    this.loading = false;
+    this.loading = null; // the promise of a load that is under way
+    this.again = false; // whether somebody asked for the rows while they were loading
     this.error = "";
     this.pending = null; // changes that arrive while the rows are loading
     this.cut = false;
@@ -98,9 +100,24 @@ export class Layer {
     return entity && values[entity] !== null ? String(values[entity]) : row;
   }
 
-  async load() {
-    if (this.loading) return;
-    this.loading = true;
+  // Loads the rows; whoever asks while they are loading gets what the filter lets through by then.
+  load() {
+    this.again = true;
+    this.loading ??= this.loadAll().finally(() => {
+      this.loading = null;
+    });
+    return this.loading;
+  }
+
+  async loadAll() {
+    while (this.again) {
+      this.again = false;
+      await this.loadOnce();
+    }
+    if (this.error) this.reloadSoon(() => {}, RETRY_MS);
+  }
+
+  async loadOnce() {
     this.error = "";
     this.pending = [];
     const started = performance.now();
@@ -117,7 +134,6 @@ export class Layer {
       this.error = error.message;
     }
     this.pending = null;
-    this.loading = false;
     this.loadMs = performance.now() - started;
     this.version++;
   }
@@ -156,7 +172,7 @@ export class Layer {
     this.version++;
   }
 
-  reloadSoon(then = () => {}) {
+  reloadSoon(then = () => {}, afterMs = 300) {
     if (this.reloadTimer) return;
     this.reloadTimer = setTimeout(
       async () => {
@@ -164,7 +180,7 @@ export class Layer {
         await this.load();
         then();
       },
-      Math.max(300, 5 * this.loadMs),
+      Math.max(afterMs, 5 * this.loadMs),
     );
   }
 

@@ -192,7 +192,8 @@ export class MapView {
       if (layer.where) layer.reloadSoon(() => this.changed(layer));
       else layer.onChanges(data.changes);
       this.changed(layer, before !== layer.things.size);
-    } else if (name === "reset") {
+    } else if (name === "reset" || name === "ready") {
+      // Also when a stream begins: what changed between the load and its beginning is in neither.
       for (const layer of this.layers) if (!data.table || layer.table === data.table) layer.reloadSoon(() => this.changed(layer));
     } else if (name === "status" && data.running) {
       this.inset?.replaceChildren(miniature(data.mesh));
