@@ -304,6 +304,7 @@ def test_members_with_a_position_are_linked_on_the_map(page, fleet):
     until(page, "mycomesh.views.map.links().length === 1 && mycomesh.views.map.links()[0][2] === 'ok'")
 
 
+@pytest.mark.usefixtures("flown")
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_fits_and_is_accessible(browser, fleet, width, scheme):
