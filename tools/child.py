@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,9 +16,10 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
+    from typing import Any
 
-__all__ = ["SUPERVISED", "Reports", "end_with_parent", "is_supervised"]
+__all__ = ["SUPERVISED", "Reports", "end_with_parent", "is_supervised", "run_until_signal"]
 
 SUPERVISED = "MYCOMESH_CHILD"  # set in the environment by the node
 GRACE_S = 5  # after SIGTERM to itself
@@ -45,6 +47,20 @@ def _wait_for_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)
+
+
+def run_until_signal(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run the work in an event loop until it ends, or until SIGTERM or SIGINT cancels it."""
+
+    async def cancellable() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await work()
+
+    asyncio.run(cancellable())
 
 
 class Reports:

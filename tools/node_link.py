@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import decode_line, encode_line, in_directory
@@ -13,10 +13,11 @@ from mycomesh.mesh.node.errors import NodeError, NoNodeError, RefusedError
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["NodeLink"]
+__all__ = ["NodeLink", "serving_status"]
 
 # A page has at least one change, whose text is escaped twice. A line is read as it comes, so that a short one takes little.
 ANSWER_BYTES_MAX = 512 << 20
+SERVING_PAUSE_S = 0.2  # before a node that does not serve yet is asked again
 ANSWER_S = 30  # a node in a long transaction answers after it; what a request itself waits comes on top
 
 
@@ -82,3 +83,26 @@ class NodeLink:
                 self._streams = await asyncio.open_unix_connection(short, limit=ANSWER_BYTES_MAX)
                 return self._streams
         raise NoNodeError(f"no node runs for this home ({self._home.state}); start one with: mycomesh up FILE.db")
+
+
+async def serving_status(home: Home, report_wait: Callable[[str], None]) -> dict[str, Any]:
+    """Return the node's status once it serves; report meanwhile what it is waited for.
+
+    Raises:
+        RefusedError: the node refused the request.
+        NodeError: the node did not answer in time.
+    """
+    link = NodeLink(home)
+    try:
+        while True:
+            try:
+                status = await link.ask("status")
+            except NoNodeError as error:
+                report_wait(str(error))
+            else:
+                if status["phase"] == "serving":
+                    return status
+                report_wait("the node does not serve yet")
+            await asyncio.sleep(SERVING_PAUSE_S)
+    finally:
+        link.close()

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError, Judge
 from mycomesh.tools.bridges.bodies import writer_of
-from mycomesh.tools.bridges.node_link import FeedSession
 from mycomesh.tools.bridges.scheme import Message
 from mycomesh.tools.bridges.template import TopicError
 from mycomesh.tools.condition import Condition
+from mycomesh.tools.feed_session import FeedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import apsw
 
-from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
+from mycomesh.mesh.node.errors import ConfigError, NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.figures import Figures
 from mycomesh.tools.bridges.inbound import receive
-from mycomesh.tools.bridges.node_link import NodeLink
 from mycomesh.tools.bridges.outbound import Outbound, check_columns
 from mycomesh.tools.bridges.scheme import LinkError, SchemeError
 from mycomesh.tools.bridges.settings import load
 from mycomesh.tools.bridges.succession import Succession
 from mycomesh.tools.bridges.turn import Turn
 from mycomesh.tools.bridges.writer import Writer
-from mycomesh.tools.child import Reports, end_with_parent
+from mycomesh.tools.child import Reports, end_with_parent, run_until_signal
+from mycomesh.tools.node_link import serving_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,17 +52,7 @@ def run(home: Home, name: str) -> None:
     """
     settings = load(home, name)
     end_with_parent()
-    asyncio.run(_run_until_signal(home, settings))
-
-
-async def _run_until_signal(home: Home, settings: BridgeSettings) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    bridge = Bridge(home, settings, Reports())
-    with contextlib.suppress(asyncio.CancelledError):
-        await bridge.run()
+    run_until_signal(Bridge(home, settings, Reports()).run)
 
 
 class Bridge:
@@ -88,7 +77,8 @@ class Bridge:
         """
         reporting = asyncio.ensure_future(self._report_figures())
         try:
-            status = await self._status()
+            status = await serving_status(self._home, lambda why: self._set("waiting", why))
+            self._on_members([status["node_id"], *(peer["node_id"] for peer in status["peers"])])
             settings = self._settings
             if settings.on and status["node"] not in settings.on:
                 self._set("standing by", f"'on' names other nodes: {', '.join(settings.on)}")
@@ -111,24 +101,6 @@ class Bridge:
                 writer.close()
         finally:
             reporting.cancel()
-
-    async def _status(self) -> dict[str, Any]:
-        """Return the node's status once it serves."""
-        link = NodeLink(self._home)
-        try:
-            while True:
-                try:
-                    status = await link.ask("status")
-                except NoNodeError as error:
-                    self._set("waiting", str(error))
-                else:
-                    if status["phase"] == "serving":
-                        self._on_members([status["node_id"], *(peer["node_id"] for peer in status["peers"])])
-                        return status
-                    self._set("waiting", "the node does not serve yet")
-                await asyncio.sleep(TABLE_PAUSE_S)
-        finally:
-            link.close()
 
     def _is_own(self, message_id: str) -> bool:
         """Return whether the id of a message is that of a change of this mesh: its site begins with a member's id."""

@@ -21,8 +21,9 @@ import apsw
 
 from mycomesh.mesh.node.errors import NoNodeError, RefusedError
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.tools.bridges.node_link import FeedSession, NodeLink
 from mycomesh.tools.bridges.outbound import cursor_of
+from mycomesh.tools.feed_session import FeedSession
+from mycomesh.tools.node_link import NodeLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable

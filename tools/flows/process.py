@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
-from mycomesh.tools.bridges.node_link import FeedSession, NodeLink
-from mycomesh.tools.child import Reports, end_with_parent
+from mycomesh.tools.child import Reports, end_with_parent, run_until_signal
+from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.settings import HERE, load, wrong
 from mycomesh.tools.flows.sql_function import FunctionError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
+from mycomesh.tools.node_link import serving_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,16 +44,7 @@ def run(home: Home, name: str) -> None:
     """
     settings = load(home, name)
     end_with_parent()
-    asyncio.run(_run_until_signal(home, settings))
-
-
-async def _run_until_signal(home: Home, settings: FlowSettings) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await Flow(home, settings, Reports()).run()
+    run_until_signal(Flow(home, settings, Reports()).run)
 
 
 class Flow:
@@ -74,7 +65,7 @@ class Flow:
         Raises:
             ConfigError: the SQL does not fit the tables.
         """
-        status = await self._status()
+        status = await serving_status(self._home, lambda why: self._set("waiting", why))
         self._own = status["node_id"][:16]
         settings = self._settings
         if isinstance(settings.where, tuple) and status["node"] not in settings.where:
@@ -91,23 +82,6 @@ class Flow:
             await asyncio.wait([reporting])
             writer.show("ended", "")
             writer.close()
-
-    async def _status(self) -> dict[str, Any]:
-        """Return the node's status once it serves."""
-        link = NodeLink(self._home)
-        try:
-            while True:
-                try:
-                    status = await link.ask("status")
-                except NoNodeError as error:
-                    self._set("waiting", str(error))
-                else:
-                    if status["phase"] == "serving":
-                        return status
-                    self._set("waiting", "the node does not serve yet")
-                await asyncio.sleep(TABLE_PAUSE_S)
-        finally:
-            link.close()
 
     async def _keep_running(self, writer: Writer) -> None:
         failures = 0

@@ -1,4 +1,4 @@
-"""A bridge's connections to its node: pages of the change feed over the control socket, and their acknowledgement."""
+"""Pages of the change feed over the node's control socket, and their acknowledgement, for bridges and flows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["FeedSession", "NodeLink"]
+__all__ = ["FeedSession"]
 
 WAIT_MS = 10_000  # of one request for changes, which the node answers sooner if there are any
 ROWS_MAX = 1_024
