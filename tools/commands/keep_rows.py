@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.tools import exits
-from mycomesh.tools.render import add_json, tell
+from mycomesh.tools.commands.accept_drop import add_arguments  # the two answers to one question
+from mycomesh.tools.render import tell
 
 if TYPE_CHECKING:
     import argparse
@@ -14,12 +15,6 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("table", metavar="TABLE", help="the table, as 'mycomesh status' names it")
-    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
