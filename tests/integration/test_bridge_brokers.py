@@ -37,6 +37,18 @@ def broker_of(tmp_path):
         one.stop()
 
 
+def bridged(pair, broker):
+    """Start both members again, linked and each with the bridge to a broker."""
+    for machine in pair:
+        machine.terminate()
+        configure(machine, broker)
+    alpha, bravo = pair
+    alpha.sql(SQL)
+    alpha.up()
+    bravo.up("--port", "0", "--peer", alpha.address)
+    return alpha, bravo
+
+
 @pytest.mark.timeout(3_000)
 @pytest.mark.parametrize("name", [name for name in BROKERS if SCALE > 1 or not BROKERS[name].shared])
 def test_kills_lose_nothing_and_double_nothing(machine, broker_of, name):
@@ -48,13 +60,7 @@ def test_kills_lose_nothing_and_double_nothing(machine, broker_of, name):
 
 def test_one_node_publishes_and_another_takes_over(pair, broker_of):
     broker = broker_of(Nats)
-    for machine in pair:
-        machine.terminate()
-        configure(machine, broker)
-    alpha, bravo = pair
-    alpha.sql(SQL)
-    alpha.up()
-    bravo.up("--port", "0", "--peer", alpha.address)
+    alpha, bravo = bridged(pair, broker)
     bravo.shows("SELECT count(*) FROM drones", "0\n")
     states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
     eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
@@ -76,13 +82,7 @@ def test_one_node_publishes_and_another_takes_over(pair, broker_of):
 
 def test_a_bridge_that_has_stopped_lets_another_work(pair, broker_of):
     broker = broker_of(Nats)
-    for machine in pair:
-        machine.terminate()
-        configure(machine, broker)
-    alpha, bravo = pair
-    alpha.sql(SQL)
-    alpha.up()
-    bravo.up("--port", "0", "--peer", alpha.address)
+    alpha, bravo = bridged(pair, broker)
     states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
     eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
     asyncio.run(broker.send([b'{"n": 1, "what": "poison"}'] * FAILED_MAX))
@@ -97,13 +97,7 @@ def test_a_bridge_that_has_stopped_lets_another_work(pair, broker_of):
 
 def test_both_sides_of_a_split_publish(pair, broker_of):
     broker = broker_of(Nats)
-    for machine in pair:
-        machine.terminate()
-        configure(machine, broker)
-    alpha, bravo = pair
-    alpha.sql(SQL)
-    alpha.up()
-    bravo.up("--port", "0", "--peer", alpha.address)
+    alpha, bravo = bridged(pair, broker)
     bravo.shows("SELECT count(*) FROM drones", "0\n")
     alpha.done("isolate")
     for machine, name in ((alpha, "a"), (bravo, "b")):
