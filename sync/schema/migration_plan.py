@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.errors import MigrationError
-from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, SHARED, fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import user_tables
@@ -159,7 +159,8 @@ def _copy_schema(db: Any, trial: Any) -> None:
     trial.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
     listing = (
         f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE sql IS NOT NULL"
-        " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\'"
+        " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        f" AND (name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' OR name IN {tuple(sorted(SHARED))})"
         " ORDER BY type <> 'table', sql NOT LIKE 'CREATE VIRTUAL%', rowid"
     )
     for cells in db.execute(listing).fetchall():

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, is_reserved
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
 from mycomesh.sync.sqlite.versions import Version, parse_version
 
@@ -308,4 +308,5 @@ def _subject(name: Any, kind: str) -> list[str] | None:
         return None
     if type(names) is not list or not names or not all(type(item) is str for item in names):
         return None
-    return None if names[0].startswith(INTERNAL_PREFIX) else names  # nobody decides about internal tables
+    internal = names[0].startswith(INTERNAL_PREFIX) and is_reserved(names[0])
+    return None if internal else names  # nobody decides about internal tables

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.sqlite.create_table import columns, definition_of
-from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, SHARED, fold, quoted
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinity, read_table, user_tables
 from mycomesh.sync.sqlite.tokens import without_comments
 
@@ -268,7 +268,8 @@ def authorize_create(action: int) -> Authorizer:
         if operation not in allowed:
             return apsw.SQLITE_DENY
         if operation == apsw.SQLITE_CREATE_INDEX and any(
-            fold(name or "").startswith(INTERNAL_PREFIX) for name in (first, second)
+            folded.startswith(INTERNAL_PREFIX) and folded not in SHARED
+            for folded in (fold(first or ""), fold(second or ""))
         ):
             return apsw.SQLITE_DENY
         if operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and first not in ("sqlite_master", "sqlite_schema"):

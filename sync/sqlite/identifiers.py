@@ -5,11 +5,23 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_capture_index", "is_capture_trigger", "is_internal", "quoted"]
+__all__ = [
+    "INTERNAL_PREFIX",
+    "NAME_MAX",
+    "SHARED",
+    "fold",
+    "is_capture_index",
+    "is_capture_trigger",
+    "is_internal",
+    "is_reserved",
+    "quoted",
+]
 
 NAME_MAX = 256  # characters of a table's or column's name in a message
 
 INTERNAL_PREFIX = "mycomesh_"
+# Tables of commands that replicate as a user's do, under the same rights.
+SHARED = frozenset({"mycomesh_flows", "mycomesh_models", "mycomesh_model_parts", "mycomesh_model_uses"})
 _TABLES = re.compile(
     r"mycomesh_((pending|changes|runs|seals)_\d+"
     r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|accounts|trouble|peers|tables"
@@ -30,6 +42,11 @@ def fold(name: str) -> str:
 def is_internal(table: str) -> bool:
     """Return True if the node itself creates a table of that name."""
     return _TABLES.fullmatch(table) is not None
+
+
+def is_reserved(folded: str) -> bool:
+    """Return True if no user's table may have that name: it is SQLite's or the node's."""
+    return folded.startswith(("sqlite_", INTERNAL_PREFIX)) and folded not in SHARED
 
 
 def is_capture_trigger(name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync import codec
-from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_internal, quoted
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_internal, is_reserved, quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import readable_sql
@@ -179,9 +179,9 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
             continue
         folded = fold(name)
-        if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_internal(folded):
+        if is_reserved(folded) and folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_internal(folded):
             skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are reserved for the node; rename it"))
-        if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
+        if is_reserved(folded):
             continue
         match kind:
             case "table" if folded in CACHES:
