@@ -6,6 +6,8 @@ writes into a stream's directory, so that a look before the rename is enough not
 
 Another program may put anything into the directory. So nothing but regular files is opened, none larger than an envelope,
 and the number of names that count is bounded.
+
+A gateway learns by inotify what appears here. A network share does not tell what other machines write, so it looks too.
 """
 
 from __future__ import annotations
@@ -13,25 +15,40 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import stat
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mycomesh.mesh.io.inotify import add_watch, open_inotify
 from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, STREAM_BYTES
-from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError, Pace
 from mycomesh.mesh.primitives import ID_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LISTED_MAX", "STREAMS_MAX", "DirectoryMailbox"]
 
 STREAMS_MAX = 1_024  # of one mesh: as many as members
 LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
 
+PACE = Pace(
+    spacing_ms=1_000, poll_ms=15_000
+)  # one file a second at most; a share is looked at as often as links compare
+
 _FOLDER = "mycomesh"
+_CREATED, _MOVED_IN, _GONE = 0x100, 0x80, 0x400  # IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF
+_READ_BYTES = 65_536
 _STREAM = re.compile(rf"[0-9a-f]{{{2 * STREAM_BYTES}}}")
 _ENVELOPE = re.compile(r"[0-7][0-9a-f]{15}\.box")
 
 
 class DirectoryMailbox:
     """The mailbox in the directory `path`, which must exist: a stick that is not mounted must not become a folder."""
+
+    pace = PACE
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,6 +122,16 @@ class DirectoryMailbox:
         except OSError as error:
             raise self._error(error) from error
 
+    def watch(self, mesh: bytes, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_change` on a thread of its own after each change; without inotify never. Return a function that ends this."""
+        fd = open_inotify(self._path, _CREATED | _MOVED_IN | _GONE)
+        if fd < 0:
+            return lambda: None
+        stop_reading, stop_writing = os.pipe2(os.O_CLOEXEC)
+        watching = (fd, stop_reading, self._path / _FOLDER / mesh.hex(), on_change)
+        threading.Thread(target=_follow, args=watching, name="mycomesh-mailbox-watch", daemon=True).start()
+        return lambda: os.close(stop_writing)
+
     def _stream(self, mesh: bytes, stream: bytes) -> Path:
         assert len(mesh) == ID_BYTES
         assert len(stream) == STREAM_BYTES
@@ -125,6 +152,29 @@ class DirectoryMailbox:
     def _error(self, error: OSError) -> MailboxError:
         text = f"mailbox {self._path}: {error.strerror or error}; check that it is mounted, writable and not full"
         return MailboxError(text)
+
+
+def _follow(fd: int, stop: int, folder: Path, on_change: Callable[[], None]) -> None:
+    """Report each change below a mesh's folder until the other end of `stop` is closed; streams may appear at any time."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(stop, select.POLLHUP)
+    mask, changed = _CREATED | _MOVED_IN, False
+    while True:
+        for each in (folder.parent, folder):
+            add_watch(fd, each, mask)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if _STREAM.fullmatch(entry.name):
+                    add_watch(fd, Path(entry.path), mask)
+        if changed:  # after the watches, so that no file is missed in a folder that has just appeared
+            on_change()
+        if any(ready == stop for ready, _ in poll.poll()):
+            os.close(fd)
+            os.close(stop)
+            return
+        os.read(fd, _READ_BYTES)
+        changed = True
 
 
 def _name(position: int) -> str:

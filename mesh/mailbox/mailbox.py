@@ -10,11 +10,14 @@ what no member sealed, and `mesh.mailbox.streams` finds what is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mycomesh.mesh.errors import MeshError
 
-__all__ = ["Listed", "Mailbox", "MailboxError"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Listed", "Mailbox", "MailboxError", "Pace", "Watching"]
 
 
 class MailboxError(MeshError):
@@ -36,12 +39,34 @@ class Listed:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a gateway uses a mailbox, in milliseconds.
+
+    spacing_ms: the least time between two envelopes of live changes; the first after a pause leaves at once. A small value costs
+        one envelope a commit, a large one latency.
+    poll_ms: how often to list what others have appended, where nothing tells. A mailbox that is `Watching` polls as a safety net.
+    """
+
+    spacing_ms: int
+    poll_ms: int
+
+    def __post_init__(self) -> None:
+        assert self.spacing_ms > 0, "a gateway would append without a pause"
+        assert self.poll_ms > 0, "a gateway would poll without a pause"
+
+
 class Mailbox(Protocol):
     """The verbs of a mailbox. `mesh` is the blinded mesh id of 16 bytes: several meshes may share one mailbox.
 
     Raises:
         MailboxError: every verb, if the storage cannot be used at the moment.
     """
+
+    @property
+    def pace(self) -> Pace:
+        """How often to append and to look."""
+        ...
 
     def append(self, mesh: bytes, stream: bytes, position: int, data: bytes) -> bool:
         """Store one envelope whole or not at all. Return False, and change nothing, if that position is taken."""
@@ -61,4 +86,16 @@ class Mailbox(Protocol):
 
     def remove(self, mesh: bytes, listed: Listed) -> None:
         """Remove one envelope. Only the gateway that appended it calls this."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """The optional verb of a mailbox that learns at once when others append."""
+
+    def watch(self, mesh: bytes, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_change` on any thread after each change in the streams of a mesh; return a function that ends this.
+
+        A call may be missing or needless: the gateway polls too.
+        """
         ...

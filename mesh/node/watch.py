@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+
+from mycomesh.mesh.io.inotify import open_inotify
 
 __all__ = ["Watch", "written_ms"]
 
@@ -35,7 +36,6 @@ _IN_Q_OVERFLOW = 0x4000
 _RENAMED = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
 _DIRECTORY_GONE = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_UNMOUNT
 _MASK = _IN_MODIFY | _RENAMED | _IN_DELETE_SELF | _IN_MOVE_SELF
-_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 65_536
 
@@ -57,7 +57,7 @@ class Watch:
 
     def start(self) -> None:
         """Start watching; poll where inotify is not available."""
-        self._fd = _open_inotify(self._path.parent)
+        self._fd = open_inotify(self._path.parent, _MASK)
         loop = asyncio.get_running_loop()
         if self._fd >= 0:
             loop.add_reader(self._fd, self._on_readable)
@@ -153,16 +153,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _open_inotify(directory: Path) -> int:
-    """Return an inotify descriptor on the directory, -1 where inotify is not available."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = int(libc.inotify_init1(_FLAGS))
-    except (OSError, AttributeError):
-        return -1
-    if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(directory), _MASK) < 0:
-        os.close(fd)
-        return -1
-    return fd

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 
 import pytest
 
@@ -121,3 +122,21 @@ def test_an_absent_directory_is_not_made(tmp_path):
         with pytest.raises(MailboxError, match="check that it is mounted"):
             use()
     assert not (tmp_path / "stick").exists()
+
+
+def test_a_watch_reports_each_new_envelope_and_ends(mailbox):
+    changed = threading.Event()
+    stop = mailbox.watch(MESH, changed.set)
+    for number, stream in enumerate((STREAM, STREAM, b"another ")):
+        mailbox.append(MESH, stream, number + 1, b"data")
+        assert changed.wait(10), f"envelope {number} was not reported"
+        changed.clear()
+    stop()
+    watching = [each for each in threading.enumerate() if each.name == "mycomesh-mailbox-watch"]
+    for each in watching:
+        each.join(10)
+        assert not each.is_alive()
+
+
+def test_an_absent_folder_is_not_watched(tmp_path):
+    DirectoryMailbox(tmp_path / "away").watch(MESH, pytest.fail)()

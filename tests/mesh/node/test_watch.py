@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import shutil
 import sqlite3
@@ -35,7 +36,7 @@ def run(request):
 def way(request, monkeypatch):
     """Both ways of noticing; the second is what is left where inotify is not to be had."""
     if request.param == "polling":
-        monkeypatch.setattr(module, "_open_inotify", lambda _directory: -1)
+        monkeypatch.setattr(module, "open_inotify", lambda _directory, _mask: -1)
     return request.param
 
 
@@ -320,7 +321,7 @@ def test_a_machine_without_inotify_is_polled(run, file, monkeypatch):
         def inotify_init1(_flags):
             return -1
 
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda *_, **__: Libc())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc())
 
     async def scene():
         async with Watching(file) as watching:
