@@ -493,13 +493,19 @@ MANUAL = {
             ),
             ("mycomesh mailbox import /media/stick", "take in the rows of all other nodes on it"),
             ("mycomesh mailbox test /media/stick", "try whether the directory can be a mailbox"),
+            (
+                "mycomesh mailbox test 's3://fleet/boxes?endpoint=https://s3.example.org' --credentials s3.toml",
+                "the same for a bucket: rights, conditional put, limits, clock",
+            ),
+            ("mycomesh mailbox test nats://hub.example.org", "the same for JetStream"),
         ),
         {
-            "dir": "text",
+            "mailbox": "text",
             "envelopes": "int",
             "bytes": "int",
             "left_out": ["text"],
             "parcels": [{"member": "text", "state": "text", "why": "text"}],
+            "findings": [{"step": "text", "good": "bool", "text": "text"}],
         },
     ),
     "import": Page(

@@ -23,16 +23,13 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.io.inotify import add_watch, open_inotify
 from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, STREAM_BYTES
-from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError, Pace
+from mycomesh.mesh.mailbox.mailbox import LISTED_MAX, STREAMS_MAX, Listed, MailboxError, Pace
 from mycomesh.mesh.primitives import ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LISTED_MAX", "STREAMS_MAX", "DirectoryMailbox"]
-
-STREAMS_MAX = 1_024  # of one mesh: as many as members
-LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
+__all__ = ["DirectoryMailbox"]
 
 PACE = Pace(
     spacing_ms=1_000, poll_ms=15_000
@@ -131,6 +128,27 @@ class DirectoryMailbox:
         watching = (fd, stop_reading, self._path / _FOLDER / mesh.hex(), on_change)
         threading.Thread(target=_follow, args=watching, name="mycomesh-mailbox-watch", daemon=True).start()
         return lambda: os.close(stop_writing)
+
+    def server_ms(self) -> int:
+        """Return the file system's wall time in Unix milliseconds: a share has the clock of its server."""
+        path = self._path / f"mycomesh-{os.getpid()}.tmp"
+        try:
+            with path.open("xb") as file:
+                return os.fstat(file.fileno()).st_mtime_ns // 1_000_000
+        except OSError as error:
+            raise self._error(error) from error
+        finally:
+            path.unlink(missing_ok=True)
+
+    def tidy(self, mesh: bytes) -> None:
+        """Remove the folders of a mesh that has no envelopes."""
+        folder = self._path / _FOLDER / mesh.hex()
+        for each in (*(folder / stream.hex() for stream in self.streams(mesh)), folder):
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
 
     def _stream(self, mesh: bytes, stream: bytes) -> Path:
         assert len(mesh) == ID_BYTES

@@ -17,7 +17,10 @@ from mycomesh.mesh.errors import MeshError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Listed", "Mailbox", "MailboxError", "Pace", "Watching"]
+__all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Watching"]
+
+STREAMS_MAX = 1_024  # of one mesh: as many as members
+LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
 
 
 class MailboxError(MeshError):
@@ -86,6 +89,14 @@ class Mailbox(Protocol):
 
     def remove(self, mesh: bytes, listed: Listed) -> None:
         """Remove one envelope. Only the gateway that appended it calls this."""
+        ...
+
+    def server_ms(self) -> int:
+        """Return the storage's wall time in Unix milliseconds, for a person who looks for a wrong clock."""
+        ...
+
+    def close(self) -> None:
+        """Close connections, without raising; the next use opens them again."""
         ...
 
 

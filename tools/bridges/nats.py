@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import os
-import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,6 +22,14 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
+from mycomesh.mesh.io.nats_client import (
+    CONNECT_S,
+    PORT_DEFAULT,
+    Connection,
+    NatsConnectError,
+    NatsServer,
+    connect,
+)
 from mycomesh.tools.bridges.receiving import Pumps
 from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
 
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NatsScheme"]
 
-CONNECT_S = 5
 ACK_S = 10  # without one acknowledgement, the connection counts as lost
 FETCH_S = 5
 ACK_WAIT_S = 5  # then the server gives a message again
@@ -61,7 +67,7 @@ class NatsScheme(Scheme):
         self._open = 0
         self._pumps = Pumps()
         self._created: dict[str, str] = {}  # stream -> when it was created
-        self._last_error = ""
+        self._connection: Connection | None = None
 
     @classmethod
     def check(cls, options: Options) -> None:
@@ -72,44 +78,27 @@ class NatsScheme(Scheme):
     async def connect(self) -> None:
         """Connect, and find the streams that take the topics."""
         options = self.options
-        loop = asyncio.get_running_loop()
-        self._lost = loop.create_future()
-        lost = self._lost
+        lost = self._lost = asyncio.get_running_loop().create_future()
 
-        async def on_closed() -> None:
+        def on_lost(reason: str) -> None:
             if not lost.done():
-                lost.set_result(self._last_error or "the server closed the connection")
+                lost.set_result(reason)
 
-        async def on_error(error: Exception) -> None:
-            self._last_error = str(error) or type(error).__name__
-
-        self._last_error = ""
         parts = urlsplit(options.url)
-        server = f"nats://{parts.hostname}:{parts.port or 4222}"
-        more: dict[str, Any] = {}
-        if options.ca:
-            more = {"tls": ssl.create_default_context(cafile=options.ca), "tls_hostname": parts.hostname}
-        if options.user or parts.username:
-            more |= {"user": options.user or parts.username, "password": options.password}
-        if options.token:
-            more["token"] = options.token
+        assert parts.hostname is not None, "checked before"
+        server = NatsServer(
+            parts.hostname,
+            parts.port or PORT_DEFAULT,
+            options.user or parts.username or "",
+            options.password,
+            options.token,
+            options.ca or "",
+        )
         try:
-            self._client = await asyncio.wait_for(
-                nats.connect(
-                    server,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,  # the client tries a server again even for the first connection
-                    reconnect_time_wait=0,
-                    connect_timeout=CONNECT_S,
-                    name=f"mycomesh {options.bridge}",
-                    closed_cb=on_closed,
-                    error_cb=on_error,
-                    **more,
-                ),
-                2 * CONNECT_S,
-            )
-        except (OSError, NatsError, TimeoutError, ssl.SSLError) as error:
-            raise _connect_error(server, error, self._last_error) from error
+            self._connection = await connect(server, f"mycomesh {options.bridge}", on_lost)
+        except NatsConnectError as error:
+            raise (SchemeError if error.refused else LinkError)(str(error)) from error
+        self._client = self._connection.client
         self.limits = Limits(payload_max=self._client.max_payload - HEADERS_BYTES, dedupes=True)
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(
@@ -170,7 +159,8 @@ class NatsScheme(Scheme):
         except APIError as error:
             raise SchemeError(f"cannot {what}: {error.description or error}") from error
         except NatsError as error:
-            text = self._last_error or str(error) or type(error).__name__
+            said = "" if self._connection is None else self._connection.last_error
+            text = said or str(error) or type(error).__name__
             if "permissions" in text.lower():
                 raise SchemeError(f"cannot {what}: {text}") from error
             raise LinkError(f"cannot {what}: {text}") from error
@@ -312,17 +302,6 @@ class NatsScheme(Scheme):
         except (SchemeError, LinkError) as error:
             findings.append(Finding("JetStream", False, str(error)))
         return findings
-
-
-def _connect_error(server: str, error: BaseException, last: str) -> SchemeError | LinkError:
-    text = last or str(error) or type(error).__name__
-    if "uthorization" in text:
-        return SchemeError(f"{server} refuses the name or the password; name a credentials file with the right ones")
-    if isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
-        return SchemeError(f'TLS with {server} fails: {text}; name the certificates to trust: ca = "FILE"')
-    if "secure connection" in text.lower() or "tls" in text.lower():
-        return SchemeError(f'{server} wants TLS: {text}; name the certificates to trust: ca = "FILE"')
-    return LinkError(f"cannot reach {server}: {text}")
 
 
 def _answer_of(message: Msg) -> str:

@@ -6,15 +6,14 @@ later, when the table exists.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mycomesh.mesh.node.config import sections_of
-from mycomesh.mesh.node.errors import ConfigError, KeystoreError
-from mycomesh.mesh.node.home import read_private
+from mycomesh.mesh.node.credentials import read_secrets
+from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX
 from mycomesh.tools.bridges.scheme import Options, SchemeError
 from mycomesh.tools.bridges.schemes import scheme_named
@@ -112,20 +111,10 @@ class BridgeSettings:
         """
         if not self.credentials:
             return {}
-        path = Path(self.credentials)
         try:
-            data = read_private(path)
-        except KeystoreError as error:
+            return read_secrets(Path(self.credentials), _SECRETS)
+        except ConfigError as error:
             raise _wrong(self.name, str(error)) from error
-        if data is None:
-            raise _wrong(self.name, f"there is no credentials file {path}")
-        try:
-            found = tomllib.loads(data.decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise _wrong(self.name, f"{path} is not valid TOML: {error}") from error
-        if not found or not all(key in _SECRETS and isinstance(value, str) for key, value in found.items()):
-            raise _wrong(self.name, f'{path} may have {", ".join(_SECRETS)}, each a text such as user = "ground"')
-        return found
 
 
 def names(home: Home) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.mesh.mailbox.directory import DirectoryMailbox
+from mycomesh.mesh.mailbox.storages import open_mailbox
 from mycomesh.mesh.node.courier import Courier
+from mycomesh.mesh.node.credentials import mailbox_credentials
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
 
@@ -18,21 +20,22 @@ __all__ = ["answer"]
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
-    """Export this node's rows to the mailbox in a directory, or import those of others; return what was done.
+    """Export this node's rows to a mailbox, or import those of others; return what was done.
 
     Raises:
         NodeError, MailboxError: the request is malformed, or the mailbox cannot be used.
     """
-    action, folder = request.get("action"), request.get("dir")
-    if action not in ("export", "import") or not isinstance(folder, str) or not Path(folder).is_absolute():
-        raise NodeError(
-            "a mailbox request needs 'action' and an absolute 'dir'; use the same version for node and command"
-        )
+    action, url, credentials = request.get("action"), request.get("url"), request.get("credentials")
+    if action not in ("export", "import") or not isinstance(url, str) or not isinstance(credentials, str | None):
+        raise NodeError("a mailbox request needs 'action' and 'url'; use the same version for node and command")
     membership = node.membership
     roster = membership.roster
     courier = Courier(roster.identity, roster, membership.secrets(clock()[1]), node.virtual_links)
-    mailbox = DirectoryMailbox(Path(folder))
-    if action == "export":
-        packed = await courier.export(mailbox)
-        return {"envelopes": packed.envelopes, "bytes": packed.size, "left_out": packed.left_out}
-    return {"parcels": [asdict(each) for each in await courier.take_in(mailbox)]}
+    mailbox = open_mailbox(url, mailbox_credentials(None if credentials is None else Path(credentials)))
+    try:
+        if action == "export":
+            packed = await courier.export(mailbox)
+            return {"envelopes": packed.envelopes, "bytes": packed.size, "left_out": packed.left_out}
+        return {"parcels": [asdict(each) for each in await courier.take_in(mailbox)]}
+    finally:
+        await asyncio.to_thread(mailbox.close)

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from mycomesh.mesh.mailbox import directory
-from mycomesh.mesh.mailbox.directory import LISTED_MAX, STREAMS_MAX, DirectoryMailbox
+from mycomesh.mesh.mailbox.directory import DirectoryMailbox
 from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, POSITION_MAX
-from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.mailbox.mailbox import LISTED_MAX, STREAMS_MAX, Listed, MailboxError
 
 MESH, STREAM = bytes(range(16)), bytes(range(8))
 

@@ -1,0 +1,110 @@
+"""A connection to a NATS server by nats-py: who logs in, which certificates count, and what a refusal means.
+
+Bridges, mailboxes and links share it. It does not connect again by itself: each of them has something to do first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import nats
+from nats.errors import Error as NatsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.aio.client import Client
+
+__all__ = ["CONNECT_S", "PORT_DEFAULT", "Connection", "NatsConnectError", "NatsServer", "connect"]
+
+CONNECT_S = 5
+PORT_DEFAULT = 4222
+
+
+class NatsConnectError(Exception):
+    """A server cannot be reached, or with `refused` does not accept this client: trying again does not help then."""
+
+    def __init__(self, text: str, *, refused: bool) -> None:
+        super().__init__(text)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class NatsServer:
+    """A server, and how to log in there. `ca` is the path of a file with the certificates to trust, "" for no TLS."""
+
+    host: str
+    port: int = PORT_DEFAULT
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    ca: str = ""
+
+    def __str__(self) -> str:
+        return f"nats://[{self.host}]:{self.port}" if ":" in self.host else f"nats://{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Connection:
+    """An open connection. `last_error` is what the server said last, such as a permission that is missing."""
+
+    client: Client
+    last_error: str = ""
+
+
+async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None]) -> Connection:
+    """Connect to a server as `name`; `on_lost` gets the reason once the connection has ended.
+
+    Raises:
+        NatsConnectError: it cannot be reached, or refuses the login or the certificate.
+    """
+    found = Connection.__new__(Connection)
+    found.last_error = ""
+
+    async def on_closed() -> None:
+        on_lost(found.last_error or "the server closed the connection")
+
+    async def on_error(error: Exception) -> None:
+        found.last_error = str(error) or type(error).__name__
+
+    more: dict[str, Any] = {}
+    try:
+        if server.ca:
+            more = {"tls": ssl.create_default_context(cafile=server.ca), "tls_hostname": server.host}
+        if server.user:
+            more |= {"user": server.user, "password": server.password}
+        if server.token:
+            more["token"] = server.token
+        found.client = await asyncio.wait_for(
+            nats.connect(
+                str(server),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # the client tries a server again even for the first connection
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT_S,
+                name=name,
+                closed_cb=on_closed,
+                error_cb=on_error,
+                **more,
+            ),
+            2 * CONNECT_S,
+        )
+    except (OSError, NatsError, TimeoutError, ssl.SSLError) as error:
+        raise _error(server, error, found.last_error) from error
+    return found
+
+
+def _error(server: NatsServer, error: BaseException, last: str) -> NatsConnectError:
+    text = last or str(error) or type(error).__name__
+    if "uthorization" in text:
+        reason = f"{server} refuses the name or the password; name a credentials file with the right ones"
+    elif isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
+        reason = f'TLS with {server} fails: {text}; name the certificates to trust: ca = "FILE"'
+    elif "secure connection" in text.lower() or "tls" in text.lower():
+        reason = f'{server} wants TLS: {text}; name the certificates to trust: ca = "FILE"'
+    else:
+        return NatsConnectError(f"cannot reach {server}: {text}", refused=False)
+    return NatsConnectError(reason, refused=True)

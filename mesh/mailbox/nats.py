@@ -1,0 +1,448 @@
+"""A mailbox in NATS JetStream, by nats-py on an event loop in a thread of its own.
+
+An envelope is a message with the subject mycomesh.BASE.MESH.STREAM.POSITION, all but the first two in lower-case hexadecimal.
+Its position is taken once: the server stores it only where its subject has no message yet, and recognises its id. An envelope
+beyond the server's payload limit goes as parts, at POSITION.NUMBER; the message at POSITION is stored last and says how many.
+
+One server holds the one stream `mycomesh`. With a server in each base, a leaf node of a hub, a base's envelopes are in its own
+stream, the hub collects those of all bases, and each leaf mirrors the hub (`mesh.mailbox.nats_streams`): bases write and read
+locally while the hub is away.
+
+A listing begins behind what was listed before, so it costs what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+
+from mycomesh.mesh.io.nats_client import PORT_DEFAULT, Connection, NatsConnectError, NatsServer, connect
+from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, STREAM_BYTES
+from mycomesh.mesh.mailbox.mailbox import LISTED_MAX, STREAMS_MAX, Listed, MailboxError, Pace
+from mycomesh.mesh.mailbox.nats_streams import SUBJECT, Streams, prepare
+from mycomesh.mesh.primitives import ID_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from nats.aio.msg import Msg
+    from nats.js import JetStreamContext
+
+    from mycomesh.mesh.mailbox.storages import Credentials, Place
+
+__all__ = ["NatsMailbox"]
+
+BASE_DEFAULT = "box"
+CALL_S = 60  # of one verb, with a new connection
+REQUEST_S = 10  # of one answer of the server
+LIST_PAGE = 1_000
+LIST_S = 5  # without a message of a page
+HEADERS_BYTES = 1_024  # of the server's payload limit, which counts headers
+PARTS_MAX = 1_024  # of one envelope: a server with a payload limit of 4 KiB
+SCANNED_MAX = STREAMS_MAX * 64  # places in streams that are remembered; beyond it, listings begin at the start
+CONSUMER_S = 30  # then the server removes a listing that has ended in the middle
+WRONG_LAST_SEQUENCE = 10_071
+_ID, _EXPECTED = "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence"
+_PARTS, _SIZE = "Mycomesh-Parts", "Mycomesh-Size"
+_STREAM = re.compile(rf"[0-9a-f]{{{2 * STREAM_BYTES}}}")
+_POSITION = re.compile(r"[0-7][0-9a-f]{15}")
+
+_NUMBERS = itertools.count()
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Scanned:
+    """How far a NATS stream was read under one filter: its sequence, and the highest position up to there."""
+
+    sequence: int = 0
+    position: int = 0
+
+
+class NatsMailbox:
+    """The mailbox at a server. Any thread may call it."""
+
+    pace = Pace(spacing_ms=20, poll_ms=60_000)
+
+    def __init__(self, place: Place, credentials: Credentials) -> None:
+        self._server = NatsServer(
+            place.host,
+            place.port or PORT_DEFAULT,
+            credentials.user,
+            credentials.password,
+            credentials.token,
+            credentials.ca,
+        )
+        self._base, self._hub = place.option("base") or BASE_DEFAULT, place.option("hub")
+        for name in (self._base, self._hub):
+            if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", name):
+                raise MailboxError(f"mailbox {place.url!r}: a base and a hub have 1 to 64 letters, digits, '-' and '_'")
+        if self._hub and not place.option("base"):
+            raise MailboxError(f"mailbox {place.url!r}: a leaf of a hub needs its base's name: &base=NAME")
+        self._thread: _Thread | None = None
+        self._connecting = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._streams = Streams("", ())
+        self._scanned: dict[tuple[str, str], _Scanned] = {}
+        self._bases: dict[tuple[bytes, bytes], str] = {}  # mesh and stream -> the base that writes it
+        self._known: dict[bytes, dict[bytes, None]] = {}  # mesh -> its streams that were seen
+        self._watched: dict[int, tuple[bytes, Callable[[], None]]] = {}
+        self._subscribed: dict[int, Any] = {}
+
+    # ---- the verbs
+
+    def append(self, mesh: bytes, stream: bytes, position: int, data: bytes) -> bool:
+        """Store one envelope whole or not at all. Return False, and change nothing, if that position is taken."""
+        return self._call(self._append(self._subject(mesh, stream, position), data))
+
+    def list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
+        """Return the envelopes of a stream beyond a position, in the order of their positions."""
+        return self._call(self._list_after(mesh, stream, position))
+
+    def streams(self, mesh: bytes) -> list[bytes]:
+        """Return the streams of a mesh, in byte order; also one whose envelopes were all removed meanwhile."""
+        return self._call(self._streams_of(mesh))
+
+    def get(self, mesh: bytes, listed: Listed) -> bytes | None:
+        """Return one envelope, None if it has been removed or is larger than an envelope can be."""
+        return self._call(self._find(mesh, listed))
+
+    def remove(self, mesh: bytes, listed: Listed) -> None:
+        """Remove one envelope here and at the hub; mirrors of other bases keep it until its age ends."""
+        self._call(self._remove(self._subject(mesh, listed.stream, listed.position)))
+
+    def close(self) -> None:
+        """Close the connection and end the thread; the next use opens them again."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            with contextlib.suppress(Exception):  # whatever the connection has left behind, the thread ends
+                thread.run(self._disconnect(), CALL_S)
+            thread.end()
+
+    def watch(self, mesh: bytes, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_change`, on another thread, when an envelope of this mesh has come, or the connection is lost.
+
+        Return a function that ends this. A verb that connects again takes the watch up again.
+        """
+        number = next(_NUMBERS)
+        self._watched[number] = (mesh, on_change)
+        with contextlib.suppress(MailboxError):  # the next connection takes it up
+            self._call(self._watch(number))
+        return lambda: self._call(self._unwatch(number))
+
+    def server_ms(self) -> int:
+        """Return the server's wall time in Unix milliseconds: that of a message which is stored for it."""
+        return self._call(self._server_ms())
+
+    @property
+    def payload_max(self) -> int:
+        """Bytes of one message that the server takes; an envelope beyond it goes in parts. 0 before the first use."""
+        return 0 if self._connection is None else int(self._connection.client.max_payload)
+
+    # ---- on the thread
+
+    async def _append(self, subject: str, data: bytes) -> bool:
+        jetstream = await self._jetstream()
+        size = self.payload_max - HEADERS_BYTES
+        pieces = [data[at : at + size] for at in range(0, len(data), size)] or [data]
+        if len(pieces) > PARTS_MAX:
+            raise MailboxError(
+                f"mailbox {self._server}: an envelope of {len(data):,} bytes needs {len(pieces)} messages; raise max_payload"
+            )
+        for number, piece in enumerate(pieces[1:], 1):
+            await jetstream.publish(f"{subject}.{number}", piece)
+        headers = {_ID: subject, _EXPECTED: "0"}
+        if len(pieces) > 1:
+            headers |= {_PARTS: str(len(pieces)), _SIZE: str(len(data))}
+        try:
+            ack = await jetstream.publish(subject, pieces[0], headers=headers)
+        except APIError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise
+        else:
+            if not ack.duplicate:
+                return True
+        # A retry after a lost acknowledgement meets the message that it has stored itself.
+        return await self._get(subject) == data
+
+    async def _list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
+        await self._jetstream()
+        found: dict[int, Listed] = {}
+        for name in self._streams.read:
+            filtered = self._filter(mesh, stream.hex())
+            scanned = self._scanned.setdefault((name, filtered), _Scanned())
+            begin = scanned.sequence if scanned.sequence and position >= scanned.position else 0
+            top = _Scanned(begin, scanned.position if begin else 0)
+            async for subject, sequence, size in self._headers(name, filtered, begin):
+                _, base, _, _, at = subject.split(".")
+                self._bases[mesh, stream] = base
+                top.sequence = max(top.sequence, sequence)
+                if _POSITION.fullmatch(at):
+                    number = int(at, 16)
+                    top.position = max(top.position, number)
+                    if number > position:
+                        found[number] = Listed(stream, number, size)
+            self._remember((name, filtered), top)
+        if len(self._bases) > STREAMS_MAX:
+            self._bases.clear()
+        return [found[number] for number in sorted(found)[:LISTED_MAX]]
+
+    async def _streams_of(self, mesh: bytes) -> list[bytes]:
+        await self._jetstream()
+        known = self._known.setdefault(mesh, {})
+        for name in self._streams.read:
+            filtered = self._filter(mesh, "*")
+            scanned = self._scanned.setdefault((name, filtered), _Scanned())
+            top = _Scanned(scanned.sequence)
+            async for subject, sequence, _ in self._headers(name, filtered, scanned.sequence):
+                stream = subject.split(".")[3]
+                top.sequence = max(top.sequence, sequence)
+                if _STREAM.fullmatch(stream) and len(known) < STREAMS_MAX:
+                    known[bytes.fromhex(stream)] = None
+            self._remember((name, filtered), top)
+        return sorted(known)
+
+    def _remember(self, key: tuple[str, str], scanned: _Scanned) -> None:
+        if len(self._scanned) > SCANNED_MAX:
+            self._scanned.clear()
+        self._scanned[key] = scanned
+
+    async def _headers(self, stream: str, filtered: str, after: int) -> AsyncIterator[tuple[str, int, int]]:
+        """Yield subject, sequence and size of the messages behind a sequence of a stream."""
+        jetstream = await self._jetstream()
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            filter_subject=filtered,
+            headers_only=True,
+            mem_storage=True,
+            inactive_threshold=CONSUMER_S,
+        )
+        consumer = await jetstream.add_consumer(stream, config)
+        waiting = min(consumer.num_pending or 0, SCANNED_MAX)
+        try:
+            if waiting:
+                pull = await jetstream.pull_subscribe_bind(consumer.name, stream)
+                while waiting > 0:
+                    try:
+                        page = await pull.fetch(min(LIST_PAGE, waiting), timeout=LIST_S)
+                    except (TimeoutError, NatsTimeoutError):
+                        break  # what was to come has been removed
+                    waiting -= len(page)
+                    for message in page:
+                        headers = message.headers or {}
+                        size = int(headers.get(_SIZE) or headers.get("Nats-Msg-Size") or "0")
+                        yield message.subject, message.metadata.sequence.stream, size
+                await pull.unsubscribe()
+        finally:
+            with contextlib.suppress(NatsError, APIError):
+                await jetstream.delete_consumer(stream, consumer.name)
+
+    async def _find(self, mesh: bytes, listed: Listed) -> bytes | None:
+        """Read an envelope of any base: of the one that its stream was last seen in, else of the first that has it."""
+        jetstream = await self._jetstream()
+        subject = self._subject(mesh, listed.stream, listed.position)
+        base = self._bases.get((mesh, listed.stream))
+        if base is not None:
+            found = await self._get(subject.replace(f".{self._base}.", f".{base}.", 1))
+            if found is not None:
+                return found
+        for name in self._streams.read:
+            wanted = f"{self._filter(mesh, listed.stream.hex())[:-1]}{listed.position:016x}"
+            with contextlib.suppress(NotFoundError):
+                first = await jetstream.get_msg(name, 1, wanted, direct=True, next=True)
+                return await self._get(str(first.subject))
+        return None
+
+    async def _get(self, subject: str) -> bytes | None:
+        jetstream = await self._jetstream()
+        for name in self._streams.read:
+            try:
+                first = await jetstream.get_last_msg(name, subject, direct=True)
+                headers = first.headers or {}
+                parts = int(headers.get(_PARTS, "1"))
+                if not 1 <= parts <= PARTS_MAX or int(headers.get(_SIZE, "0")) > ENVELOPE_BYTES_MAX:
+                    return None
+                data = first.data or b""
+                for number in range(1, parts):
+                    data += (await jetstream.get_last_msg(name, f"{subject}.{number}", direct=True)).data or b""
+                    if len(data) > ENVELOPE_BYTES_MAX:
+                        return None
+            except (NotFoundError, ValueError):
+                continue
+            return data if len(data) <= ENVELOPE_BYTES_MAX else None
+        return None
+
+    async def _remove(self, subject: str) -> None:
+        jetstream = await self._jetstream()
+        for each in (subject, f"{subject}.*"):
+            await jetstream.purge_stream(self._streams.write, subject=each)
+            if self._hub:
+                with contextlib.suppress(NatsError, APIError):  # the hub is away, or does not let bases remove
+                    await self._domain(self._hub).purge_stream(self._streams.read[-1], subject=each)
+
+    async def _server_ms(self) -> int:
+        jetstream = await self._jetstream()
+        subject = f"{SUBJECT}.{self._base}.clock"
+        ack = await jetstream.publish(subject, b"")
+        found = await jetstream.get_msg(self._streams.write, ack.seq)
+        await jetstream.purge_stream(self._streams.write, subject=subject)
+        assert found.time is not None, "a stored message has a time"
+        return int(found.time.timestamp() * 1_000)
+
+    async def _watch(self, number: int) -> None:
+        await self._jetstream()
+        if number not in self._subscribed:
+            await self._subscribe(number)
+
+    async def _unwatch(self, number: int) -> None:
+        del self._watched[number]
+        subscription = self._subscribed.pop(number, None)
+        if subscription is not None:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+
+    async def _subscribe(self, number: int) -> None:
+        """Subscribe to what comes into the stream that is read."""
+        mesh, on_change = self._watched[number]
+
+        async def on_message(_message: Msg) -> None:
+            on_change()
+
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW, headers_only=True, mem_storage=True
+        )
+        self._subscribed[number] = await self._domain("").subscribe(
+            self._filter(mesh, "*"), stream=self._streams.read[-1], config=config, cb=on_message, manual_ack=True
+        )
+
+    # ---- the connection
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a verb on the thread; turn errors of the client into this package's."""
+        if self._thread is None:
+            self._thread = _Thread()
+        try:
+            return self._thread.run(work, CALL_S)
+        except NatsConnectError as error:
+            raise MailboxError(f"mailbox {error}") from error
+        except NoStreamResponseError as error:
+            raise MailboxError(
+                f"mailbox {self._server}: no stream takes this base's subject; create it anew"
+            ) from error
+        except ServiceUnavailableError as error:
+            raise MailboxError(
+                f"mailbox {self._server}: {error.description or 'JetStream is not available'}; start the server with -js,"
+                " and give it and this user storage"
+            ) from error
+        except APIError as error:
+            raise MailboxError(
+                f"mailbox {self._server}: {error.description or error}; see 'nats stream info'"
+            ) from error
+        except (NatsError, TimeoutError) as error:
+            said = "" if self._connection is None else self._connection.last_error
+            text = said or str(error) or type(error).__name__
+            raise MailboxError(f"mailbox {self._server}: {text}; check the server and what this user may do") from error
+
+    async def _jetstream(self) -> JetStreamContext:
+        """Return the context of an open connection, with the streams of this base."""
+        async with self._connecting:
+            if self._connection is None:
+                self._connection = await connect(self._server, "mycomesh mailbox", self._on_lost)
+                try:
+                    self._streams = await prepare(self._domain, self._base, self._hub)
+                    self._scanned.clear()  # a stream may have been made again meanwhile
+                    for number in self._watched:
+                        await self._subscribe(number)
+                except BaseException:
+                    await self._disconnect()
+                    raise
+            self._connection.last_error = ""
+        return self._domain("")
+
+    def _domain(self, name: str) -> JetStreamContext:
+        """Return the JetStream of a domain, "" for the server's own."""
+        assert self._connection is not None, "connected"
+        context: JetStreamContext = self._connection.client.jetstream(timeout=REQUEST_S, domain=name or None)
+        return context
+
+    def _on_lost(self, reason: str) -> None:
+        self._connection = None
+        self._subscribed.clear()
+        if self._thread is not None:
+            self._thread.fail(NatsConnectError(f"{self._server}: {reason}", refused=False))
+        for _, on_change in self._watched.values():
+            on_change()
+
+    async def _disconnect(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            await connection.client.close()
+            self._connection = None
+
+    # ---- names
+
+    def _subject(self, mesh: bytes, stream: bytes, position: int) -> str:
+        assert len(mesh) == ID_BYTES
+        assert len(stream) == STREAM_BYTES
+        return f"{SUBJECT}.{self._base}.{mesh.hex()}.{stream.hex()}.{position:016x}"
+
+    @staticmethod
+    def _filter(mesh: bytes, stream: str) -> str:
+        return f"{SUBJECT}.*.{mesh.hex()}.{stream}.*"
+
+
+class _Thread:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mycomesh-mailbox-nats", daemon=True)
+        self._thread.start()
+        self._waiting: dict[asyncio.Future[Any], None] = {}
+
+    def run(self, work: Coroutine[Any, Any, T], seconds_max: float) -> T:
+        """Run on the loop; raise the error of `fail` if that comes first: the client does not end what waits for answers."""
+
+        async def bounded() -> T:
+            task = asyncio.ensure_future(work)
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting[failed] = None
+            try:
+                waits: list[asyncio.Future[Any]] = [task, failed]
+                await asyncio.wait(waits, timeout=seconds_max, return_when=asyncio.FIRST_COMPLETED)
+                if task.done():
+                    return task.result()
+                task.cancel()
+                if failed.done():
+                    failed.result()
+                raise TimeoutError(f"no answer within {seconds_max:.0f} s")
+            finally:
+                del self._waiting[failed]
+                failed.cancel()
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    def fail(self, error: Exception) -> None:
+        """End everything that waits."""
+        for each in self._waiting:
+            if not each.done():
+                each.set_exception(error)
+
+    def end(self) -> None:
+        """Stop the loop and the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

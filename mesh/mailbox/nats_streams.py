@@ -1,0 +1,92 @@
+"""The streams of JetStream that hold a mailbox: finds them at a server, and makes those that are missing.
+
+One server: the stream `mycomesh` takes the envelopes of all bases. A leaf node in each base and a hub: each leaf has
+`mycomesh-BASE` with what its base has written; the hub has `mycomesh-all`, whose sources these are; each leaf mirrors that.
+Streams that exist are used as they are, so that an operator may choose limits, replicas and storage, and a base may do without
+rights to make streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nats.errors import Error as NatsError
+from nats.js.api import ExternalStream, StorageType, StreamConfig, StreamSource
+from nats.js.errors import APIError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.js import JetStreamContext
+
+__all__ = ["SUBJECT", "Streams", "prepare"]
+
+SUBJECT = "mycomesh"
+AGE_S = 30 * 86_400  # how long a stream that is made here keeps envelopes: removals do not reach mirrors of other bases
+_ALL = f"{SUBJECT}-all"
+_TRIES = 3  # two bases that add themselves at the same time overwrite each other
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The stream that is written, and those that are read, the one with what other bases have written last."""
+
+    write: str
+    read: tuple[str, ...]
+
+
+async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str) -> Streams:
+    """Return the streams of a base, and make those that are missing.
+
+    Raises:
+        APIError, NatsError: the server does not answer, or this user may not make the base's own stream.
+    """
+    here = domain("")
+    if not hub:
+        await _ensure(here, StreamConfig(name=SUBJECT, subjects=[f"{SUBJECT}.>"]))
+        return Streams(SUBJECT, (SUBJECT,))
+    own = f"{SUBJECT}-{base}"
+    await _ensure(here, StreamConfig(name=own, subjects=[f"{SUBJECT}.{base}.>"]))
+    local = (await here.account_info()).domain or ""
+    if local == hub:  # a base at the hub itself
+        await _add_source(here, StreamSource(name=own))
+        return Streams(own, (own, _ALL))
+    # The hub may be away: what it has to collect is in this base's stream, and the next connection adds it.
+    with contextlib.suppress(NatsError, APIError):
+        await _add_source(domain(hub), StreamSource(name=own, external=_external(local)))
+    mirror = StreamConfig(
+        name=_ALL, mirror=StreamSource(name=_ALL, external=_external(hub)), mirror_direct=True, max_age=AGE_S
+    )
+    await _ensure(here, mirror)
+    return Streams(own, (own, _ALL))
+
+
+def _external(domain: str) -> ExternalStream:
+    return ExternalStream(api=f"$JS.{domain}.API")
+
+
+async def _ensure(context: JetStreamContext, config: StreamConfig) -> None:
+    """Make a stream unless it exists."""
+    assert config.name is not None
+    try:
+        await context.stream_info(config.name)
+    except NotFoundError:
+        await context.add_stream(
+            config, storage=StorageType.FILE, allow_direct=True, max_age=AGE_S, description="mycomesh mailbox"
+        )
+
+
+async def _add_source(hub: JetStreamContext, source: StreamSource) -> None:
+    """Let the hub's stream collect a base's stream."""
+    for _ in range(_TRIES):
+        try:
+            config: Any = (await hub.stream_info(_ALL)).config
+        except NotFoundError:
+            await _ensure(hub, StreamConfig(name=_ALL, sources=[source]))
+            continue
+        if any(each.name == source.name for each in config.sources or ()):
+            return
+        config.sources = [*(config.sources or ()), source]
+        await hub.update_stream(config)
