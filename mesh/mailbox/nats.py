@@ -2,7 +2,8 @@
 
 An envelope is a message with the subject mycomesh.BASE.MESH.STREAM.POSITION, all but the first two in lower-case hexadecimal.
 Its position is taken once: the server stores it only where its subject has no message yet, and recognises its id. An envelope
-beyond the server's payload limit goes as parts, at POSITION.NUMBER; the message at POSITION is stored last and says how many.
+beyond the server's payload limit goes as parts, at POSITION.DIGEST-NUMBER; the message at POSITION is stored last, with the
+digest and how many there are.
 
 One server holds the one stream `mycomesh`. With a server in each base, a leaf node of a hub, a base's envelopes are in its own
 stream, the hub collects those of all bases, and each leaf mirrors the hub (`mesh.mailbox.nats_streams`): bases write and read
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import re
 import threading
@@ -160,11 +162,13 @@ class NatsMailbox:
             raise MailboxError(
                 f"mailbox {self._server}: an envelope of {len(data):,} bytes needs {len(pieces)} messages; raise max_payload"
             )
-        for number, piece in enumerate(pieces[1:], 1):
-            await jetstream.publish(f"{subject}.{number}", piece)
         headers = {_ID: subject, _EXPECTED: "0"}
         if len(pieces) > 1:
-            headers |= {_PARTS: str(len(pieces)), _SIZE: str(len(data))}
+            # The digest keeps the parts of another envelope for the same position apart, also of a try that ended half-way.
+            digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+            headers |= {_PARTS: f"{digest}-{len(pieces)}", _SIZE: str(len(data))}
+            for number, piece in enumerate(pieces[1:], 1):
+                await jetstream.publish(f"{subject}.{digest}-{number}", piece)
         try:
             ack = await jetstream.publish(subject, pieces[0], headers=headers)
         except APIError as error:
@@ -231,7 +235,7 @@ class NatsMailbox:
             inactive_threshold=CONSUMER_S,
         )
         consumer = await jetstream.add_consumer(stream, config)
-        waiting = min(consumer.num_pending or 0, SCANNED_MAX)
+        waiting = min(consumer.num_pending or 0, LISTED_MAX)  # the next listing goes on there
         try:
             if waiting:
                 pull = await jetstream.pull_subscribe_bind(consumer.name, stream)
@@ -272,12 +276,15 @@ class NatsMailbox:
             try:
                 first = await jetstream.get_last_msg(name, subject, direct=True)
                 headers = first.headers or {}
-                parts = int(headers.get(_PARTS, "1"))
+                digest, _, count = headers.get(_PARTS, "-1").rpartition("-")
+                parts = int(count)
                 if not 1 <= parts <= PARTS_MAX or int(headers.get(_SIZE, "0")) > ENVELOPE_BYTES_MAX:
                     return None
                 data = first.data or b""
                 for number in range(1, parts):
-                    data += (await jetstream.get_last_msg(name, f"{subject}.{number}", direct=True)).data or b""
+                    data += (
+                        await jetstream.get_last_msg(name, f"{subject}.{digest}-{number}", direct=True)
+                    ).data or b""
                     if len(data) > ENVELOPE_BYTES_MAX:
                         return None
             except (NotFoundError, ValueError):
@@ -340,7 +347,7 @@ class NatsMailbox:
             raise MailboxError(f"mailbox {error}") from error
         except NoStreamResponseError as error:
             raise MailboxError(
-                f"mailbox {self._server}: no stream takes this base's subject; create it anew"
+                f"mailbox {self._server}: no stream takes this base's subject; it was removed meanwhile"
             ) from error
         except ServiceUnavailableError as error:
             raise MailboxError(

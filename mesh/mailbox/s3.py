@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["S3Mailbox"]
 
 CONNECT_S = 5
-REQUEST_S = 30  # an envelope of 3 MiB over 1 Mbit/s
+REQUEST_S = 60  # the usual envelope of 512 KiB over 70 kbit/s, the largest of 27 MiB over 4 Mbit/s
 RETRIES = 3  # of answers 5xx and lost connections, within RETRY_S; the gateway tries again later
 RETRY_S = 20
 LIST_PAGE = 1_000  # what S3 answers at once

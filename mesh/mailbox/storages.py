@@ -31,7 +31,7 @@ URL_CHARS_MAX = 2_048  # a person writes it
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a storage asks for: a user with a password or a token (NATS), keys (S3), certificates to trust (`ca`, a path)."""
+    """The login at a storage: a user with a password, or a token (NATS); keys (S3); certificates to trust (`ca`, a path)."""
 
     user: str = ""
     password: str = field(default="", repr=False)

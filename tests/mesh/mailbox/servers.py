@@ -1,0 +1,111 @@
+"""Real servers for mailboxes: nats-server, alone or as a hub with leaves, and moto's S3."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.tools.bridges.brokers import free_port, program, wait_for_port
+
+HUB = "hub"
+WAIT_S = 90
+KEYS = 'access_key_id = "fleet"\nsecret_access_key = "s3cret"\n'
+
+
+def eventually(check, what, wait_s=WAIT_S):
+    end = time.monotonic() + wait_s
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {wait_s} s: {what}"
+        time.sleep(0.02)
+
+
+class Nats:
+    """nats-servers that can be killed and started again: one alone, or leaves of a hub, each a domain of its own.
+
+    `lines` are more lines of the configuration of each, such as limits or users.
+    """
+
+    def __init__(self, folder, names=("alone",), lines=None):
+        self.folder = folder
+        self.names = names
+        self.lines = lines or {}
+        self.ports = {name: free_port() for name in names}
+        self.leaf_port = free_port()
+        self.processes = {}
+
+    def __enter__(self):
+        for name in self.names:
+            self.start(name)
+        return self
+
+    def __exit__(self, *_):
+        for name in list(self.processes):
+            self.kill(name)
+
+    def url(self, name="alone", more=""):
+        return f"nats://127.0.0.1:{self.ports[name]}{more}"
+
+    def config(self, name):
+        store = self.folder / name
+        jetstream = f'store_dir: "{store}"'
+        if HUB in self.names:
+            jetstream += f", domain: {name}"
+        lines = [f"server_name: {name}", f"listen: 127.0.0.1:{self.ports[name]}"]
+        if name == HUB:
+            lines.append(f"leafnodes {{ listen: 127.0.0.1:{self.leaf_port} }}")
+        elif HUB in self.names:
+            remote = f'url: "nats://127.0.0.1:{self.leaf_port}"'
+            lines.append(f"leafnodes {{ reconnect: 1, remotes: [{{ {remote} }}] }}")
+        extra = self.lines.get(name, "")
+        if "jetstream:" not in extra:
+            lines.append(f"jetstream {{ {jetstream} }}")
+        return "\n".join([*lines, extra.replace("jetstream:", f"jetstream {{ {jetstream}, ").replace(";;", "}")])
+
+    def start(self, name="alone"):
+        path = self.folder / f"{name}.conf"
+        path.write_text(self.config(name))
+        server = program("nats-server", Path(sys.executable).parent / "nats-server")
+        with (self.folder / f"{name}.log").open("ab") as log:
+            environ = {**os.environ, "GOMEMLIMIT": "64MiB"}  # else the heap of a leaf grows to 140 MB while it copies
+            self.processes[name] = subprocess.Popen([server, "-c", str(path)], stdout=log, stderr=log, env=environ)
+        wait_for_port(self.ports[name], self.processes[name])
+
+    def reload(self, name="alone"):
+        """Apply a changed configuration to the running server."""
+        (self.folder / f"{name}.conf").write_text(self.config(name))
+        self.processes[name].send_signal(1)
+
+    def kill(self, name="alone"):
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+
+class S3:
+    """moto's server with the bucket `boxes`."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        with (folder / "moto.log").open("ab") as log:
+            words = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+        wait_for_port(self.port, self.process)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        client.request("PUT", "/boxes", headers={"Host": f"127.0.0.1:{self.port}"})
+        answer = client.getresponse()
+        assert answer.status == 200, answer.read()
+        client.close()
+
+    def url(self, path="boxes/fleet"):
+        return f"s3://{path}?endpoint=http://127.0.0.1:{self.port}"
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,243 @@
+"""A mailbox in JetStream: servers die, fill up and refuse, and what was appended is there afterwards."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from mycomesh.mesh.mailbox import nats
+from mycomesh.mesh.mailbox.mailbox import LISTED_MAX, STREAMS_MAX, Listed, MailboxError
+from mycomesh.mesh.mailbox.storages import Credentials, open_mailbox
+from tests.mesh.mailbox.servers import HUB, Nats, eventually
+
+MESH, STREAM, OTHER = bytes(range(16)), bytes(range(8)), b"\xff" * 8
+BASES = ("alps", "bay")
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Nats(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def mailbox(server):
+    found = open_mailbox(server.url())
+    yield found
+    found.close()
+
+
+def positions(mailbox, stream=STREAM):
+    return [each.position for each in mailbox.list_after(MESH, stream, 0)]
+
+
+def test_a_killed_server_keeps_what_it_acknowledged(server, mailbox):
+    for position in range(1, 50):
+        assert mailbox.append(MESH, STREAM, position, os.urandom(2_000))
+    server.kill()
+    with pytest.raises(MailboxError, match=r"check the server|cannot reach|closed the connection"):
+        mailbox.append(MESH, STREAM, 50, b"data")
+    server.start()
+    assert mailbox.append(MESH, STREAM, 50, b"data")
+    assert positions(mailbox) == list(range(1, 51))
+
+
+def test_a_watch_tells_and_survives_a_restart(server, mailbox):
+    changed, writer = threading.Event(), open_mailbox(server.url())
+    stop = mailbox.watch(MESH, changed.set)
+    writer.append(bytes(16), STREAM, 1, b"of another mesh")
+    assert not changed.wait(0.2)
+    writer.append(MESH, STREAM, 1, b"data")
+    assert changed.wait(10)
+    changed.clear()
+    server.kill()
+    assert changed.wait(10), "the loss of the connection was not told"
+    server.start()
+    assert positions(mailbox) == [1]  # connects again
+    changed.clear()
+    writer.append(MESH, STREAM, 2, b"data")
+    assert changed.wait(10)
+    stop()
+    changed.clear()
+    writer.append(MESH, STREAM, 3, b"data")
+    assert not changed.wait(0.2)
+    writer.close()
+
+
+def test_parts_are_invisible_until_all_are_there(server, tmp_path):
+    server.kill()
+    server.lines["alone"] = "max_payload: 20000"
+    server.start()
+    mailbox = open_mailbox(server.url())
+    large = os.urandom(100_000)
+    assert mailbox.append(MESH, STREAM, 1, large)
+    assert mailbox.payload_max == 20_000
+    assert mailbox.get(MESH, Listed(STREAM, 1, 0)) == large
+    assert mailbox.list_after(MESH, STREAM, 0) == [Listed(STREAM, 1, len(large))]
+    publish, sent = mailbox._domain("").__class__.publish, []
+
+    async def dies(self, subject, *words, **more):
+        sent.append(subject)
+        if len(sent) == 3:
+            raise nats.NatsError("the line went down")
+        return await publish(self, subject, *words, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mailbox._domain("").__class__, "publish", dies)
+        with pytest.raises(MailboxError, match="the line went down"):
+            mailbox.append(MESH, STREAM, 2, large[::-1])
+    assert positions(mailbox) == [1]
+    assert mailbox.get(MESH, Listed(STREAM, 2, 0)) is None
+    assert mailbox.append(MESH, STREAM, 2, large)
+    assert mailbox.get(MESH, Listed(STREAM, 2, 0)) == large
+    mailbox.close()
+
+
+def test_an_envelope_of_too_many_parts_is_refused(mailbox, monkeypatch):
+    monkeypatch.setattr(nats, "PARTS_MAX", 2)
+    size = mailbox.payload_max or (mailbox.streams(MESH), mailbox.payload_max)[1]
+    most = 2 * (size - nats.HEADERS_BYTES)
+    assert mailbox.append(MESH, STREAM, 1, bytes(most))
+    with pytest.raises(MailboxError, match="needs 3 messages; raise max_payload"):
+        mailbox.append(MESH, STREAM, 2, bytes(most + 1))
+    monkeypatch.setattr(nats, "PARTS_MAX", 1)
+    assert mailbox.get(MESH, Listed(STREAM, 1, 0)) is None
+
+
+def test_what_counts_of_a_server_is_bounded(mailbox, monkeypatch):
+    assert (LISTED_MAX, STREAMS_MAX) == (65_536, 1_024)
+    for number in range(1, 6):
+        mailbox.append(MESH, STREAM, number, b"x")
+        mailbox.append(MESH, bytes([number]) * 8, 1, b"x")
+    monkeypatch.setattr(nats, "LISTED_MAX", 2)
+    monkeypatch.setattr(nats, "STREAMS_MAX", 3)
+    assert positions(mailbox) == [1, 2]
+    assert [each.position for each in mailbox.list_after(MESH, STREAM, 2)] == [3, 4]
+    monkeypatch.setattr(nats, "LISTED_MAX", LISTED_MAX)
+    assert len(mailbox.streams(MESH)) == 3
+    monkeypatch.setattr(nats, "ENVELOPE_BYTES_MAX", 3)
+    assert mailbox.append(MESH, OTHER, 1, b"xxx")
+    mailbox.append(MESH, OTHER, 2, b"xxxx")
+    assert mailbox.get(MESH, Listed(OTHER, 1, 0)) == b"xxx"
+    assert mailbox.get(MESH, Listed(OTHER, 2, 0)) is None
+    monkeypatch.setattr(nats, "SCANNED_MAX", 1)
+    assert positions(mailbox, OTHER) == [1, 2]
+    assert mailbox.streams(MESH)
+
+
+def test_a_full_server_refuses_and_goes_on_later(tmp_path):
+    with Nats(tmp_path, lines={"alone": "jetstream: max_file_store: 200KB ;;"}) as server:
+        mailbox = open_mailbox(server.url())
+        stored, refusal = [], ""
+        for position in range(1, 40):
+            try:
+                assert mailbox.append(MESH, STREAM, position, os.urandom(10_000))
+                stored.append(position)
+            except MailboxError as error:
+                refusal = str(error)
+                break
+        assert 5 < len(stored) < 30
+        assert "insufficient" in refusal or "exceeds" in refusal or "resources" in refusal, refusal
+        assert positions(mailbox) == stored
+        server.kill()
+        server.lines["alone"] = ""
+        server.start()
+        assert mailbox.append(MESH, STREAM, stored[-1] + 1, b"the one that waited")
+        assert positions(mailbox) == [*stored, stored[-1] + 1]
+        mailbox.close()
+
+
+def test_withdrawn_credentials_are_one_clear_line(tmp_path):
+    users = 'authorization { users: [{ user: alps, password: "secret" }] }'
+    with Nats(tmp_path, lines={"alone": users}) as server:
+        mailbox = open_mailbox(server.url(), Credentials(user="alps", password="secret"))
+        assert mailbox.append(MESH, STREAM, 1, b"data")
+        server.lines["alone"] = users.replace("alps", "nobody")
+        server.reload()
+        eventually(lambda: "refuses the name or the password; name a cred" in refused(mailbox), "the user is shut out")
+        assert "secret" not in refused(mailbox)
+        server.lines["alone"] = users
+        server.reload()
+        eventually(lambda: not refused(mailbox), "the user is back")
+        assert positions(mailbox) == [1]
+        mailbox.close()
+
+
+def refused(mailbox):
+    try:
+        mailbox.streams(MESH)
+    except MailboxError as error:
+        return str(error)
+    return ""
+
+
+def test_a_base_may_write_only_its_own_subject(tmp_path):
+    inbox = '"_INBOX.>", "$JS.API.>"'
+    users = f"""authorization {{ users: [
+      {{ user: alps, password: a, permissions: {{ publish: [{inbox}, "mycomesh.alps.>"], subscribe: ["_INBOX.>"] }} }}
+    ] }}"""
+    with Nats(tmp_path, lines={"alone": users}) as server:
+        own = open_mailbox(server.url(more="?base=alps"), Credentials(user="alps", password="a"))
+        assert own.append(MESH, STREAM, 1, b"data")
+        other = open_mailbox(server.url(more="?base=bay"), Credentials(user="alps", password="a"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nats, "REQUEST_S", 0.5)
+            with pytest.raises(MailboxError, match=r"(?i)permissions violation"):
+                other.append(MESH, OTHER, 1, b"data")
+        assert other.list_after(MESH, STREAM, 0) == [Listed(STREAM, 1, 4)]
+        own.close()
+        other.close()
+
+
+def test_a_truncated_stream_jumps_and_lists_the_rest(mailbox):
+    for position in range(1, 21):
+        mailbox.append(MESH, STREAM, position, b"data")
+    assert len(mailbox.list_after(MESH, STREAM, 0)) == 20
+
+    async def truncate():
+        await mailbox._domain("").purge_stream("mycomesh", seq=15)
+
+    mailbox._call(truncate())
+    assert [each.position for each in mailbox.list_after(MESH, STREAM, 3)] == list(range(15, 21))
+    assert mailbox.get(MESH, Listed(STREAM, 4, 4)) is None
+
+
+@pytest.mark.slow
+def test_a_dead_hub_costs_no_envelope(tmp_path):
+    """Over 40 s: sources of a hub that was killed wait so long before they go on."""
+    with Nats(tmp_path, (HUB, *BASES)) as servers:
+        alps, bay = (open_mailbox(servers.url(name, f"?base={name}&hub={HUB}")) for name in BASES)
+        assert alps.streams(MESH) == bay.streams(MESH) == []
+        assert alps.append(MESH, STREAM, 1, b"from alps")
+        assert bay.append(MESH, OTHER, 1, b"from bay")
+        eventually(lambda: positions(bay) == [1] and positions(alps, OTHER) == [1], "both have both")
+        assert bay.get(MESH, Listed(STREAM, 1, 0)) == b"from alps"
+        assert bay.streams(MESH) == alps.streams(MESH) == [STREAM, OTHER]
+        servers.kill(HUB)
+        for position in range(2, 102):
+            assert alps.append(MESH, STREAM, position, os.urandom(5_000))
+            assert bay.append(MESH, OTHER, position, os.urandom(5_000))
+        assert not alps.append(MESH, STREAM, 50, b"a second copy")
+        assert positions(alps) == positions(bay, OTHER) == list(range(1, 102))
+        alps.remove(MESH, Listed(STREAM, 101, 0))
+        assert positions(alps)[-1] == 100
+        time.sleep(1)
+        servers.start(HUB)
+        whole = list(range(1, 102))
+        eventually(
+            lambda: positions(bay) == whole[:-1] and positions(alps, OTHER) == whole,
+            "all came after the hub's return",
+            180,
+        )
+        assert all(
+            bay.get(MESH, Listed(STREAM, at, 0)) == alps.get(MESH, Listed(STREAM, at, 0)) for at in (1, 2, 50, 100)
+        )
+        alps.close()
+        bay.close()
+
+
+def test_names_of_bases_are_checked():
+    for more, why in (("?hub=hub", "needs its base's name"), ("?base=a.b", "letters, digits"), ("?base=a>", "letters")):
+        with pytest.raises(MailboxError, match=why):
+            open_mailbox(f"nats://127.0.0.1:1{more}")
