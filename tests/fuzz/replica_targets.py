@@ -21,6 +21,7 @@ from mycomesh.sync.errors import SyncError
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from tests.fuzz.definitions import FACTS, NAMES
 from tests.fuzz.registry import target
 from tests.sync.peers import WALL_MS, Peer, assert_equal, converge
 
@@ -38,6 +39,7 @@ CREATE TABLE words(k TEXT PRIMARY KEY COLLATE NOCASE, doc, n UNIQUE) WITHOUT ROW
 CREATE TABLE bag(doc, n);
 CREATE TABLE strict(id INTEGER PRIMARY KEY, doc TEXT, n INT CHECK(n < 50), g INT AS (n + 1)) STRICT;
 CREATE TABLE pair(a, b, doc, n DEFAULT 7, PRIMARY KEY(a, b));
+CREATE TABLE numbered(id INTEGER PRIMARY KEY AUTOINCREMENT, doc, n);
 CREATE INDEX by_doc ON bag(json_extract(doc, '$.a')) WHERE n > 0;
 CREATE UNIQUE INDEX once ON pair(n) WHERE n IS NOT 3;
 INSERT INTO d VALUES(1, '{}', 1), (2, 'no json', 2), (3, NULL, -9223372036854775808), (4, x'00', 1.5);
@@ -46,7 +48,6 @@ INSERT INTO bag VALUES('{}', 1), ('[1]', 2);
 INSERT INTO strict VALUES(1, 'x', 1);
 INSERT INTO pair VALUES(1, 2, 'x', 1), ('1', 2.0, 'y', 2)
 """
-NAMES = ("d", "words", "bag", "strict", "pair")
 
 
 @functools.cache
@@ -141,210 +142,6 @@ def _assert_sound(peer):
 # ---- definitions
 
 
-EXPRESSIONS = (
-    "1",
-    "n",
-    "doc",
-    "n + 1",
-    "json_extract(doc, '$.a')",
-    "abs(n)",
-    "zeroblob(n)",
-    "hex(zeroblob(499999990))",
-    "printf('%*d', n, 1)",
-    "random()",
-    "length(doc) < 50",
-    "n < 50",
-    "doc LIKE 'a%' ESCAPE '\\\\'",
-    "(SELECT count(*) FROM d)",
-    "n IN (SELECT id FROM d)",
-    "instr(doc, doc)",
-    "load_extension('x')",
-    "doc || doc || doc",
-    "replace(hex(zeroblob(3000)), '00', hex(zeroblob(3000)))",
-    "CASE WHEN n THEN json(doc) END",
-    "RAISE(ABORT, 'no')",
-    "date(doc)",
-    "nosuch(n)",
-    "?1",
-    '"nosuch"',
-    "'text'",
-    "x'00ff'",
-    "9223372036854775808",
-    "1e999",
-    "likelihood(n, 0.5)",
-    "doc MATCH 'a'",
-    "doc REGEXP 'a'",
-    "n COLLATE nosuch",
-    "group_concat(n)",
-    "row_number() OVER ()",
-    "(n, doc) < (1, 2)",
-    "doc -> '$.a'",
-    "CAST(n AS TEXT)",
-    "NULL",
-    "sqlite_version()",
-    "last_insert_rowid()",
-    "(((((((((((((((((((((((((((((((((((n)))))))))))))))))))))))))))))))))))",
-)
-TYPES = ("", "INTEGER", "INT", "TEXT", "BLOB", "REAL", "ANY", "VARCHAR(10)", "GENERATED", "DATETIME DEFAULT")
-COLUMN_NAMES = (
-    "id",
-    "doc",
-    "n",
-    "g",
-    "x",
-    '"odd name"',
-    "[a]b]",
-    "rowid",
-    "oid",
-    '"',
-    "\u00e9",
-    '"new\nline"',
-    "mycomesh_x",
-)
-TABLE_NAMES = (*NAMES, "fresh", "FRESH", '"two words"', "sqlite_x", "mycomesh_meta", "mycomesh_pending_1", "main.fresh")
-TABLE_NAMES += ("temp.fresh", "d2", '"x""; DROP TABLE d; --"')
-TAILS = (
-    "",
-    "",
-    "",
-    " WITHOUT ROWID",
-    " STRICT",
-    " WITHOUT ROWID, STRICT",
-    ";",
-    "; DROP TABLE d",
-    " -- end",
-    " /* open",
-)
-TAILS += ("; SELECT 1", " AS SELECT * FROM d", "; CREATE TABLE other(a)", "; PRAGMA writable_schema = 1", "\0")
-expressions = st.sampled_from(EXPRESSIONS)
-
-
-@st.composite
-def _column(draw):
-    name, kind = draw(st.sampled_from(COLUMN_NAMES)), draw(st.sampled_from(TYPES))
-    clause = draw(
-        st.sampled_from(
-            (
-                "",
-                "",
-                "PRIMARY KEY",
-                "UNIQUE",
-                "NOT NULL",
-                "NOT NULL DEFAULT 1",
-                "DEFAULT ({})",
-                "CHECK({})",
-                "AS ({})",
-                "AS ({}) STORED",
-                "COLLATE NOCASE",
-                "COLLATE nosuch",
-                "REFERENCES d(id) ON DELETE CASCADE",
-                "PRIMARY KEY AUTOINCREMENT",
-                "UNIQUE ON CONFLICT REPLACE",
-                "PRIMARY KEY ON CONFLICT ROLLBACK",
-            )
-        )
-    )
-    return f"{name} {kind} {clause.format(draw(expressions))}"
-
-
-@st.composite
-def _create_table(draw):
-    head = draw(
-        st.sampled_from(
-            ("CREATE TABLE", "CREATE TABLE", "CREATE TABLE IF NOT EXISTS", "CREATE TEMP TABLE", "create table")
-        )
-    )
-    columns = draw(st.lists(_column(), min_size=1, max_size=4))
-    more = (
-        "PRIMARY KEY(id)",
-        "PRIMARY KEY(id, n)",
-        "UNIQUE(n, doc)",
-        "CHECK({})",
-        "FOREIGN KEY(n) REFERENCES words(n)",
-    )
-    columns += [draw(st.sampled_from(more)).format(draw(expressions)) for _ in range(draw(st.integers(0, 1)))]
-    return f"{head} {draw(st.sampled_from(TABLE_NAMES))}({', '.join(columns)}){draw(st.sampled_from(TAILS))}"
-
-
-@st.composite
-def _create_index(draw):
-    unique = draw(st.sampled_from(("", "UNIQUE ")))
-    terms = ", ".join(draw(st.lists(st.sampled_from(("n", "doc", "id")) | expressions, min_size=1, max_size=3)))
-    where = draw(st.sampled_from(("", " WHERE {}"))).format(draw(expressions))
-    name = draw(st.sampled_from(("i1", "i2", "by_doc", "once", "mycomesh_rows_1", "sqlite_autoindex_d_1", "main.i3")))
-    owner = draw(st.sampled_from((*NAMES, "fresh", "mycomesh_meta", "sqlite_schema")))
-    return f"CREATE {unique}INDEX {name} ON {owner}({terms}){where}{draw(st.sampled_from(TAILS))}"
-
-
-@st.composite
-def _mangled(draw, texts):
-    """Draw one of the texts with a token gone, doubled or moved, or as it is."""
-    parts = draw(texts).split(" ")
-    for _ in range(draw(st.integers(0, 2))):
-        at = draw(st.integers(0, len(parts) - 1))
-        match draw(st.sampled_from(("drop", "twice", "move", "junk"))):
-            case "drop" if len(parts) > 1:
-                del parts[at]
-            case "twice":
-                parts.insert(at, parts[at])
-            case "move":
-                parts.insert(draw(st.integers(0, len(parts) - 1)), parts.pop(at))
-            case "junk":
-                parts.insert(
-                    at, draw(st.sampled_from(("(", ")", "'", '"', ",", "/*", "--", ";", "SELECT", "\u2028", "[", "`")))
-                )
-    return " ".join(parts)
-
-
-@st.composite
-def _fact(draw):
-    table, column = (
-        draw(st.sampled_from((*NAMES, "fresh", "mycomesh_schema"))),
-        draw(st.sampled_from(("id", "doc", "n", "g", "x"))),
-    )
-    named = draw(
-        st.sampled_from(
-            (f'["{table}"]', f'["{table}", "{column}"]', "[]", "[1]", '["', "x", f'["{table}", "{column}", 1]')
-        )
-    )
-    texts = _mangled(_create_table()) | _mangled(_create_index())
-    match draw(
-        st.sampled_from(
-            ("table", "table", "table", "index", "index", "generated", "counter", "policy", "name", "floor", "odd")
-        )
-    ):
-        case "table":
-            return [
-                "table",
-                draw(st.sampled_from((*NAMES, "fresh", "d2", "two words"))),
-                draw(_mangled(_create_table())),
-            ]
-        case "index":
-            return [
-                "index",
-                f"index:{draw(st.sampled_from(('i1', 'i2', 'by_doc', 'once')))}",
-                draw(_mangled(_create_index()) | st.just("")),
-            ]
-        case "generated":
-            text = draw(
-                st.sampled_from(
-                    ("{} AS ({})", "{} INT GENERATED ALWAYS AS ({}) STORED", "", "{} AS ({}), y", "{} AS ({})) --")
-                )
-            )
-            return ["generated", f"generated:{named}", text.format(column, draw(expressions))]
-        case "policy":
-            return ["policy", f"policy:{named}", draw(st.sampled_from(("keep-both", "same-row", "")))]
-        case "name":
-            return ["name", f"name:{named}", draw(st.sampled_from((*TABLE_NAMES, "doc", "n", "", "x" * 300)))]
-        case "floor":
-            return ["floor", "floor", draw(st.sampled_from(("3.31", "3.99", "x", "", "9" * 400)))]
-        case "odd":
-            anything = st.none() | st.integers() | st.text(max_size=5) | texts
-            return [draw(anything), draw(st.text(max_size=9) | st.sampled_from(("d", "index:i1"))), draw(anything)]
-        case kind:
-            return [kind, f"{kind}:{named}", ""]
-
-
 def _facts_bundle(facts, hlc):
     last = {name: [kind, name, sql] for kind, name, sql in facts}
     rows = list(last.values())
@@ -352,7 +149,7 @@ def _facts_bundle(facts, hlc):
     return Bundle([Section(SCHEMA_TABLE, [(MEMBER, hlc - 1, hlc + len(rows))], [group])])
 
 
-@target(st.lists(st.lists(_fact(), min_size=1, max_size=6), min_size=1, max_size=3))
+@target(st.lists(st.lists(FACTS, min_size=1, max_size=6), min_size=1, max_size=3))
 def facts(batches):
     """Check that no definition of a member stops a node, costs it much, or reaches its own tables or the user's rows."""
     with _peers(1) as (peer,):
@@ -378,8 +175,15 @@ values |= st.sampled_from(
     ("{}", "[1]", '{"a":1}', "no json", "\0", "\ud7ff", b"", b"\x00", b"a", "x" * 3_000, b"y" * 3_000)
 )
 values |= st.sampled_from(([b"\xff"], [b"a"], [b"\xff", b"\xff"], [], True, False, (1 << 64), -(1 << 64), float("nan")))
-COLUMNS = {"d": "id doc n", "words": "k doc n", "bag": "doc n", "strict": "id doc n g", "pair": "a b doc n"}
-KEYS = {"d": ("id",), "words": ("k",), "bag": (), "strict": ("id",), "pair": ("a", "b")}
+COLUMNS = {
+    "d": "id doc n",
+    "words": "k doc n",
+    "bag": "doc n",
+    "strict": "id doc n g",
+    "pair": "a b doc n",
+    "numbered": "id doc n",
+}
+KEYS = {"d": ("id",), "words": ("k",), "bag": (), "strict": ("id",), "pair": ("a", "b"), "numbered": ("id",)}
 
 
 @st.composite
