@@ -281,12 +281,18 @@ class _Edits:
         """Return those cells of an entry that the writer of a change overwrote and had not seen."""
         if self._group.priors is None:
             return cells
-        site, seen = self._table.store.site(site_number), 0
+        site, seen, row, named = self._table.store.site(site_number), 0, False, False
         for names, origin, upto in self._group.priors[number]:
-            if origin == site and upto >= hlc:
-                if names is None:
-                    return 0
-                seen |= self._table.columns.mask_of(names)
+            if origin == site and names is None:
+                row = row or upto >= hlc
+            elif origin == site:
+                named = True
+                if upto >= hlc:
+                    seen |= self._table.columns.known_mask_of(names)  # type: ignore[arg-type]
+        if whole and named:
+            return cells & ~(seen | EXISTENCE if row else seen)
+        if row:
+            return 0
         return cells if whole else cells & ~seen
 
     def _records_loss(self, number: int, stored: StoredEntry, cells: int) -> bool:

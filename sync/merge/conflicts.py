@@ -1,6 +1,7 @@
 """Conflict detection: finds the values that lost a merge to a write that had not seen them.
 
-A change carries its priors: for each other site, the newest stamp that its writer had seen of the cells it overwrote. A loser
+A change carries its priors: for each other site, the newest stamp that its writer had seen of the cells it overwrote, also for a
+delete, so that a write which a member has kept from its writer is not lost with the row (ADR 61). A loser
 that is newer than the winner's priors is concurrent, and `records` writes it to `mycomesh_conflicts`. Nothing here changes
 rows or entries.
 
@@ -84,16 +85,24 @@ def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
 def _concurrent_bits(
     table: Table, winner: tuple[int, bytes], seen: Seen, loser: tuple[int, bytes], lost: int, *, whole: bool
 ) -> int:
-    """Return the lost cells whose write the winner had not seen. A `whole` winner overwrote the row, not single cells."""
+    """Return the lost cells whose write the winner had not seen.
+
+    A `whole` winner overwrote the row: a part without a mask is about all of it, or, beside parts that name cells of the
+    loser's site, about its existence.
+    """
     if winner[1] == loser[1]:
         return 0
+    parts = seen.get(table.store.site_number(loser[1]), [])
+    row = any(mask is None and hlc >= loser[0] for mask, hlc in parts)
     known = 0
-    for mask, hlc in seen.get(table.store.site_number(loser[1]), ()):
-        if hlc >= loser[0]:
-            known |= -1 if mask is None else mask
-    if whole:
-        return 0 if known & EXISTENCE else lost
-    return lost & ~known
+    for mask, hlc in parts:
+        if mask is not None and hlc >= loser[0]:
+            known |= mask
+    if not whole:
+        return 0 if row else lost & ~known
+    if any(mask is not None for mask, _ in parts):
+        return lost & ~(known | EXISTENCE if row else known)
+    return 0 if row else lost
 
 
 def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:

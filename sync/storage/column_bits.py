@@ -73,6 +73,10 @@ class ColumnBits:
             mask |= 1 << self.bits[name]
         return mask
 
+    def known_mask_of(self, names: Sequence[str]) -> int:
+        """Return the mask of those columns that have bits."""
+        return self.mask_of([name for name in names if name in self.bits])
+
     def learn(self, names: Sequence[str]) -> None:
         """Give bits to columns that this file does not have (yet); inside a transaction."""
         fresh = [name for name in names if name not in self.bits]

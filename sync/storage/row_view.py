@@ -8,7 +8,7 @@ Invariant: every column of every entry has its value, in the user's row or held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mycomesh.sync import codec
@@ -37,6 +37,7 @@ LEAST = -(1 << 63)
 # Parts of one prior, some 20 bytes each. A row that each of a thousand nodes writes in turn would collect more than a bundle
 # may have. A part that is left out can make a conflict record of a write that was seen.
 PRIORS_MAX = 256
+ALL_CELLS = -1  # of a row, also those of columns that this file does not know
 # (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
 # by number of the site: (mask of columns or None for all, hlc)
@@ -228,25 +229,72 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
     This is a version vector for each cell. Writes that the overwritten entries had overwritten are in it too, as the log has
     only the newest entry of a cell. Earlier writes of this site are left out: they are its own past, never a conflict. If
     there is a gap in a site's clock here, only its writes before the gap count, since one in the gap may still arrive.
+
+    An insert or a delete overwrites the whole row. Its parts without a mask are those of the row; where the cells of one site
+    are older than that, parts with a mask follow, which say so for each column.
     """
     if all([stored[0] == own_number and stored[5] is None for stored in view.stored]):  # noqa: C419 - runs for each row, where a generator takes longer
         return []
     coverage, site = view.table.coverage.staged, view.table.store.site
+    whole = mask & EXISTENCE != 0
     seen: dict[tuple[int | None, int], int] = {}
+    by_cell: dict[tuple[int, int], int] = {}
     for stored, entry in zip(view.stored, view.entries, strict=True):
-        touched = entry.mask if mask & EXISTENCE else entry.mask & mask
+        touched = entry.mask if whole else entry.mask & mask
         if not touched or (not view.visible and not entry.mask & EXISTENCE):
             continue  # the user did not see a cell of a row that is not visible
-        for part_mask, number, hlc in [(None, stored[0], stored[1]), *decode_prior(stored[5])]:
+        for part_mask, covers, number, hlc in _parts_of(stored, entry):
             share = touched if part_mask is None else touched & part_mask
             hlc = min(hlc, coverage.upto(site(number)))  # noqa: PLW2901
-            if not share or number == own_number or not hlc:
+            if number == own_number or not hlc:
                 continue
-            # An insert or a delete overwrites the whole row.
-            cells = None if mask & EXISTENCE or share == mask else share
-            seen[cells, number] = max(seen.get((cells, number), 0), hlc)
+            if whole and covers:
+                by_cell[covers, number] = max(by_cell.get((covers, number), 0), hlc)
+            if share:
+                cells = None if whole or share == mask else share
+                seen[cells, number] = max(seen.get((cells, number), 0), hlc)
     parts = [(cells, number, hlc) for (cells, number), hlc in seen.items()]
-    return sorted(_newest(parts, PRIORS_MAX), key=lambda part: (part[0] or 0, part[1]))
+    if whole:
+        named = _by_cell(view.table, parts, by_cell)
+        parts += named if len(parts) + len(named) <= PRIORS_MAX else []
+    newest = _newest(parts, PRIORS_MAX)
+    return sorted(newest, key=lambda part: (part[0] is not None, part[0] or 0, part[1], part[2]))
+
+
+def _parts_of(stored: StoredEntry, entry: Entry) -> Iterator[tuple[int | None, int, int, int]]:
+    """Yield what an entry and its prior say that its writer had seen: (mask of the part, cells, site number, hlc).
+
+    An insert or a delete covers all cells of its site, and so does its prior, save for sites with parts that name cells.
+    """
+    whole = entry.mask & EXISTENCE != 0
+    yield None, ALL_CELLS if whole else entry.mask, stored[0], stored[1]
+    parts = decode_prior(stored[5])
+    named = {number for part_mask, number, _ in parts if part_mask is not None}
+    for part_mask, number, hlc in parts:
+        if part_mask is not None:
+            yield part_mask, part_mask if whole else entry.mask & part_mask, number, hlc
+        elif whole:
+            yield None, 0 if number in named else ALL_CELLS, number, hlc
+        else:
+            yield None, entry.mask, number, hlc
+
+
+def _by_cell(table: Table, parts: Sequence[Prior], by_cell: Mapping[tuple[int, int], int]) -> list[Prior]:
+    """Return the parts with a mask of an insert or a delete: of each site that it has not seen as far in all cells."""
+    named: list[Prior] = []
+    for _, number, top in parts:
+        everywhere = by_cell.get((ALL_CELLS, number), 0)
+        if everywhere >= top:
+            continue
+        cells = [
+            (covers & ~EXISTENCE, number, hlc)
+            for (covers, origin), hlc in by_cell.items()
+            if origin == number and covers != ALL_CELLS and hlc > everywhere
+        ]
+        if everywhere:
+            cells.append((table.columns.mask_of(tuple(table.columns.bits)), number, everywhere))
+        named += cells or [(0, number, top)]
+    return named
 
 
 def _newest(parts: list[Prior], limit: int) -> list[Prior]:
@@ -274,13 +322,16 @@ def decode_prior(stored: bytes | None) -> list[Prior]:
 
 
 def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
-    """Return a stored prior with names and site ids in place of this file's numbers, without columns outside `mask`."""
+    """Return a stored prior with names and site ids in place of this file's numbers.
+
+    The prior of an update is without columns outside `mask`, which the change has lost.
+    """
     parts: list[Part] = []
     for part_mask, number, hlc in _newest(decode_prior(stored), COLUMNS_MAX):  # version 0.1 stored any number
         names = None
         if part_mask is not None:
-            names = table.columns.names_of(part_mask & mask)
-            if not names:
+            names = table.columns.names_of(part_mask if mask & EXISTENCE else part_mask & mask)
+            if not names and not mask & EXISTENCE:
                 continue
         parts.append((names, table.store.site(number), hlc))
     return parts
@@ -290,7 +341,7 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
     """Return the stored form of a prior of a peer."""
     return encode_prior(
         [
-            (None if names is None else table.columns.mask_of(names), table.store.site_number_or_new(site), hlc)
+            (None if names is None else table.columns.known_mask_of(names), table.store.site_number_or_new(site), hlc)
             for names, site, hlc in parts
         ]
     )

@@ -38,6 +38,9 @@ COLUMNS_MAX = 2_000  # SQLite's own default
 SEALS = "mycomesh_seals"
 SIGNERS_MAX = 4_096  # one for each site
 _CERTIFICATE = ("certificate",)
+# Before the name of a table: a section with the priors of its deletes and inserts by column, which their own groups cannot name.
+# An older version knows no such table, and ignores it.
+SEEN_PREFIX = "mycomesh_seen:"
 
 # One stamp that a change overwrote: (names of the columns where it did, None for all of the change's columns; site; hlc).
 Part = tuple[tuple[str, ...] | None, bytes, int]
@@ -60,7 +63,8 @@ class Group:
     hlcs: strictly ascending clocks, one a change.
     keys: the row keys, one a change; None if the values or the stamps name the rows.
     rows: the values of each change in the order of `columns`; empty lists for DELETE.
-    priors: the stamps that each change overwrote; None if no change overwrote any.
+    priors: the stamps that each change overwrote; None if no change overwrote any. A part of an insert or a delete may name
+        columns that the group does not have: they travel in a section of their own.
     encoded: the elements of `rows` in CBOR, one after the other, if the caller has them already.
     """
 
@@ -118,7 +122,8 @@ class Bundle:
 
         sections = []
         sealed = [section for section in self.sections if section.seals]
-        for section in [*self.sections, _seals_section(sealed, self.signers)] if sealed else self.sections:
+        every = [*self.sections, *_seen_sections(self.sections, SECTIONS_MAX - len(self.sections) - bool(sealed))]
+        for section in [*every, _seals_section(sealed, self.signers)] if sealed else every:
             ranges = [[site_number(site), after, upto] for site, after, upto in section.ranges]
             groups = [_encode_group(group, site_number(group.site), site_number, has_room) for group in section.groups]
             head = [codec.encode(section.table), codec.encode(ranges)]
@@ -139,7 +144,8 @@ class Bundle:
         require(all(is_bytes(site, 16) for site in sites), "a site is not 16 bytes")
         require(is_array(sections) and len(sections) <= SECTIONS_MAX, "malformed list of sections")
         found = [_decode_section(section, sites) for section in sections]
-        return cls(found, _take_seals(found) if found and found[-1].table == SEALS else [])
+        signers = _take_seals(found) if found and found[-1].table == SEALS else []
+        return cls(_take_seen(found), signers)
 
 
 def _encode_group(
@@ -155,7 +161,7 @@ def _encode_group(
             [
                 [None if names is None else [numbers[name] for name in names], site_number(origin), hlc]
                 for names, origin, hlc in parts
-                if has_room(origin)
+                if (names is None or numbers.keys() >= set(names)) and has_room(origin)
             ]
             for parts in group.priors
         ]
@@ -178,6 +184,53 @@ def filtered(group: Group, flags: Sequence[bool]) -> Group:
         list(kept(group.rows, flags)),
         None if group.priors is None else list(kept(group.priors, flags)),
     )
+
+
+def _seen_sections(sections: Sequence[Section], room: int) -> list[Section]:
+    """Return at most `room` sections with the parts of priors that name columns which their own groups do not have."""
+    found = []
+    for section in sections:
+        name = SEEN_PREFIX + section.table
+        groups = [seen for group in section.groups if group.priors and (seen := _seen_group(group)) is not None]
+        if groups and len(name) <= NAME_MAX:
+            found.append(Section(name, [], groups))
+    return found if len(found) <= room else []
+
+
+def _seen_group(group: Group) -> Group | None:
+    """Return what the changes of a group had seen by column, as updates of these columns to NULL; None if nothing."""
+    own = set(group.columns)
+    hlcs, priors = [], []
+    for hlc, parts in zip(group.hlcs, group.priors or (), strict=True):
+        named = [part for part in parts if part[0] is not None and not own.issuperset(part[0])]
+        if named:
+            hlcs.append(hlc)
+            priors.append(named)
+    columns = tuple(sorted({name for parts in priors for names, _, _ in parts for name in names or ()}))
+    if not hlcs or len(columns) > COLUMNS_MAX:
+        return None
+    return Group(group.site, Kind.UPDATE, columns, hlcs, None, [[None] * len(columns)] * len(hlcs), priors)
+
+
+def _take_seen(sections: list[Section]) -> list[Section]:
+    """Give the changes of each section the parts of their priors that another section has; return the sections of tables."""
+    kept = [section for section in sections if not section.table.startswith(SEEN_PREFIX)]
+    if len(kept) == len(sections):
+        return sections
+    seen = {
+        (section.table, group.site, hlc): parts
+        for section in sections
+        if section.table.startswith(SEEN_PREFIX)
+        for group in section.groups
+        for hlc, parts in zip(group.hlcs, group.priors or (), strict=False)
+    }
+    for section in kept:
+        for group in section.groups:
+            if group.kind is not Kind.UPDATE and group.priors is not None:
+                name = SEEN_PREFIX + section.table
+                more = (seen.get((name, group.site, hlc), []) for hlc in group.hlcs)
+                group.priors = [[*parts, *named][:COLUMNS_MAX] for parts, named in zip(group.priors, more, strict=True)]
+    return kept
 
 
 def _seals_section(sections: Sequence[Section], signers: Sequence[bytes]) -> Section:

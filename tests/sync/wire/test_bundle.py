@@ -88,6 +88,49 @@ def test_the_bytes_are_those_of_the_golden_vector():
     assert Bundle.decode(bytes.fromhex(GOLDEN["bundle"])) == sample()
 
 
+def by_column():
+    """A delete and an insert whose writers had not seen one site as far in all columns."""
+    parts = [(None, SITE_B, 9), (("note",), SITE_B, 9), (("battery", "drone", "note"), SITE_B, 5)]
+    delete = Group(SITE_A, Kind.DELETE, (), [20], [b"\x81\x01"], [[]], [parts])
+    insert = Group(
+        SITE_A, Kind.INSERT, ("drone",), [30], [b"\x81\x02"], [["x"]], [[(None, SITE_B, 4), (("note",), SITE_B, 3)]]
+    )
+    return Bundle([Section("drones", [(SITE_A, 0, 30)], [delete, insert]), Section("empty", [])])
+
+
+def test_columns_of_deletes_have_their_golden_bytes():
+    data = by_column().encode()
+    assert data.hex() == GOLDEN["seen"]
+    assert Bundle.decode(data) == by_column()
+    # An older version reads a table that it lacks, and the groups of the others as they always were.
+    _, _, sections = plain(by_column())
+    assert [section[0] for section in sections] == ["drones", "empty", batch.SEEN_PREFIX + "drones"]
+    assert [group[6] for group in sections[0][2]] == [[[[None, 1, 9]]], [[[None, 1, 4]]]]
+
+
+@pytest.mark.parametrize("table", ["unknown", "empty"])
+def test_columns_of_absent_changes_are_ignored(table):
+    found = plain(by_column())
+    found[2][2][0] = batch.SEEN_PREFIX + table
+    back = Bundle.decode(cbor2.dumps(found, canonical=True))
+    assert [len(parts) for group in back.sections[0].groups for parts in group.priors] == [1, 1]
+
+
+def test_columns_are_omitted_where_no_section_is_left():
+    bundle = by_column()
+    bundle.sections += [Section(f"t{number}", []) for number in range(batch.SECTIONS_MAX - 2)]
+    back = Bundle.decode(bundle.encode())
+    assert len(back.sections) == batch.SECTIONS_MAX
+    assert [len(parts) for group in back.sections[0].groups for parts in group.priors] == [1, 1]
+
+
+def test_parts_by_column_count_among_the_limited():
+    found = plain(by_column())
+    found[2][2][2][0][6][0] *= batch.COLUMNS_MAX // 2
+    back = Bundle.decode(cbor2.dumps(found, canonical=True))
+    assert len(back.sections[0].groups[0].priors[0]) == batch.COLUMNS_MAX
+
+
 def test_a_section_counts_its_changes():
     assert [section.rows for section in sample().sections] == [5, 0]
 
