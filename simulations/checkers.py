@@ -79,6 +79,9 @@ def violations(cluster: Cluster) -> list[str]:
         for _, tables in contents if beside else ():
             listed = itertools.chain.from_iterable(tables.get(name, []) for name in sorted(beside))
             kept.update(dict.fromkeys(token for row in listed for value in row for token in tokens_in(value)))
+        for host in cluster.hosts:
+            if host.shell is not None and host.shell.traitor is not None:
+                cluster.oracle.made_up.update(host.shell.traitor.made_up)
         found += history_violations(cluster.oracle, visible, kept)
         found += revocation_violations(cluster, visible)
         found += purge_violations(cluster, visible)
@@ -238,13 +241,11 @@ def history_violations(oracle: Oracle, visible: Counter[int], kept: dict[int, No
             count == 1
             and oracle.is_replaced(token)
             and token not in oracle.duplicable
-            and not oracle.is_uncovered(token)
+            and not oracle.is_uncovered(token, visible)
         ):
             by = ", ".join(_name(oracle, late) for late in written.seen_by)
             found.append(f"{where} {at}: visible although replaced or deleted by {by} who saw it")
-        elif count == 0 and not (
-            written.seen_by or token in kept or token in oracle.excused or oracle.is_hidden(token)
-        ):
+        elif count == 0 and not (written.seen_by or token in kept or token in oracle.excused):
             found.append(f"{where} {at}: lost (not visible, not replaced, not in conflicts, not parked)")
     return found
 

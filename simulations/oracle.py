@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import apsw
 
-__all__ = ["KEPT", "TOKEN", "Oracle", "Written", "kept_tokens"]
+__all__ = ["BORN_WITH", "KEPT", "TOKEN", "Deleted", "Oracle", "Written", "kept_tokens"]
 
 TOKEN = re.compile(rb"<w(\d+)>")
 # Where the file keeps a value that is not visible. The word of a member that rows were deleted takes none of so few rows.
@@ -25,6 +25,9 @@ KEPT = (
     ("mycomesh_parked", "content", "1"),
     ("mycomesh_held", "content", "1"),
 )
+
+# The columns of a shared row that only its insert writes, and of the others one that every row has.
+BORN_WITH = ("birth", "body", "timestamp")
 
 
 @dataclass(slots=True)
@@ -39,12 +42,21 @@ class Written:
     seen_by: list[int] = field(default_factory=list)
 
 
+class Deleted(NamedTuple):
+    """One delete: the node, virtual microseconds, and the row (table, key)."""
+
+    node: int
+    at_us: int
+    row: tuple[str, str]
+
+
 class Oracle:
     """All committed writes of all applications, by token number."""
 
     def __init__(self) -> None:
         self.written: dict[int, Written] = {}
-        self.deletes: dict[int, tuple[int, int]] = {}  # token number of a delete -> node, virtual microseconds
+        self.deletes: dict[int, Deleted] = {}
+        self.made_up: dict[tuple[str, str], None] = {}  # rows (table, key) that a traitor wrote without its application
         self.excused: dict[int, None] = {}  # writes that may be lost without a violation
         self.revoked_us: dict[int, int] = {}  # node -> virtual microseconds of its revocation
         self.traitors: dict[int, None] = {}  # nodes that lie, so that none of their writes has to be anywhere
@@ -70,7 +82,9 @@ class Oracle:
 
     def record_delete(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
         """Record a committed delete of a row with these values."""
-        self.deletes[token] = (node, at_us)
+        known = [self.written[old] for value in values for old in tokens_in(value)]
+        row = (known[0].table, known[0].key) if known else ("", "")
+        self.deletes[token] = Deleted(node, at_us, row)
         if node in self.revoked_us:
             self.excused[token] = None
         for value in values:
@@ -85,7 +99,7 @@ class Oracle:
         for token, written in self.written.items():
             if written.node == node and written.at_us >= since_us:
                 self.excused[token] = None
-        for token, (where, at_us) in self.deletes.items():
+        for token, (where, at_us, _) in self.deletes.items():
             if where == node and at_us >= since_us:
                 self.excused[token] = None
 
@@ -117,36 +131,45 @@ class Oracle:
         """Return whether a write that cannot be lost saw this value and replaced or deleted it."""
         return any(by not in self.excused for by in self.written[token].seen_by)
 
-    def is_uncovered(self, token: int) -> bool:
-        """Return whether a purge may have uncovered this value.
+    def is_uncovered(self, token: int, visible: Mapping[int, int]) -> bool:
+        """Return whether a purge may have uncovered this value: of no write that had replaced it is anything left.
 
-        A purged write had overwritten the row after a write or a delete that had replaced this value. Nobody has that one any
-        more, so the newest value that is left comes back (docs/SECURITY.md).
+        Purged writes had overwritten each of them in turn, so the newest value that is left comes back (ADR 46). `visible` counts
+        the values that users see.
         """
-        old = self.written[token]
-        if self.purged and any(by in self.deletes for by in old.seen_by):
-            return True  # rows that the traitor made up can have overwritten the delete, and are not in this history
-        row = [each for each in self.written.values() if (each.table, each.key) == (old.table, old.key)]
-        by_purged = [each.at_us for each in row if each.node in self.purged]
-        by_purged += [self.deletes[by][1] for each in row for by in each.seen_by if by in self.deletes
-                      and self.deletes[by][0] in self.purged]  # fmt: skip
-        return any(at_us > old.at_us for at_us in by_purged)
+        return bool(self.purged) and not any(self._is_left(by, visible) for by in self.written[token].seen_by)
 
-    def is_hidden(self, token: int) -> bool:
-        """Return whether a traitor can have hidden that a write was lost.
-
-        A delete names the newest write of each site that it saw. If it saw a later write of the row by the same node, it counts
-        as having seen the earlier one too, also where a member had withheld that (docs/SECURITY.md).
-        """
-        lost = self.written[token]
-        if not self.traitors:
+    def _is_left(self, token: int, visible: Mapping[int, int]) -> bool:
+        """Return whether some node still knows of a write: it holds, or one that replaced it is left."""
+        if token in self.excused:
             return False
-        later = (
-            each
-            for each in self.written.values()
-            if (each.table, each.key, each.node) == (lost.table, lost.key, lost.node) and each.at_us > lost.at_us
+        if token in self.deletes:
+            row = self.deletes[token].row
+            return row not in self.made_up and not any(
+                self._may_end(old, token) for old, each in self.written.items() if (each.table, each.key) == row
+            )
+        written = self.written[token]
+        if visible.get(token) or not written.seen_by:
+            return bool(visible.get(token)) or (written.table, written.key) not in self.made_up
+        return any(self._is_left(by, visible) for by in written.seen_by)
+
+    def _may_end(self, old: int, token: int) -> bool:
+        """Return whether a purged insert or delete of the row of a value may have taken the place of a delete.
+
+        It has not if the delete came later and its user saw that. One that neither saw may have the greater stamp.
+        """
+        written, deleted = self.written[old], self.deletes[token]
+        others = [(by, self.deletes[by]) for by in written.seen_by if by in self.deletes]
+        if any(
+            each.node in self.purged and (each.at_us >= deleted.at_us or token in written.seen_by) for _, each in others
+        ):
+            return True
+        return (
+            written.node in self.purged
+            and written.column in BORN_WITH
+            and token not in written.seen_by
+            and not any(each.at_us < deleted.at_us for _, each in others)
         )
-        return any(by in self.deletes for each in later for by in each.seen_by)
 
     def undone(self) -> frozenset[int]:
         """Return the values that a write replaced or deleted which may be lost."""

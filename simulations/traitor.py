@@ -23,7 +23,7 @@ from mycomesh.sync.wire.seals import Seal
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mycomesh.sync.replica import Replica
 
@@ -62,6 +62,7 @@ class Traitor:
         self._published: list[bytes] = []
         self._last = 0  # the last clock that was made up
         self.told = 0  # how many lies
+        self.made_up: dict[tuple[str, str], None] = {}  # rows (table, key) that no application has written so
 
     def hear(self, event: Event) -> None:
         """Remember what can be parroted."""
@@ -253,10 +254,15 @@ class Traitor:
                     group.priors = None
                     if group.kind is not Kind.INSERT and group.keys:
                         group.keys = [1 + (key + self._rng.randrange(1, 4)) % 12 for key in group.keys]
+                        self._note_made_up(group.keys)
                     elif "id" in group.columns:
                         at = group.columns.index("id")
                         group.rows = [[*row[:at], 1 + row[at] % 12, *row[at + 1 :]] for row in group.rows]
+                        self._note_made_up(row[at] for row in group.rows)
         return found.encode()
+
+    def _note_made_up(self, keys: Iterable[int]) -> None:
+        self.made_up.update(dict.fromkeys(("missions", str(key)) for key in keys))
 
     def _wide_ranges(self, batch: bytes) -> bytes:
         """Return the batch with ranges that begin at 0, although earlier batches may not have arrived."""
@@ -268,6 +274,7 @@ class Traitor:
     def _made_up(self, table: str, site: bytes, hlc: int) -> bytes:
         """Return a batch with one insert under a stamp that nothing here has; of another's site, `FORGED`."""
         key = self._rng.randrange(1, 12)
+        self._note_made_up([key])
         text = "made up" if site[:SITE_PREFIX] == self._replica.site[:SITE_PREFIX] else FORGED
         group = Group(site, Kind.INSERT, ("birth", "id", "note"), [hlc], None, [[text, key, text]], None)
         return Bundle([Section(table, [(site, hlc - 1, hlc)], [group])]).encode()

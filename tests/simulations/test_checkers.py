@@ -84,6 +84,57 @@ def test_a_lost_file_excuses_its_writes_and_their_effects():
     assert verdict(oracle, [second]) == []
 
 
+def purged_history(*, over=None):
+    """A value that node 1 replaced, and what a purged node 2 made of that."""
+    oracle = Oracle()
+    first = wrote(oracle, column="birth")
+    second = wrote(oracle, over=first, node=1, column="birth")
+    oracle.record_traitor(2, 6)
+    oracle.purged[2] = None
+    last = wrote(oracle, over=second if over is None else over, node=2, column="birth")
+    return oracle, first, second, last
+
+
+def test_purge_may_uncover_what_its_writes_had_covered():
+    oracle, first, second, _ = purged_history()
+    assert oracle.is_replaced(first)
+    assert verdict(oracle, [first]) == []
+    assert verdict(oracle, [second]) == []
+    assert verdict(oracle, [first, second])  # the later value is left, and keeps the first one out
+
+
+def test_purge_uncovers_nothing_that_honest_writes_keep_out():
+    oracle, first, second, _ = purged_history()
+    third = wrote(oracle, over=second, node=3, column="birth")
+    assert verdict(oracle, [third]) == []
+    (line,) = verdict(oracle, [first, third])
+    assert "visible although replaced" in line
+
+
+def test_a_purge_may_uncover_rows_of_overwritten_deletes():
+    oracle = Oracle()
+    first = wrote(oracle, column="birth")
+    oracle.record_delete(oracle.token(), 3, 9, (text_of(first),))
+    oracle.record_traitor(2, 6)
+    oracle.purged[2] = None
+    assert verdict(oracle, [first])  # nothing has overwritten the delete
+    oracle.made_up["missions", "1"] = None
+    assert verdict(oracle, [first]) == []
+    oracle.made_up.clear()
+    oracle.record_write(oracle.token(), Written("missions", "1", "birth", 2, 10), None)
+    assert verdict(oracle, [first]) == []
+
+
+def test_purged_writes_that_a_delete_saw_do_not_end_it():
+    oracle = Oracle()
+    oracle.record_traitor(2, 0)
+    oracle.purged[2] = None
+    first = wrote(oracle, column="birth")
+    bad = wrote(oracle, over=first, node=2, column="birth")
+    oracle.record_delete(oracle.token(), 3, 9, (text_of(first), text_of(bad)))
+    assert verdict(oracle, [first])
+
+
 def test_contents_do_not_depend_on_the_order_of_rows():
     one, other = apsw.Connection(":memory:"), apsw.Connection(":memory:")
     rows = [(1, 2.0, None, "4", b"5"), (1, 2, 3, 4, 5), (None, None, None, None, "6")]
