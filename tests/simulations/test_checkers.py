@@ -95,7 +95,7 @@ def purged_history(*, over=None):
     return oracle, first, second, last
 
 
-def test_purge_may_uncover_what_its_writes_had_covered():
+def test_purge_may_uncover_what_it_had_covered():
     oracle, first, second, _ = purged_history()
     assert oracle.is_replaced(first)
     assert verdict(oracle, [first]) == []
@@ -125,7 +125,7 @@ def test_a_purge_may_uncover_rows_of_overwritten_deletes():
     assert verdict(oracle, [first]) == []
 
 
-def test_purged_writes_that_a_delete_saw_do_not_end_it():
+def test_purged_writes_that_a_delete_saw_end_nothing():
     oracle = Oracle()
     oracle.record_traitor(2, 0)
     oracle.purged[2] = None
