@@ -43,11 +43,23 @@ class FeedSession:
         answer = await self._link.ask("changes", **self._request, part=count)
         return base64.b64decode(answer["place"])
 
-    async def page_beyond(self, moved: int, *, wait_ms: int = WAIT_MS) -> list[dict[str, Any]]:
-        """Return the next page, after the caller has moved the cursor past `moved` changes in its own transaction."""
-        answer = await self._link.ask("changes", **self._request, done=moved, moved=True, places=True, wait_ms=wait_ms)
-        if answer["changes"]:
+    async def page_beyond(
+        self, moved: int, *, wait_ms: int = WAIT_MS, sets: int = 0, back: bool = False
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Return the next page, after the caller has moved the cursor past `moved` changes in its own transaction.
+
+        With `sets`, up to so many changes may come as windows of the log (`sync.feed.windows.SetPage`), a dict; with `back`, the
+        pages that are not acknowledged come once more.
+        """
+        more = {"back": True} if back else {}
+        answer = await self._link.ask(
+            "changes", **self._request, done=moved, moved=True, places=True, wait_ms=wait_ms, sets=sets, **more
+        )
+        if "place" in answer:
             self.place = base64.b64decode(answer["place"])
+        if "set" in answer:
+            found: dict[str, Any] = answer["set"]
+            return found
         return json.loads(f"[{','.join(answer['changes'])}]")  # type: ignore[no-any-return]
 
     async def page(

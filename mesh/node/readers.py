@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.judge import FAILED_MAX, JUDGED_MAX
 from mycomesh.sync.errors import FeedError
-from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
+from mycomesh.sync.feed.reader import PAGE_ROWS_MAX, Page
+from mycomesh.sync.feed.windows import SetPage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mycomesh.mesh.node.replica_thread import ReplicaThread
     from mycomesh.sync.feed.change import Change
     from mycomesh.sync.feed.position import Position
-    from mycomesh.sync.feed.reader import Page
 
 __all__ = ["FAILED_MAX", "JUDGED_MAX", "READERS_MAX", "UNDONE_MAX", "Reader", "Readers"]
 
@@ -129,6 +129,19 @@ class Reader:
             FeedError: the table is gone, or `UNDONE_MAX` changes wait for their acknowledgement.
             DatabaseError: the file cannot be read now; the same call may succeed later.
         """
+        page = await self.page_or_set(rows_max=rows_max, wait_s=wait_s)
+        assert not isinstance(page, SetPage), "not asked for"
+        return page
+
+    async def page_or_set(
+        self, *, rows_max: int = PAGE_ROWS_MAX, set_max: int = 0, wait_s: float | None = None
+    ) -> Page | SetPage | None:
+        """Return the next page as `page` does; with `set_max`, up to so many changes without their rows, where that can be.
+
+        Raises:
+            FeedError: the table is gone, or `UNDONE_MAX` changes wait for their acknowledgement.
+            DatabaseError: the file cannot be read now; the same call may succeed later.
+        """
         assert self._position is not None, "started"
         if self.stopped:
             raise FeedError(
@@ -145,12 +158,12 @@ class Reader:
         with self._readers.observing(woken):
             while not self._readers.ended:
                 woken.clear()
-                page = await self._replica.read_changes(self.table, self._position, rows_max)
+                page = await self._replica.read_changes(self.table, self._position, rows_max, set_max)
                 self._position = page.position
-                if page.changes:
-                    self._undone += len(page.changes)
-                    for change in page.changes:
-                        change.who = self._readers.name_of(change.site)
+                if page.count:
+                    self._undone += page.count
+                    for change in page.changes if isinstance(page, Page) else ():
+                        change.who = self.name_of(change.site)
                     return page
                 if page.more:
                     continue
@@ -159,6 +172,16 @@ class Reader:
                 except TimeoutError:
                     return None
         return None
+
+    def name_of(self, site: bytes) -> str:
+        """Return the name of the member that writes under a site, "" if it is not known."""
+        return self._readers.name_of(site)
+
+    def go_back(self, pages: Sequence[Page | SetPage]) -> None:
+        """Read again from before some pages that are not acknowledged, the oldest first."""
+        if pages:
+            self._position = pages[0].before.copy()
+            self._undone = max(0, self._undone - sum(page.count for page in pages))
 
     async def move(self, position: Position, count: int) -> None:
         """Acknowledge so many changes, up to a position of a page: the cursor does not return before it."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mycomesh.sync.feed.feed import Cursor, Feed
     from mycomesh.sync.feed.position import Position
     from mycomesh.sync.feed.reader import Page
+    from mycomesh.sync.feed.windows import SetPage
 
 __all__ = ["ReplicaThread"]
 
@@ -140,9 +141,12 @@ class ReplicaThread:
         """Return where a reader of the change feed begins, and the table's name on the mesh; create a cursor that is new."""
         return await self._call(lambda: self._begin_reading(table, cursor, from_now=from_now))
 
-    async def read_changes(self, table: str, position: Position, rows_max: int) -> Page:
-        """Return the changes of a table beyond a position, of everything committed before the call."""
-        return await self._call(lambda: self._read_changes(table, position, rows_max))
+    async def read_changes(self, table: str, position: Position, rows_max: int, set_max: int) -> Page | SetPage:
+        """Return the changes of a table beyond a position, of everything committed before the call.
+
+        With `set_max` above 0, they are up to so many without their rows, where that can be.
+        """
+        return await self._call(lambda: self._read_changes(table, position, rows_max, set_max))
 
     async def cursors(self) -> list[Cursor]:
         """Return the cursors of the change feed; while the file cannot be read, those that were there last."""
@@ -219,7 +223,12 @@ class ReplicaThread:
         )
         return found[-1], feed.table(table).spec.folded
 
-    def _read_changes(self, table: str, position: Position, rows_max: int) -> Page:
+    def _read_changes(self, table: str, position: Position, rows_max: int, set_max: int) -> Page | SetPage:
+        if set_max:
+            found, published = self._replica.feed.read_set(table, position, clock()[1], rows_max=set_max)
+            self._publish(published)
+            if found is not None:
+                return found
         page, published = self._replica.feed.read(table, position, clock()[1], rows_max=rows_max)
         self._publish(published)
         return page

@@ -28,6 +28,7 @@ from mycomesh.sync.feed.letters_sql import FLOW, RECEIVER
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, read_page
 from mycomesh.sync.feed.touched import Touched
+from mycomesh.sync.feed.windows import SetPage, read_windows
 from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
@@ -336,6 +337,22 @@ class Feed:
             published = self._outbox.read_drained(wall_ms, read)
         finally:
             self._pause.end()
+        return pages[0], published
+
+    def read_set(
+        self, table_name: str, position: Position, wall_ms: int, *, rows_max: int
+    ) -> tuple[SetPage | None, list[bytes]]:
+        """Return the next page as windows of the log, and batches to publish; None where `read` has to read it.
+
+        Raises as `read`.
+        """
+        pages: list[SetPage | None] = []
+
+        def read() -> None:
+            touched = self._touched if self.active else None
+            pages[:] = [read_windows(self.table(table_name), touched, position, rows_max=rows_max)]
+
+        published = self._outbox.read_drained(wall_ms, read)
         return pages[0], published
 
     # ---- dead letters

@@ -45,6 +45,11 @@ class Page:
     windows: list[Window]
     more: bool
 
+    @property
+    def count(self) -> int:
+        """How many changes it has."""
+        return len(self.changes)
+
     def after(self, count: int) -> Position:
         """Return the position behind the first `count` changes."""
         if count >= len(self.changes):

@@ -40,6 +40,7 @@ INNER = {
     "FunctionError",
     "MovedError",
     "RowError",
+    "UnfitError",
     "_LostError",
     "LinkError",
     "SchemeError",

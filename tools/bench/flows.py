@@ -53,9 +53,11 @@ def flows(quick: bool) -> dict[str, Figure]:
         app.commit()
         _wait_until_quiet(node)
         before = cpu_s(node)
+        app.execute("BEGIN IMMEDIATE")  # the flow starts, and can write nothing yet
         ask(home, "children", action="resume", kind="flow", name="bench")
         child = _running_child(home)["pid"]
         started = cpu_s(child)
+        app.rollback()
         _wait_for(app, rows)
         _wait_until_quiet(node)
         flow_s = cpu_s(child) - started

@@ -14,9 +14,11 @@ import apsw
 
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
+from mycomesh.sync.feed.windows import SET_ROWS_MAX
 from mycomesh.tools.child import Reports, end_with_parent, run_until_signal
 from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.keys import site_of
+from mycomesh.tools.flows.set_function import LogSet
 from mycomesh.tools.flows.settings import HERE, load, wrong
 from mycomesh.tools.flows.sql_function import FunctionError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
@@ -34,6 +36,8 @@ PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next try, when the node or the file
 TABLE_PAUSE_S = 0.2  # while a table is not there yet
 REPORT_S = 1
 ROWS = 1_024  # of a transaction: other programs wait for it some 20 ms
+ROWS_MIN = 64
+HELD_S = 0.02  # that the statements of one transaction should take, while other programs wait
 
 
 def run(home: Home, name: str) -> None:
@@ -118,19 +122,38 @@ class Flow:
         session = FeedSession(self._home, settings.table, settings.cursor, from_now=from_now, rows_max=ROWS)
         moved = 0
         try:
-            page = await session.page_beyond(0, wait_ms=0)
+            size = ROWS
+            page = await session.page_beyond(0, wait_ms=0, sets=size * writer.takes_sets)
             if not had:
                 writer.read_position()
             self._set("running", "")
             while True:
-                if page:
+                back = False
+                if isinstance(page, dict):
+                    moved, size = await self._write_set(writer, session, LogSet(**page), size)
+                    back = not moved
+                elif page:
                     moved = await self._write(writer, session, self._batch(page))
                     if writer.judge.stops:
                         raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
-                page = await session.page_beyond(moved)
+                sets = 0 if back else size * writer.takes_sets
+                page = await session.page_beyond(moved, sets=sets, back=back)
                 moved = 0
         finally:
             await session.close()
+
+    async def _write_set(self, writer: Writer, session: FeedSession, page: LogSet, size: int) -> tuple[int, int]:
+        """Write the results of a page; return how many changes are done with, 0 if they have to go in singly, and the next size.
+
+        The size keeps other programs waiting for `HELD_S` at most, as far as the last page can tell.
+        """
+        own = self._own if self._settings.where == HERE else ""
+        took_s: float | None = await self._on_thread(writer.write_set, page, own, session.place)
+        if took_s is None:
+            return 0, ROWS
+        if took_s > HELD_S:
+            return page.count, max(ROWS_MIN, size // 2)
+        return page.count, min(SET_ROWS_MAX, 2 * size) if took_s < HELD_S / 2 and page.count == size else size
 
     async def _write(self, writer: Writer, session: FeedSession, batch: Batch) -> int:
         """Write a batch; return how many changes of its page are done with."""

@@ -114,7 +114,7 @@ class RowsFunction(SqlFunction):
                 if tuple(row) != names:
                     self._insert(names, group)
                     names, group = tuple(row), []
-                derived = (self._derive(self._settings.name, dot_of(change["id"]), number),)
+                derived = (self.derive(self._settings.name, dot_of(change["id"]), number),)
                 group.append((*map(sql_value, row.values()), *(derived if self._derives(names) else ())))
         self._insert(names, group)
 

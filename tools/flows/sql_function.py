@@ -7,6 +7,7 @@ is a common table expression under the table's name, before which the user's SEL
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from mycomesh.tools.flows.settings import FlowSettings
 
-__all__ = ["FunctionError", "SqlFunction"]
+__all__ = ["DERIVED", "FunctionError", "Insertion", "SqlFunction"]
 
 DERIVED = ("_id", "_key", "_node", "_at")  # columns of `new` beside those of the table
 _WITH = re.compile(r"\s*WITH\s+(RECURSIVE\s+)?", re.IGNORECASE)
@@ -31,6 +32,27 @@ class FunctionError(Exception):
     """The function does not fit its tables; the text is one line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """How the rows of a SELECT become results.
+
+    into: the table.
+    made: the columns that the SELECT makes.
+    missing: the key, if that is derived.
+    again: what becomes of a result whose key is there, in SQL.
+    """
+
+    into: str
+    made: Sequence[str]
+    missing: Sequence[str]
+    again: str
+
+    def text(self, select: str) -> str:
+        """Return the INSERT for a SELECT that has the derived key behind its columns."""
+        columns = ", ".join(map(quoted, [*self.made, *self.missing]))
+        return f"INSERT INTO main.{quoted(self.into)}({columns}) {select}{self.again}"
+
+
 class SqlFunction:
     """The SQL of one flow on one connection."""
 
@@ -38,13 +60,14 @@ class SqlFunction:
         self._db = db
         self._settings = settings
         self._statements: dict[tuple[str, ...], str] = {}  # columns of the input -> statement
-        self._derive: Any = text_key
+        self.derive: Any = text_key  # (flow, change, number) -> key
+        self.insertion: Insertion | None = None  # of a SELECT
         self._uses_key = True
         db.create_scalar_function("mycomesh_flow_key", self._key, 2, deterministic=True)
 
     def _key(self, *arguments: Any) -> Any:
         dot, number = arguments
-        return self._derive(self._settings.name, dot, number)
+        return self.derive(self._settings.name, dot, number)
 
     def forget(self) -> None:
         """Read the shapes of the tables again."""
@@ -93,7 +116,7 @@ class SqlFunction:
         """Return the values for the statement of a change."""
         dot = dot_of(change["id"])
         bound = [_bound(value) if type(value) is dict else value for value in change["values"].values()]
-        key = self._derive(self._settings.name, dot, 1) if self._uses_key else None
+        key = self.derive(self._settings.name, dot, 1) if self._uses_key else None
         bound += (dot, key, change["who"], change["at"])
         return bound
 
@@ -119,7 +142,6 @@ class SqlFunction:
             )
         if not key and settings.where != "here":
             raise FunctionError(f"{settings.into} needs a primary key, since several nodes write its rows")
-        into = ", ".join(quoted(name) for name in [*made, *missing])
         dot = len(columns) + 1
         derived = (
             f", CASE row_number() OVER () WHEN 1 THEN ?{dot + 1} ELSE mycomesh_flow_key(?{dot}, row_number() OVER ()) END"
@@ -127,13 +149,14 @@ class SqlFunction:
             else ""
         )
         again = self._on_repetition(made, [name for name, _ in key], derived=bool(missing))
-        text = f"INSERT INTO main.{quoted(settings.into)}({into}) SELECT *{derived} FROM ({sql}) WHERE true{again}"
+        self.insertion = Insertion(settings.into, made, missing, again)
+        text = self.insertion.text(f"SELECT *{derived} FROM ({sql}) WHERE true")
         apsw.ext.query_info(self._db, text)
         return text
 
     def _choose_key(self, key: Sequence[tuple[str, str]]) -> None:
         whole = len(key) == 1 and key[0][1].upper() == "INTEGER"
-        self._derive = integer_key if whole else text_key
+        self.derive = integer_key if whole else text_key
 
     @staticmethod
     def _on_repetition(made: Sequence[str], key: Sequence[str], *, derived: bool) -> str:

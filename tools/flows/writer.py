@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from mycomesh.mesh.node.judge import Judge
+from mycomesh.mesh.node.judge import JUDGED_MAX, Judge
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
 from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.tools.flows.set_function import LogSet, SetFunction, UnfitError
 from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Writer:
         self._position: bytes | None = None
         self._schema_version = -1
         self.function = _function(self._db, settings)
+        self._sets = SetFunction(self._db, settings, self.function) if settings.kind == "sql" else None
+        self._fits: bool | None = None  # whether the statement may run for many changes at once; None: to be found out
         self.judge = Judge()
         self.figures: dict[str, float] = {"inputs": 0, "failed": 0}
 
@@ -98,6 +101,13 @@ class Writer:
         columns = self.columns()
         if columns is not None:
             self.function.statement(columns)
+            if self._fits is None:
+                self._fits = self._sets is not None and self._sets.fits(columns)
+
+    @property
+    def takes_sets(self) -> bool:
+        """Whether the statement may run for many changes at once, by the tables as they were last checked or written."""
+        return bool(self._fits)
 
     def note_wait(self) -> bool:
         """Note that the flow is older than a table of it, so that every row of that counts; return whether it is."""
@@ -129,7 +139,7 @@ class Writer:
             FunctionError: the SQL fits the tables no more.
             apsw.BusyError: another program has the file.
         """
-        self._refresh()
+        self.check()
         self.function.prepare(batch.changes)
         known: dict[int, str] = {}  # number of a change -> why SQLite rolled everything back for it
         together = True
@@ -146,6 +156,36 @@ class Writer:
         self.figures["inputs"] += sum(each < done for each in batch.places)
         return done
 
+    def write_set(self, page: LogSet, own: str, place: bytes) -> float | None:
+        """Write the results of a page of sites that begin with `own`, and move the cursor; raises as `write`.
+
+        Returns the seconds that the statements took, None if nothing is written and the page has to go in row by row.
+        """
+        self.check()
+        columns = self.columns()
+        if columns is None or self._sets is None or not self.takes_sets:
+            return None
+        self._start_clock()
+        try:
+            with self._transaction():
+                began = time.perf_counter()
+                count = self._sets.run(page, columns, own)
+                self._until_s = 0.0
+                self._move(place)
+                took_s = time.perf_counter() - began
+        except (UnfitError, apsw.InterruptError, apsw.NoMemError, *_OF_A_ROW):
+            return None
+        self._position = place
+        for _ in range(min(count, JUDGED_MAX)):
+            self.judge.add(failed=False)
+        self.figures["inputs"] += count
+        return took_s
+
+    def _move(self, place: bytes) -> None:
+        self._db.execute(_MOVE, (place, self._settings.cursor, fold(self._settings.table), self._position))
+        if self._db.changes() != 1:
+            raise MovedError
+
     def _try(
         self, batch: Batch, place: bytes, place_after: Callable[[int], bytes], known: Mapping[int, str] | None
     ) -> tuple[int, int, Judge]:
@@ -156,10 +196,7 @@ class Writer:
                 done, failed = self._write_singly(batch, judge, known or {})
             if done < batch.count:
                 place = place_after(done)
-            moved = (place, self._settings.cursor, fold(self._settings.table), self._position)
-            self._db.execute(_MOVE, moved)
-            if self._db.changes() != 1:
-                raise MovedError
+            self._move(place)
         self._position = place
         return done, failed, judge
 
@@ -307,6 +344,9 @@ class Writer:
         if version[0] != self._schema_version:
             self._schema_version = version[0]
             self.function.forget()
+            if self._sets is not None:
+                self._sets.forget()
+            self._fits = None
 
     def show(self, state: str, text: str) -> None:
         """Write the state for SQL; a file that is busy has the one before."""

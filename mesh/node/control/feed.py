@@ -4,6 +4,8 @@ A client names its reader by a token of its own and asks for one page after anot
 oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wait for that. With `places`, an answer has the
 position behind its page, and a client that moved the cursor in a transaction of its own says so by `moved`. With `rows` 0 a
 request only acknowledges, and keeps its reader open.
+With `sets`, a page of up to so many changes may come as windows of the log, for a client that reads the rows in the file; with
+`back`, the pages that are not acknowledged come again.
 A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
 """
 
@@ -17,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.feed.position import Position
-from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
+from mycomesh.sync.feed.reader import PAGE_ROWS_MAX, Page
+from mycomesh.sync.feed.windows import SET_ROWS_MAX, SetPage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mycomesh.mesh.node.readers import Reader
     from mycomesh.mesh.node.serving import ServingNode
     from mycomesh.sync.feed.dead_letters import DeadLetter
-    from mycomesh.sync.feed.reader import Page
 
 __all__ = ["FeedRequests"]
 
@@ -38,7 +40,7 @@ PAGES_MAX = 4  # of a reader that wait for their acknowledgement, each at most a
 
 @dataclass(slots=True)
 class _Waiting:
-    page: Page
+    page: Page | SetPage
     done: int = 0  # of its changes, so many are acknowledged
 
 
@@ -120,16 +122,23 @@ class FeedRequests:
         part = request.get("part")
         if isinstance(part, int) and session.pages:
             return {"changes": [], "more": False, "place": _encoded(session.pages[0].page, max(part, 0))}
+        if request.get("back") is True:
+            session.reader.go_back([waiting.page for waiting in session.pages])
+            session.pages.clear()
         if len(session.pages) >= PAGES_MAX:
             raise NodeError(f"{PAGES_MAX} pages of this reader wait for their acknowledgement; acknowledge the first")
         rows, wait_ms = request.get("rows"), request.get("wait_ms")
         rows_max = min(rows, PAGE_ROWS_MAX) if isinstance(rows, int) and rows > 0 else PAGE_ROWS_MAX
         limit_s = min(max(wait_ms, 0), WAIT_MS_MAX) / 1000 if isinstance(wait_ms, int) else 0.0
-        page = await session.reader.page(rows_max=rows_max, wait_s=limit_s)
+        sets = request.get("sets")
+        set_max = min(sets, SET_ROWS_MAX) if isinstance(sets, int) and sets > 0 else 0
+        page = await session.reader.page_or_set(rows_max=rows_max, set_max=set_max, wait_s=limit_s)
         if page is None:
             return {"changes": [], "more": False}
         session.pages.append(_Waiting(page))
-        place = {"place": _encoded(page, len(page.changes))} if request.get("places") is True else {}
+        place = {"place": _encoded(page, page.count)} if request.get("places") is True else {}
+        if isinstance(page, SetPage):
+            return {"changes": [], "set": _plain_set(page, session.reader.name_of), "more": page.more, **place}
         return {"changes": [change.to_json() for change in page.changes], "more": page.more, **place}
 
     def _close_dead(self) -> None:
@@ -155,7 +164,15 @@ async def _follow(node: ServingNode, follow: dict[str, Any]) -> None:
     await node.run_on_feed(lambda feed, wall_ms: feed.move(cursor, table, seen, wall_ms))
 
 
-def _encoded(page: Page, count: int) -> str:
+def _plain_set(page: SetPage, name_of: Callable[[bytes], str]) -> dict[str, Any]:
+    names = ("table", "log", "runs", "pending", "rowid", "keyless", "key", "count")
+    windows = [
+        [each.site.hex(), each.place, each.after, each.reached, each.count, name_of(each.site)] for each in page.windows
+    ]
+    return {**{name: getattr(page, name) for name in names}, "windows": windows}
+
+
+def _encoded(page: Page | SetPage, count: int) -> str:
     """Return the position behind so many changes of a page, as a client writes it into its cursor."""
     return base64.b64encode(page.after(count).encode()).decode()
 
@@ -169,19 +186,19 @@ async def _acknowledge(session: _Session, count: int, failed: list[Any], *, move
     number = 0
     while count > number and session.pages:
         waiting = session.pages[0]
-        changes = waiting.page.changes
-        upto = min(len(changes), waiting.done + count - number)
-        for at in range(waiting.done, upto):
-            if number + at - waiting.done in whys:
-                await session.reader.set_aside(changes[at], whys[number + at - waiting.done], 1)
-        good = sum(number + at - waiting.done not in whys for at in range(waiting.done, upto))
+        page = waiting.page
+        upto = min(page.count, waiting.done + count - number)
+        for at in range(waiting.done, upto) if whys else ():
+            if number + at - waiting.done in whys and isinstance(page, Page):
+                await session.reader.set_aside(page.changes[at], whys[number + at - waiting.done], 1)
+        good = upto - waiting.done - sum(number <= at < number + upto - waiting.done for at in whys)
         if moved:
             session.reader.acknowledged(good)
         else:
             await session.reader.move(waiting.page.after(upto), good)
         number += upto - waiting.done
         waiting.done = upto
-        if upto == len(changes):
+        if upto == page.count:
             session.pages.pop(0)
 
 
