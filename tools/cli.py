@@ -76,6 +76,7 @@ COMMANDS = (
     Command("service", "install a systemd unit that runs the node from boot or login on", RUN),
     Command("bridge", "connect tables with brokers, vehicles and TAK servers", RUN),
     Command("flow", "let the writes of a table go through a function whose results are rows", RUN),
+    Command("model", "add, list, test and roll out the models that flows run", RUN),
     Command("down", "stop the running node", RUN),
     Command("status", "show the running node with its file, peers and tables", LOOK),
     Command("top", "watch the mesh live: map, peers, tables and events", LOOK),

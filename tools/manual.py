@@ -379,6 +379,7 @@ MANUAL = {
                     "who": "text",
                     "at": "text",
                     "values": "any",
+                    "model": "text",
                 }
             ],
         },
@@ -449,6 +450,30 @@ MANUAL = {
             ),
         ),
         [_CHILD],
+    ),
+    "model": Page(
+        (
+            ("mycomesh model add battery", "add the bundled model; with a file any ONNX model"),
+            ("mycomesh model list", "print all versions, and whether their bytes are here"),
+            (
+                "mycomesh model test battery --on telemetry --sample 10",
+                "run it for the latest ten rows, and write nothing",
+            ),
+            ("mycomesh model rollout battery --version 2 --nodes 'drone-*'", "let only these nodes use version 2"),
+            ("mycomesh model rollback battery", "let all nodes use the version before"),
+        ),
+        [
+            {
+                "name": "text",
+                "version": "int",
+                "sha256": "text",
+                "size": "int",
+                "nodes": "text",
+                "parts": "int",
+                "parts_total": "int",
+                "card": "text",
+            }
+        ],
     ),
     "dead": Page(
         (

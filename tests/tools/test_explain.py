@@ -36,6 +36,8 @@ INNER = {
     # A bridge turns these into its state, a notice or a dead letter.
     "BodyError",
     "NatsConnectError",  # a mailbox, a bridge or a link names it as its own
+    "ModelError",
+    "TensorError",
     "FlowStoppedError",
     "FunctionError",
     "MovedError",

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
     for step in _origins(args, home):
         values = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in step.values.items())
-        made = f"made by flow {step.flow} (version {step.version}) of {step.table} {step.row}"
+        by = f"version {step.version}, model {step.model}" if step.model else f"version {step.version}"
+        made = f"made by flow {step.flow} ({by}) of {step.table} {step.row}"
         print(printable(f"{made}, written {_moment(step.at)} by {step.who}: {values}"))
     return exits.DONE
 

@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Run `MIB exec COMMAND` or `MIB python MODULE:FUNCTION DIRECTORY`."""
+    """Run `MIB exec COMMAND`, `MIB python MODULE:FUNCTION DIRECTORY` or `MIB onnx OPEN-FILE`."""
     mib, kind, what, *more = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -39,6 +39,9 @@ def main() -> None:
         os.execv("/bin/sh", ["/bin/sh", "-c", what])  # noqa: S606 -- the operator's own command
     answers = os.dup(1)
     os.dup2(2, 1)  # what the function prints is no answer
+    if kind == "onnx":
+        _serve(importlib.import_module("mycomesh.tools.models.runtime").load(int(what)), answers)
+        return
     sys.path.insert(0, more[0])
     module, _, name = what.partition(":")
     _serve(getattr(importlib.import_module(module), name), answers)

@@ -40,6 +40,7 @@ class Origin:
     id: of the change that went in.
     who, at: its writer, and when.
     values: the row by now.
+    model: name, version and digest of the model that made the result, "" for other flows.
     """
 
     flow: str
@@ -50,6 +51,7 @@ class Origin:
     who: str
     at: str
     values: dict[str, Any]
+    model: str = ""
 
 
 def origins(home: Home, table: str, key: str) -> list[Origin]:
@@ -73,7 +75,9 @@ def origins(home: Home, table: str, key: str) -> list[Origin]:
 
 def version_of(flow: FlowSettings) -> str:
     """Return eight digits that change with what a flow does."""
-    text = f"{flow.table}\0{flow.select}\0{flow.sql}\0{flow.call}"
+    text = f"{flow.table}\0{flow.select}\0{flow.sql}\0{flow.call}" + (
+        f"\0{flow.tensors}" if flow.kind == "onnx" else ""
+    )
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -83,8 +87,22 @@ def _origin(home: Home, flow: FlowSettings, key: str) -> Origin | None:
         dot = dot_of(change["id"])
         if any(str(derive(flow.name, dot, number)) == key for number in range(1, NUMBERS_MAX + 1)):
             row, who, at = change["row"], change["who"], change["at"]
-            return Origin(flow.name, version_of(flow), change["table"], row, dot, who, at, change["values"])
+            model = _model(home, flow.name, dot, who) if flow.kind == "onnx" else ""
+            return Origin(flow.name, version_of(flow), change["table"], row, dot, who, at, change["values"], model)
     return None
+
+
+def _model(home: Home, flow: str, dot: str, who: str) -> str:
+    """Return which models may have made the results of a change: one, if the flow runs on one node or all use the same."""
+    from mycomesh.tools.models import store  # noqa: PLC0415 -- flows with models alone need it
+
+    db = store.open_file(ask(home, "status", brief=True)["file"])
+    try:
+        uses = store.uses(db, flow, *dot.rsplit("/", 2)[1:])
+    finally:
+        db.close()
+    found = [text for node, text in uses if node == who] or [text for _, text in uses]
+    return " or ".join(dict.fromkeys(found))
 
 
 def _changes(home: Home, table: str) -> Iterator[dict[str, Any]]:

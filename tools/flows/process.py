@@ -20,7 +20,7 @@ from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.set_function import LogSet
 from mycomesh.tools.flows.settings import HERE, load, wrong
-from mycomesh.tools.flows.sql_function import FunctionError
+from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 from mycomesh.tools.node_link import serving_status
 
@@ -94,7 +94,14 @@ class Flow:
                 await self._read(writer, await self._wait_for_tables(writer))
             except MovedError:
                 failures = 0
-            except (NodeError, apsw.BusyError, apsw.ReadOnlyError, apsw.FullError, apsw.IOError) as error:
+            except (
+                NodeError,
+                NotReadyError,
+                apsw.BusyError,
+                apsw.ReadOnlyError,
+                apsw.FullError,
+                apsw.IOError,
+            ) as error:
                 self._set("waiting", str(error))
                 await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
                 failures += 1
@@ -126,9 +133,11 @@ class Flow:
             page = await session.page_beyond(0, wait_ms=0, sets=size * writer.takes_sets)
             if not had:
                 writer.read_position()
-            self._set("running", "")
             while True:
                 back = False
+                if not page:
+                    await self._on_thread(writer.function.make_ready)
+                self._set("running", writer.function.note)
                 if isinstance(page, dict):
                     moved, size = await self._write_set(writer, session, LogSet(**page), size)
                     back = not moved

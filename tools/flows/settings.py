@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.tools.models.tensors import TensorError, Tensors, declared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,11 +37,11 @@ __all__ = [
 ]
 
 KIND = "flow"
-KEYS = ("on", "run", "into", "where", "from", "timeout_s", "memory_mib")
+KEYS = ("on", "run", "into", "where", "from", "timeout_s", "memory_mib", "inputs", "outputs", "keep")
 HERE, EVERYWHERE = "here", "everywhere"
 TIMEOUT_S_MAX = 3_600
 MEMORY_MIB_MAX = 65_536
-KINDS = ("sql", "python", "exec")
+KINDS = ("sql", "python", "exec", "onnx")
 SQL_CHARS_MAX = 100_000  # of `on` and `run`; a person writes them
 _IDENTIFIER = r'("(?:[^"]|"")+"|\[[^\]]+\]|`[^`]+`|\w+)'
 _FROM = re.compile(rf"\bFROM\s+{_IDENTIFIER}", re.IGNORECASE)
@@ -60,10 +61,11 @@ class FlowSettings:
     where: `here` for the writes of this node, `everywhere` for all, or names of the nodes that run it for all.
     begin: `now` takes writes after the flow was added, `start` those before it too.
     timeout_s: seconds that one call may take, 1..3,600.
-    kind: `sql`, `python` or `exec`.
-    call: MODULE:FUNCTION or a command for the shell; "" for SQL.
+    kind: `sql`, `python`, `exec` or `onnx`.
+    call: MODULE:FUNCTION, a command for the shell, or MODEL or MODEL@VERSION; "" for SQL.
     memory_mib: of the worker's address space, 64..65,536 MiB.
     directory: where Python modules are found and commands run.
+    tensors: how columns become the model's inputs, and its outputs columns.
     """
 
     name: str
@@ -78,6 +80,7 @@ class FlowSettings:
     call: str = ""
     memory_mib: int = 512
     directory: str = "."
+    tensors: Tensors = field(default_factory=Tensors)
 
     @property
     def inserts(self) -> bool:
@@ -173,7 +176,13 @@ def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSe
         raise wrong(name, f"memory_mib must be 64..{MEMORY_MIB_MAX:,}, not {memory_mib!r}")
     into = _output(name, sql or "SELECT", section.get("into"))
     where = _where(name, section.get("where", HERE))
-    settings = FlowSettings(name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory)
+    try:
+        tensors = declared(kind, section)
+    except TensorError as error:
+        raise wrong(name, str(error)) from error
+    settings = FlowSettings(
+        name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory, tensors
+    )
     if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
         raise wrong(
             name,
@@ -190,7 +199,7 @@ def _function(name: str, text: str) -> tuple[str, str, str]:
     if not colon or kind not in KINDS or not rest:
         raise wrong(
             name,
-            "run must begin with 'sql:', 'python:' or 'exec:', such as run = \"sql: INSERT INTO alerts SELECT id, at FROM new\"",
+            "run must begin with 'sql:', 'python:', 'exec:' or 'onnx:': run = \"sql: INSERT INTO alerts SELECT id, at FROM new\"",
         )
     if kind == "sql":
         return kind, _statement(name, "run", rest), ""
@@ -198,6 +207,8 @@ def _function(name: str, text: str) -> tuple[str, str, str]:
         raise wrong(
             name, f'run = "python: MODULE:FUNCTION" names a function of a module in this directory, not {rest!r}'
         )
+    if kind == "onnx" and not re.fullmatch(r"[^@\n]+(@[1-9][0-9]{0,8})?", rest):
+        raise wrong(name, f'run = "onnx: MODEL" names a model, or a version of it as MODEL@3, not {rest!r}')
     return kind, "", rest
 
 

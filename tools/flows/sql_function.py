@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mycomesh.tools.flows.settings import FlowSettings
 
-__all__ = ["DERIVED", "FunctionError", "Insertion", "SqlFunction"]
+__all__ = ["DERIVED", "FunctionError", "Insertion", "NotReadyError", "SqlFunction"]
 
 DERIVED = ("_id", "_key", "_node", "_at")  # columns of `new` beside those of the table
 _WITH = re.compile(r"\s*WITH\s+(RECURSIVE\s+)?", re.IGNORECASE)
@@ -53,6 +53,10 @@ class Insertion:
         return f"INSERT INTO main.{quoted(self.into)}({columns}) {select}{self.again}"
 
 
+class NotReadyError(FunctionError):
+    """The flow waits: its function lacks something, or does not fit."""
+
+
 class SqlFunction:
     """The SQL of one flow on one connection."""
 
@@ -68,6 +72,11 @@ class SqlFunction:
     def _key(self, *arguments: Any) -> Any:
         dot, number = arguments
         return self.derive(self._settings.name, dot, number)
+
+    @property
+    def note(self) -> str:
+        """Return the text that people see beside "running"."""
+        return ""
 
     def forget(self) -> None:
         """Read the shapes of the tables again."""
@@ -95,6 +104,9 @@ class SqlFunction:
 
     def close(self) -> None:
         """End what runs for the function, which is nothing."""
+
+    def make_ready(self) -> None:
+        """Get what the function needs before rows come, which is nothing; raises `NotReadyError` in functions that need more."""
 
     def prepare(self, changes: Sequence[Mapping[str, Any]]) -> None:
         """Do what is to be done for these changes before the transaction, which is nothing."""

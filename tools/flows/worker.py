@@ -40,10 +40,13 @@ class Failure:
 class Worker:
     """One worker at a time. Not thread-safe."""
 
-    def __init__(self, words: Sequence[str], directory: str, timeout_s: float, memory_mib: int) -> None:
-        """Take `exec` or `python` with what follows, and the directory to run in."""
+    def __init__(
+        self, words: Sequence[str], directory: str, timeout_s: float, memory_mib: int, files: Sequence[int] = ()
+    ) -> None:
+        """Take a kind with what follows, the directory to run in, and the open files that the worker gets."""
         self._words = [sys.executable, "-P", "-m", "mycomesh.tools.flows.launch", str(memory_mib), *words]
         self._directory = directory
+        self._files = files
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
@@ -88,6 +91,7 @@ class Worker:
             stderr=self._errors,
             bufsize=0,
             start_new_session=True,
+            pass_fds=self._files,
         )
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)

@@ -368,6 +368,10 @@ class Writer:
 def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:
     if settings.kind == "sql":
         return SqlFunction(db, settings)
-    from mycomesh.tools.flows.rows_function import RowsFunction  # noqa: PLC0415 -- SQL needs no worker
+    if settings.kind == "onnx":
+        from mycomesh.tools.flows.onnx_function import OnnxFunction  # noqa: PLC0415 -- SQL needs no worker
+
+        return OnnxFunction(db, settings)
+    from mycomesh.tools.flows.rows_function import RowsFunction  # noqa: PLC0415
 
     return RowsFunction(db, settings)

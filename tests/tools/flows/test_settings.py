@@ -6,6 +6,7 @@ import pytest
 
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.tools.flows.settings import MEMORY_MIB_MAX, SQL_CHARS_MAX, TIMEOUT_S_MAX, check_cycles, parse
+from mycomesh.tools.models.tensors import COLUMNS_MAX, Tensors
 
 INSERT = "sql: INSERT INTO alerts(drone) SELECT id FROM new"
 SELECT = "sql: SELECT id FROM new"
@@ -83,3 +84,31 @@ def test_cycles_over_several_flows_are_found():
     check_cycles(two, [one])
     with pytest.raises(ConfigError, match="by three -> one -> two"):
         check_cycles(flow("three", on="c", run=SELECT, into="A"), [one, two])
+
+
+def test_tensors_of_a_model_are_declared_in_the_section():
+    found = flow(
+        run="onnx: m@3", into="alerts", inputs={"x": ["a", "b"], "y": "c", "k": 2}, outputs={"z": "what"}, keep=[]
+    )
+    assert (found.kind, found.call) == ("onnx", "m@3")
+    assert found.tensors == Tensors({"x": ("a", "b"), "y": ("c",), "k": 2}, {"z": ("what",)}, ())
+    assert flow(run="onnx: m", into="alerts", keep=["id"] * COLUMNS_MAX).tensors.keep == ("id",) * COLUMNS_MAX
+    assert flow(run="onnx: m", into="alerts").tensors.keep is None
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ({"run": "onnx: m@new"}, "names a model, or a version of it as MODEL@3"),
+        ({"inputs": ["x"]}, "inputs names columns, such as inputs = { x = "),
+        ({"inputs": {"x": True}}, "inputs.x is a column or a list of up to 1,000 or a number, not True"),
+        ({"outputs": {"z": 1}}, "outputs.z is a column or a list of up to 1,000, not 1"),
+        ({"keep": ["a"] * (COLUMNS_MAX + 1)}, "keep is a column or a list"),
+        ({"run": SELECT, "keep": ["id"]}, "keep is a key of flows with run = "),
+    ],
+)
+def test_mistakes_of_tensors_are_one_line(section, line):
+    with pytest.raises(ConfigError) as raised:
+        flow(**{"run": "onnx: m", "into": "alerts", **section})
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
