@@ -1,4 +1,4 @@
-"""The child's end of a supervised process: reports to the node, and an end together with the node.
+"""The child's end of a supervised process: reports to the node, its requests, and an end together with the node.
 
 `mesh.node.children` has the other end. Run by hand, such a process prints its reports as text for a person.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from typing import Any
 
-__all__ = ["SUPERVISED", "Reports", "end_with_parent", "is_supervised", "run_until_signal"]
+__all__ = ["SUPERVISED", "Parent", "Reports", "end_with_parent", "is_supervised", "run_until_signal"]
 
 SUPERVISED = "MYCOMESH_CHILD"  # set in the environment by the node
 GRACE_S = 5  # after SIGTERM to itself
@@ -31,19 +31,42 @@ def is_supervised() -> bool:
     return SUPERVISED in os.environ
 
 
-def end_with_parent() -> None:
+class Parent:
+    """Requests of the node to this process: to try dead letters again."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    def retry_event(self) -> asyncio.Event:
+        """Return an event of the running loop that is set at first, and whenever dead letters are to be tried again."""
+        event = asyncio.Event()
+        event.set()
+        self._asked = asyncio.get_running_loop(), event
+        return event
+
+    def request_retry(self) -> None:
+        """Set the event, from any thread."""
+        if self._asked is not None:
+            loop, event = self._asked
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(event.set)
+
+
+def end_with_parent() -> Parent:
     """Send SIGTERM to this process when its standard input ends, as the node does, and end it if that does not help.
 
-    A thread waits, so that an event loop that hangs ends too. Without a supervisor it does nothing.
+    A thread waits, so that an event loop that hangs ends too. Without a supervisor it does nothing. Returns what the node asks.
     """
+    parent = Parent()
     if is_supervised():
-        threading.Thread(target=_wait_for_end, name="mycomesh-parent", daemon=True).start()
+        threading.Thread(target=_wait_for_end, args=(parent,), name="mycomesh-parent", daemon=True).start()
+    return parent
 
 
-def _wait_for_end() -> None:
+def _wait_for_end(parent: Parent) -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 4_096):
-            pass
+            parent.request_retry()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)

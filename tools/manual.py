@@ -444,6 +444,7 @@ MANUAL = {
             ("mycomesh flow status", "print what each does, how far it is behind, and how many rows it took in"),
             ("mycomesh flow test low_battery --sample 10", "run one for the latest ten rows, and write nothing"),
             ("mycomesh flow pause low_battery", "end the process of one until 'resume'"),
+            ("mycomesh flow remove low_battery", "end one and remove its section; its results stay"),
             (
                 "mycomesh flow add low_battery --on drones --into alerts --run 'sql: SELECT id FROM new WHERE battery < 20'",
                 "check a flow and write its section into config.toml",

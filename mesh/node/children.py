@@ -3,8 +3,8 @@
 A child that ends is started again, later each time. One that refuses its section (exit code 2) waits for `resume`, and so does
 one that a person has paused, also after a restart of the node: the file `paused` in the state folder names it. A child
 reads its standard input, a pipe of this process, and ends when that ends, so that it never outlives the node, even after
-kill -9. It reports on standard output, one JSON object a line: `state`, `text` and `figures` replace those it reported before,
-and `notice` goes to the node's log.
+kill -9. A line "retry" there asks it to try its dead letters again. It reports on standard output, one JSON object a line:
+`state`, `text` and `figures` replace those it reported before, and `notice` goes to the node's log.
 
 A node without such sections does not import this module.
 """
@@ -20,9 +20,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.events import Notice
+from mycomesh.mesh.node.config import load
 from mycomesh.mesh.node.errors import HomeError, NodeError
 from mycomesh.mesh.node.home import read_private, write_private
 from mycomesh.mesh.node.status import ChildView
+from mycomesh.sync.feed.letters_sql import RECEIVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +40,7 @@ END_S = 4  # a child gets SIGTERM, and this long; the node itself has 10 s to st
 REPORT_BYTES_MAX = 64 * 1024  # one line of a child
 ERRORS_BYTES_MAX = 4_096  # of a child's standard error that are kept to say why it ended
 REFUSED = 2  # the exit code of a command that cannot use its arguments or its section
+_Key = tuple[str, str]  # kind and name of a section
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -52,11 +55,12 @@ class Children:
     """The child processes of one node. All methods run on the event loop's thread."""
 
     def __init__(self, sections: Sequence[Section], home: Home, notify: Callable[[Notice], None]) -> None:
-        words = command_line(home)
-        self._runs = {(each.kind, each.name): _Child(each, words, notify) for each in sections}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._paused_file = home.state / "paused"
+        self._home = home
+        self._words = command_line(home)
         self._notify = notify
+        self._runs = {(each.kind, each.name): _Child(each, self._words, notify) for each in sections}
+        self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._paused_file = home.state / "paused"
 
     def start(self) -> None:
         """Start every child, and keep it running."""
@@ -64,9 +68,35 @@ class Children:
         for key in self._paused_before():
             if key in self._runs:
                 self._runs[key].begin_paused()
-        self._tasks = [loop.create_task(run.forever()) for run in self._runs.values()]
+        self._tasks = {key: loop.create_task(run.forever()) for key, run in self._runs.items()}
 
-    def _paused_before(self) -> list[tuple[str, str]]:
+    async def reload(self) -> None:
+        """Read config.toml again: start the children of new sections, and end those whose section has gone.
+
+        Raises:
+            ConfigError: the file cannot be used; nothing changes.
+        """
+        found = {(each.kind, each.name): each for each in load(self._home.config_file).children}
+        given = {key: run for key, run in self._runs.items() if key in found or run.is_of_command_line}
+        gone = [self._tasks.pop(key) for key in self._runs if key not in given]
+        fresh = {key: _Child(each, self._words, self._notify) for key, each in found.items() if key not in given}
+        order = [*found, *(key for key in given if key not in found)]
+        self._runs = {key: given.get(key) or fresh[key] for key in order}
+        for key, run in fresh.items():
+            self._tasks[key] = asyncio.get_running_loop().create_task(run.forever())
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        self._keep_paused()
+
+    def request_retry(self, reader: str) -> None:
+        """Ask the child behind a reader of the feed, such as `flow.NAME`, to try its dead letters again."""
+        kind, _, name = reader.partition(".")
+        child = self._runs.get((kind, name.removesuffix(RECEIVER))) or self._runs.get((kind, name))
+        if child is not None:
+            child.request_retry()
+
+    def _paused_before(self) -> list[_Key]:
         try:
             return [(str(kind), str(name)) for kind, name in json.loads(read_private(self._paused_file) or b"[]")]
         except (HomeError, ValueError, TypeError) as error:
@@ -81,9 +111,9 @@ class Children:
 
     async def close(self) -> None:
         """End all children; return when they have ended."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     @property
     def views(self) -> tuple[ChildView, ...]:
@@ -91,20 +121,22 @@ class Children:
         return tuple(run.view for run in self._runs.values())
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Pause or resume one child (`action`, `kind`, `name`), or do neither; return all children as plain values.
+        """Pause or resume one child (`action`, `kind`, `name`), reload all, or do neither; return all children as plain values.
 
         Raises:
-            NodeError: config.toml has no such section, or the pause cannot be kept.
+            NodeError: config.toml has no such section or cannot be used, or the pause cannot be kept.
         """
         action = request.get("action")
+        if action == "reload":
+            await self.reload()
         if action in ("pause", "resume"):
-            child = self._runs.get((str(request.get("kind")), str(request.get("name"))))
+            key = str(request.get("kind")), str(request.get("name"))
+            if key not in self._runs:  # written since the file was read
+                await self.reload()
+            child = self._runs.get(key)
             if child is None:
                 known = ", ".join(name for kind, name in self._runs if kind == request.get("kind")) or "none"
-                raise NodeError(
-                    f"no {request.get('kind')} {request.get('name')!r} in the config.toml that this node has read;"
-                    f" there are: {known}"
-                )
+                raise NodeError(f"{self._home.config_file} has no {key[0]} {key[1]!r}; there are: {known}")
             await (child.pause() if action == "pause" else child.resume())
             if request.get("keep", True) is not False:
                 self._keep_paused()
@@ -125,6 +157,16 @@ class _Child:
         self._go.set()
         self.paused = False
         self.view = ChildView(section.kind, section.name, "starting", "", None, 0, {})
+
+    @property
+    def is_of_command_line(self) -> bool:
+        """Whether it runs because of the command line of the node, also without a section."""
+        return bool(self._section.words)
+
+    def request_retry(self) -> None:
+        """Ask the process to try its dead letters again; one that starts does so by itself."""
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(b"retry\n")
 
     async def pause(self) -> None:
         """End the process, and start none until `resume`."""

@@ -250,7 +250,8 @@ class Daemon:
             notify_manager(f"READY=1\nSTATUS={text}")
             self.serving.set_result(node)
             watchdog.start()
-            self._start_children()
+            if self._config.children:
+                self._start_children()
             await self._ending.requested
         finally:
             watchdog.stop()
@@ -264,10 +265,9 @@ class Daemon:
 
     def _start_children(self) -> None:
         """Start the processes that config.toml asks for. The module is loaded only then, to save memory."""
-        if self._config.children:
-            module = importlib.import_module("mycomesh.mesh.node.children")
-            self._children = module.Children(self._config.children, self._home, self._notify)
-            self._children.start()
+        module = importlib.import_module("mycomesh.mesh.node.children")
+        self._children = module.Children(self._config.children, self._home, self._notify)
+        self._children.start()
 
     async def _stop(self, node: ServingNode) -> None:
         """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
@@ -374,7 +374,10 @@ class Daemon:
             ):
                 return await decisions.answer(self._serving(), request)
             case "changes" | "cursors" | "dead":
-                return await self._feed_requests.answer(self._serving(), request)
+                answer = await self._feed_requests.answer(self._serving(), request)
+                if self._children is not None and request.get("retry") is not None:
+                    self._children.request_retry(answer["done"][0]["reader"])
+                return answer
             case "children" | "mailbox" as rare:
                 return await (self._on_children(request) if rare == "children" else self._on_mailbox(request))
             case other:
@@ -389,13 +392,9 @@ class Daemon:
         return answer
 
     async def _on_children(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._children is not None:
-            return await self._children.answer(request)
-        if request.get("action") is not None:
-            raise NodeError(
-                f"the config.toml that this node has read has no {request.get('kind')}; restart the node after a change"
-            )
-        return {"children": []}
+        if self._children is None and request.get("action") is not None:
+            self._start_children()  # of none: config.toml may have other sections by now
+        return {"children": []} if self._children is None else await self._children.answer(request)
 
     async def _on_order(self, order: str, request: dict[str, Any]) -> dict[str, Any]:
         if order == "down":

@@ -221,3 +221,40 @@ def test_failing_rows_stop_their_flow_alone(machine):
     eventually(is_in("stopped", alpha, "bad"), "it has stopped")
     assert len(json.loads(alpha.done("dead", "--json"))) == 20
     assert child(alpha)["state"] == "running"
+
+
+def test_flows_come_and_go_in_a_running_node(machine):
+    alpha = machine("")
+    said = alpha.done(
+        "flow", "add", "low", "--on", "drones", "--run", "sql: SELECT id AS drone FROM new", "--into", "alerts"
+    )
+    assert "the node runs it" in said
+    eventually(is_in("running", alpha), "it runs at once")
+    alpha.sql("INSERT INTO drones VALUES('d1', 10)")
+    alpha.shows("SELECT drone FROM alerts", "d1\n")
+    alpha.done("flow", "pause", "low")
+    assert child(alpha)["state"] == "paused"
+    assert "it has ended" in alpha.done("flow", "remove", "low")
+    assert child(alpha) == {}
+    assert alpha.sql("SELECT count(*) FROM mycomesh_cursors; SELECT count(*) FROM mycomesh_flow_states") == "0\n0\n"
+    assert alpha.sql("SELECT drone FROM alerts") == "d1\n", "results stay"
+    alpha.home.config_file.write_text(LOW)
+    alpha.done("flow", "resume", "low")
+    eventually(is_in("running", alpha), "a section written by hand is found")
+    alpha.sql("INSERT INTO drones VALUES('d2', 10)")
+    alpha.shows("SELECT what FROM alerts WHERE drone = 'd2'", "low at 10\n")
+
+
+def test_a_dead_letter_is_tried_again_when_asked(machine):
+    alpha = machine(
+        '[flow.low]\non = "drones"\nrun = "sql: INSERT INTO alerts SELECT id, id, abs(value) FROM new, fix"\n',
+        f"{TABLES}; CREATE TABLE fix(value INTEGER); INSERT INTO fix VALUES(-9223372036854775808)",
+    )
+    eventually(is_in("running", alpha), "it runs")
+    alpha.sql("INSERT INTO drones VALUES('d1', 10)")
+    eventually(lambda: json.loads(alpha.done("dead", "--json")), "it is a dead letter")
+    alpha.sql("UPDATE fix SET value = 7")
+    (letter,) = json.loads(alpha.done("dead", "--json"))
+    alpha.done("dead", "--retry", str(letter["number"]))
+    alpha.shows("SELECT what FROM alerts", "7\n")
+    eventually(lambda: json.loads(alpha.done("dead", "--json")) == [], "it is done with")

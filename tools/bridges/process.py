@@ -24,12 +24,11 @@ from mycomesh.tools.bridges.settings import load
 from mycomesh.tools.bridges.succession import Succession
 from mycomesh.tools.bridges.turn import Turn
 from mycomesh.tools.bridges.writer import Writer
-from mycomesh.tools.child import Reports, end_with_parent, run_until_signal
+from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_signal
+from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.node_link import serving_status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mycomesh.mesh.node.home import Home
     from mycomesh.tools.bridges.scheme import Scheme
     from mycomesh.tools.bridges.settings import BridgeSettings
@@ -40,8 +39,6 @@ PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next connection
 REFUSED_PAUSE_S = 15  # where the outside system refuses, a person has to act
 TABLE_PAUSE_S = 1  # while a table is not there yet
 STEADY_S = 10  # a connection that has served for so long begins with the shortest pause, and the log has its end
-REPORT_S = 1
-KEEP_S = 2
 
 
 def run(home: Home, name: str) -> None:
@@ -51,20 +48,22 @@ def run(home: Home, name: str) -> None:
         ConfigError: its section is wrong.
     """
     settings = load(home, name)
-    end_with_parent()
-    run_until_signal(Bridge(home, settings, Reports()).run)
+    parent = end_with_parent()
+    run_until_signal(lambda: Bridge(home, settings, Reports(), parent).run())
 
 
 class Bridge:
     """One bridge of one node."""
 
-    def __init__(self, home: Home, settings: BridgeSettings, reports: Reports) -> None:
+    def __init__(self, home: Home, settings: BridgeSettings, reports: Reports, parent: Parent) -> None:
         self._home = home
         self._settings = settings
         self._reports = reports
-        self._figures = Figures()
+        self._parent = parent
+        self._state = ChildState(reports, lambda: self._figures.values)
+        self._set = self._state.set
+        self._figures = Figures(self._state.touch)
         self._turn = Turn()
-        self._state = ("starting", "")
         self._told = ""
         self._members: frozenset[str] = frozenset()
         self._succession: Succession | None = None
@@ -75,32 +74,32 @@ class Bridge:
         Raises:
             ConfigError: the section does not fit the table.
         """
-        reporting = asyncio.ensure_future(self._report_figures())
+        status = await serving_status(self._home, lambda why: self._set("waiting", why))
+        self._on_members([status["node_id"], *(peer["node_id"] for peer in status["peers"])])
+        settings = self._settings
+        if settings.on and status["node"] not in settings.on:
+            self._set("standing by", f"'on' names other nodes: {', '.join(settings.on)}")
+            await asyncio.Event().wait()
+        options = settings.options(status["node"], settings.secrets(), self._figures.add, self._notify)
+        writer = Writer(status["file"], settings, self._figures, self._is_own)
         try:
-            status = await serving_status(self._home, lambda why: self._set("waiting", why))
-            self._on_members([status["node_id"], *(peer["node_id"] for peer in status["peers"])])
-            settings = self._settings
-            if settings.on and status["node"] not in settings.on:
-                self._set("standing by", f"'on' names other nodes: {', '.join(settings.on)}")
-                await asyncio.Event().wait()
-            options = settings.options(status["node"], settings.secrets(), self._figures.add, self._notify)
-            writer = Writer(status["file"], settings, self._figures, self._is_own)
+            scheme = settings.scheme(options)
+            self._make_tables(writer, scheme)
+            await self._wait_for_tables(writer)
+            keeping = [
+                asyncio.ensure_future(self._state.keep(lambda *now: asyncio.to_thread(writer.show, *now))),
+                asyncio.ensure_future(self._state.retry(self._parent, lambda: self._retry(writer), always=True)),
+            ]
             try:
-                scheme = settings.scheme(options)
-                self._make_tables(writer, scheme)
-                await self._wait_for_tables(writer)
-                keeping = asyncio.ensure_future(self._keep(writer))
-                try:
-                    await self._take_turns(scheme, writer)
-                finally:
-                    keeping.cancel()
-                    await asyncio.wait([keeping])
+                await self._take_turns(scheme, writer)
             finally:
-                with contextlib.suppress(apsw.Error):
-                    writer.show("ended", "")
-                writer.close()
+                for task in keeping:
+                    task.cancel()
+                await asyncio.wait(keeping)
         finally:
-            reporting.cancel()
+            with contextlib.suppress(apsw.Error):
+                writer.show("ended", "")
+            writer.close()
 
     def _is_own(self, message_id: str) -> bool:
         """Return whether the id of a message is that of a change of this mesh: its site begins with a member's id."""
@@ -152,8 +151,7 @@ class Bridge:
         while not self._turn.active:
             holder = self._turn.holder
             self._set("standing by", f"{holder} publishes" if holder else "finding out whose turn it is")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._turn.wait(), REPORT_S)
+            await self._turn.wait_for_news()
 
     async def _serve(self, scheme: Scheme, writer: Writer) -> None:
         failures = 0
@@ -225,10 +223,6 @@ class Bridge:
 
     # ---- reports
 
-    def _set(self, state: str, text: str) -> None:
-        self._state = (state, text)
-        self._reports.report(state, text, self._figures.values)
-
     def _tell(self, event: str, text: str) -> None:
         """Let the node log a notice, once for each cause in turn."""
         if text != self._told:
@@ -239,23 +233,7 @@ class Bridge:
         """Let the node log a notice of the scheme."""
         self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
 
-    async def _keep(self, writer: Writer) -> None:
-        """Write the state for SQL when it has changed, and dead letters that are to be tried again."""
-        last: object = None
-        while True:
-            seen = (self._state, dict(self._figures.values))
-            if seen != last:
-                last = seen
-                await asyncio.to_thread(writer.show, *self._state)
-            if self._settings.incoming:
-                with contextlib.suppress(apsw.BusyError):
-                    await asyncio.to_thread(writer.retry)
-            await asyncio.sleep(KEEP_S)
-
-    async def _report_figures(self) -> None:
-        last: Mapping[str, float] = {}
-        while True:
-            await asyncio.sleep(REPORT_S)
-            if self._figures.values != last:
-                last = dict(self._figures.values)
-                self._reports.report(*self._state, last)
+    async def _retry(self, writer: Writer) -> None:
+        """Write the dead letters again that are to be tried again."""
+        if self._settings.incoming:
+            await asyncio.to_thread(writer.retry)

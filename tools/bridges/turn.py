@@ -14,6 +14,7 @@ class Turn:
         self._begun = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
+        self._news = asyncio.Event()
         self.holder = ""  # the name of the node whose turn it is
 
     @property
@@ -23,6 +24,8 @@ class Turn:
 
     def set(self, *, active: bool, holder: str) -> None:
         """Begin or end the turn."""
+        if holder != self.holder or active != self.active:
+            self._news.set()
         self.holder = holder
         begin, end = (self._begun, self._ended) if active else (self._ended, self._begun)
         end.clear()
@@ -31,6 +34,11 @@ class Turn:
     async def wait(self) -> None:
         """Return once it is this node's turn."""
         await self._begun.wait()
+
+    async def wait_for_news(self) -> None:
+        """Return once it has begun or ended, or another node has it; for one caller."""
+        await self._news.wait()
+        self._news.clear()
 
     async def wait_for_end(self) -> None:
         """Return once it is not."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mycomesh.tools import exits
 from mycomesh.tools.render import print_json, print_table
 
@@ -25,6 +24,7 @@ ACTIONS = {
     "status": "print what each does and has done",
     "add": "check a flow and write its section into config.toml",
     "test": "run one for the latest rows, and write nothing",
+    "remove": "end one, and remove its section and its position; results stay",
     "run": "run one in the foreground, as the node does in the background",
     "pause": "end the process of one",
     "resume": "start one that was paused, refused or stopped",
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
             _status(args, home)
         case "add":
             _add(args, home)
+        case "remove":
+            _remove(args, home)
         case "run":
             importlib.import_module("mycomesh.tools.flows.process").run(home, args.name)
         case "test":
@@ -123,20 +125,29 @@ def _add(args: argparse.Namespace, home: Home) -> None:
         raise ConfigError(f"{home.config_file} has a section [flow.{args.name}] already; edit it there")
     found = settings.parse(args.name, section)
     settings.check_cycles(found, settings.load_all(home))
-    # A string of JSON is one of TOML, and so is a list of them.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
-    before = home.config_file.read_text(encoding="utf-8") if home.config_file.exists() else ""
-    gap = "\n" if before.strip() else ""
-    text = f"{before.rstrip()}\n{gap}[flow.{args.name}]\n" + "\n".join(lines) + "\n"
-    partial = home.config_file.with_suffix(".new")
-    with open(partial, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        file.write(text.lstrip("\n"))
+    sections = importlib.import_module("mycomesh.tools.flows.sections")
+    sections.add_section(home, args.name, section)
+    print(f"added to {home.config_file}; {_taken_up(home, 'the node runs it', 'a node runs it when it starts')}")
+
+
+def _remove(args: argparse.Namespace, home: Home) -> None:
+    """Remove a section, and with it the position of the flow; its results stay."""
+    flow = _settings().load(home, args.name)
+    importlib.import_module("mycomesh.tools.flows.sections").remove_section(home, args.name)
+    said = _taken_up(home, "it has ended", "no node runs")
+    with contextlib.suppress(NodeError):  # it never ran, or no node runs: then a flow of this name goes on from there
+        ask(home, "cursors", drop=flow.cursor)
+        importlib.import_module("mycomesh.tools.flows.writer").forget(ask(home, "status", brief=True)["file"], flow)
+    print(f"removed from {home.config_file}; {said}; its results stay")
+
+
+def _taken_up(home: Home, done: str, otherwise: str) -> str:
+    """Let a node that runs read config.toml again; return the first text if one did, else the second."""
     try:
-        importlib.import_module("mycomesh.mesh.node.config").load(partial)
-        partial.replace(home.config_file)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"added to {home.config_file}; a node that runs takes it up when it starts again")
+        ask(home, "children", action="reload")
+    except NoNodeError:
+        return otherwise
+    return done
 
 
 def _test(args: argparse.Namespace, home: Home) -> int:

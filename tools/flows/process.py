@@ -15,7 +15,8 @@ import apsw
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.feed.windows import SET_ROWS_MAX
-from mycomesh.tools.child import Reports, end_with_parent, run_until_signal
+from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_signal
+from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.set_function import LogSet
@@ -34,7 +35,6 @@ __all__ = ["Flow", "run"]
 
 PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next try, when the node or the file is away
 TABLE_PAUSE_S = 0.2  # while a table is not there yet
-REPORT_S = 1
 ROWS = 1_024  # of a transaction: other programs wait for it some 20 ms
 ROWS_MIN = 64
 HELD_S = 0.02  # that the statements of one transaction should take, while other programs wait
@@ -47,20 +47,22 @@ def run(home: Home, name: str) -> None:
         ConfigError: its section is wrong, or does not fit its tables.
     """
     settings = load(home, name)
-    end_with_parent()
-    run_until_signal(Flow(home, settings, Reports()).run)
+    parent = end_with_parent()
+    run_until_signal(lambda: Flow(home, settings, Reports(), parent).run())
 
 
 class Flow:
     """One flow of one node."""
 
-    def __init__(self, home: Home, settings: FlowSettings, reports: Reports) -> None:
+    def __init__(self, home: Home, settings: FlowSettings, reports: Reports, parent: Parent) -> None:
         self._home = home
         self._settings = settings
         self._reports = reports
+        self._parent = parent
+        self._state = ChildState(reports, lambda: self._writer.figures if self._writer is not None else {})
+        self._set = self._state.set
         self._own = ""  # how the sites of this node begin
         self._writer: Writer | None = None
-        self._state = ("starting", "")
         self._turn = asyncio.Lock()  # of the writer: a thread cannot be cancelled, and the file is closed after it
 
     async def run(self) -> None:
@@ -76,14 +78,18 @@ class Flow:
             self._set("standing by", f"'where' names other nodes: {', '.join(settings.where)}")
             await asyncio.Event().wait()
         writer = self._writer = Writer(status["file"], settings)
-        reporting = asyncio.ensure_future(self._report_figures(writer))
+        keeping = [
+            asyncio.ensure_future(self._state.keep(lambda *now: self._on_thread(writer.show, *now))),
+            asyncio.ensure_future(self._state.retry(self._parent, lambda: self._retry(writer))),
+        ]
         try:
             await self._keep_running(writer)
         except FunctionError as error:
             raise wrong(settings.name, str(error)) from error
         finally:
-            reporting.cancel()
-            await asyncio.wait([reporting])
+            for task in keeping:
+                task.cancel()
+            await asyncio.wait(keeping)
             writer.show("ended", "")
             writer.close()
 
@@ -137,7 +143,8 @@ class Flow:
                 back = False
                 if not page:
                     await self._on_thread(writer.function.make_ready)
-                self._set("running", writer.function.note)
+                if self._state.now != ("running", writer.function.note):
+                    self._set("running", writer.function.note)
                 if isinstance(page, dict):
                     moved, size = await self._write_set(writer, session, LogSet(**page), size)
                     back = not moved
@@ -146,6 +153,7 @@ class Flow:
                     if writer.judge.stops:
                         raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
                 sets = 0 if back else size * writer.takes_sets
+                self._state.touch()
                 page = await session.page_beyond(moved, sets=sets, back=back)
                 moved = 0
         finally:
@@ -197,22 +205,8 @@ class Flow:
             batch.places.append(place)
         return batch
 
-    # ---- reports
-
-    def _set(self, state: str, text: str) -> None:
-        self._state = (state, text)
-        figures = self._writer.figures if self._writer is not None else {}
-        self._reports.report(state, text, figures)
-
-    async def _report_figures(self, writer: Writer) -> None:
-        last: object = None
-        while True:
-            await asyncio.sleep(REPORT_S)
-            seen = (self._state, dict(writer.figures))
-            if seen != last:
-                last = seen
-                self._reports.report(*self._state, writer.figures)
-                await self._on_thread(writer.show, *self._state)
-            if self._state[0] == "running":
-                with contextlib.suppress(apsw.BusyError, FunctionError):
-                    await self._on_thread(writer.retry)
+    async def _retry(self, writer: Writer) -> None:
+        """Run the function again for dead letters; a function that fits no more stops at the next page."""
+        with contextlib.suppress(FunctionError):
+            await self._on_thread(writer.retry)
+            self._state.touch()

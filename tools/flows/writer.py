@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mycomesh.tools.flows.settings import FlowSettings
 
-__all__ = ["Batch", "MovedError", "Writer"]
+__all__ = ["Batch", "MovedError", "Writer", "forget"]
 
 BUSY_S = 30
 SHOW_MS = 200  # that the file may be busy when the state is written
@@ -363,6 +363,15 @@ class Writer:
                 )
             finally:
                 self._db.set_busy_timeout(1000 * BUSY_S)
+
+
+def forget(file: str, settings: FlowSettings) -> None:
+    """Remove the state of a flow that is no more, and its dead letters."""
+    with contextlib.closing(apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)) as db, db:
+        db.set_busy_timeout(1000 * BUSY_S)
+        db.execute(_TABLES)
+        db.execute("DELETE FROM mycomesh_flow_states WHERE name = ?", (settings.name,))
+        db.execute("DELETE FROM mycomesh_dead_letters WHERE reader = ?", (settings.cursor,))
 
 
 def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:

@@ -26,6 +26,7 @@ def within(tmp_path, monkeypatch):
     def run(program, story):
         home = Home.locate(tmp_path, {})
         home.state.mkdir(parents=True, exist_ok=True)
+        write_config(tmp_path, "[bridge.b]\n")
         script = tmp_path / "child.py"
         script.write_text(f"import json, os, sys, time\n{program}")
         monkeypatch.setattr(children, "command_line", lambda _: [sys.executable, str(script)])
@@ -44,6 +45,13 @@ def within(tmp_path, monkeypatch):
         return notices
 
     return run
+
+
+def write_config(tmp_path, text):
+    config = Home.locate(tmp_path, {}).config_file
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(text)
+    config.chmod(0o600)
 
 
 async def until(kids, check):
@@ -196,3 +204,50 @@ def test_the_command_names_a_home_that_was_given(tmp_path):
     assert command_line(Home.locate(tmp_path, {}))[-2:] == ["--home", str(tmp_path)]
     assert "--home" not in command_line(Home.locate(None, {"HOME": str(tmp_path)}))
     assert os.path.exists(command_line(Home.locate(None, {"HOME": str(tmp_path)}))[0])  # noqa: PTH110
+
+
+def test_sections_are_taken_up_and_let_go_at_once(within, tmp_path):
+    async def story(kids):
+        first = await until(kids, lambda view: view.state == "running")
+        write_config(tmp_path, '[flow.new]\non = "t"\n[bridge.b]\nurl = "file:x"\n')
+        await kids.answer({"action": "reload"})
+        assert [(view.kind, view.name) for view in kids.views] == [("flow", "new"), ("bridge", "b")]
+        await until(kids, lambda view: view.state == "running")
+        assert kids.views[1].pid == first.pid, "the other one runs on"
+        started = kids.views[0].pid
+        await kids.answer({"action": "pause", "kind": "bridge", "name": "b"})
+        write_config(tmp_path, "")
+        await kids.answer({"action": "reload"})
+        assert kids.views == ()
+        assert not is_alive(started)
+        assert json.loads((Home.locate(tmp_path, {}).state / "paused").read_text()) == []
+
+    within(f"{REPORT}time.sleep(60)", story)
+
+
+def test_a_section_written_since_is_found_by_its_name(within, tmp_path):
+    async def story(kids):
+        write_config(tmp_path, "[flow.new]\n[bridge.b]\n")
+        await kids.answer({"action": "pause", "kind": "flow", "name": "new"})
+        assert kids.views[0].state == "paused"
+        with pytest.raises(NodeError, match="has no flow 'other'; there are: new"):
+            await kids.answer({"action": "resume", "kind": "flow", "name": "other"})
+        write_config(tmp_path, "[flow")
+        with pytest.raises(NodeError, match=r"config\.toml"):
+            await kids.answer({"action": "reload"})
+        assert len(kids.views) == 2, "nothing changes"
+
+    within("time.sleep(60)", story)
+
+
+def test_a_child_is_asked_to_try_dead_letters_again(within):
+    program = 'for line in sys.stdin:\n    print(json.dumps({"state": line.strip()}), flush=True)\n'
+
+    async def story(kids):
+        kids.request_retry("bridge.b.in")  # before it runs: nothing is lost, since it looks when it starts
+        await until(kids, lambda view: view.pid is not None)
+        kids.request_retry("bridge.other")
+        kids.request_retry("bridge.b")
+        await until(kids, lambda view: view.state == "retry")
+
+    within(program, story)

@@ -51,13 +51,13 @@ def test_sql_without_an_end_is_interrupted(writer, change, rows):
 
 
 def test_sql_that_takes_much_memory_is_refused(writer, change, rows, monkeypatch):
-    monkeypatch.setattr(module, "HEAP_MIB", 8)
-    flow = writer("SELECT hex(hex(zeroblob(6000000))) AS what FROM new")
+    monkeypatch.setattr(module, "HEAP_MIB", 64)  # of all connections of this process
+    flow = writer("SELECT hex(hex(zeroblob(30000000))) AS what FROM new")
     try:
         assert flow.write(batch([change(1, id="d1", battery=0)]), b"\x01", lambda _: b"\x02") == 1
     finally:
         apsw.hard_heap_limit(0)
-    assert rows("SELECT why FROM mycomesh_dead_letters") == [("took more than 8 MiB of memory",)]
+    assert rows("SELECT why FROM mycomesh_dead_letters") == [("took more than 64 MiB of memory",)]
 
 
 def test_a_flow_that_waited_knows_it_later(writer, rows):
