@@ -1,4 +1,4 @@
-"""Classifies network addresses: loopback, link-local, one host, or a circuit through a relay."""
+"""Classifies network addresses: loopback, link-local, one host, a node at a NATS server, or a circuit through a relay."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from ipaddress import AddressValueError, IPv6Address
 
 from mycomesh.mesh.events import Address
 
-__all__ = ["circuit_address", "host_group", "is_circuit", "is_loopback", "is_routable"]
+__all__ = [
+    "circuit_address",
+    "directness",
+    "host_group",
+    "is_circuit",
+    "is_lasting",
+    "is_loopback",
+    "is_routable",
+    "nats_address",
+    "nats_instance",
+]
 
 _VIA = "via-"
+_NATS = "nats%"
 
 _SCOPED = "%"
 
@@ -42,3 +53,28 @@ def circuit_address(relay_name: str, peer: bytes) -> Address:
 def is_circuit(host: str) -> bool:
     """Return True if `circuit_address` made this host."""
     return host.startswith(_VIA)
+
+
+def nats_address(instance: bytes) -> Address:
+    """Return the address of a node's run (8 random bytes) at the NATS server that this node uses too."""
+    return Address(f"{_NATS}{instance.hex()}", 0)
+
+
+def nats_instance(host: str) -> bytes | None:
+    """Return the instance in a host that `nats_address` has made, None for any other host."""
+    try:
+        return (
+            bytes.fromhex(host.removeprefix(_NATS)) if host.startswith(_NATS) and len(host) == len(_NATS) + 16 else None
+        )
+    except ValueError:
+        return None
+
+
+def is_lasting(host: str) -> bool:
+    """Return True if an address can be dialled in a later run too: not one of a circuit or of a run at a NATS server."""
+    return not host.startswith((_VIA, _NATS))
+
+
+def directness(host: str) -> int:
+    """Return 2 for a network address, 1 for one over a NATS server, 0 for a circuit: a link gives way to a more direct one."""
+    return 0 if host.startswith(_VIA) else 1 if host.startswith(_NATS) else 2

@@ -15,6 +15,7 @@ of a link is bounded.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, assert_never
 
 from mycomesh.mesh.config import MeshConfig
@@ -235,7 +236,7 @@ class MeshCore:
             turn.do(Close(conn, "too many unauthenticated connections"))
             return
         invitations = () if dialled else context.open_invitations(turn.wall_ms)
-        refusal_reason = self._refusal_reason if dialled else never_refuse
+        refusal_reason = functools.partial(self._refusal_reason, address.host) if dialled else never_refuse
         membership = self.membership
         secrets = (membership.secret_for(address, turn.wall_ms),) if dialled else membership.secrets(turn.wall_ms)
         gate = MemberGate(context.hello(), membership.roster, secrets, invitations, refusal_reason)
@@ -333,12 +334,12 @@ class MeshCore:
         if link.conn in self.links.conns and self.membership.has_same_secret(message):
             self._drop(link, "both sides have the same secret now", turn)
 
-    def _refusal_reason(self, hello: MemberHello) -> str:
+    def _refusal_reason(self, host: str, hello: MemberHello) -> str:
         """Return why this node does not finish a handshake that it began; an empty string if it does."""
         node_id = hello.certificate.node_id
         if node_id == self._context.identity.node_id:
             return "this is this node's own address"
-        rival = self.links.competing_link(node_id)
+        rival = self.links.competing_link(node_id, host)
         if rival is not None and rival[1].boot == hello.boot:
             return f"{hello.certificate.name} is linked already, or about to be"
         return ""
@@ -367,7 +368,7 @@ class MeshCore:
         elif link.dialled:
             self._dialer.record_member(link.address, node_id)
             self.links.record_pending(node_id, link)
-        elif not self.links.accepts(hello, own_id=self._context.identity.node_id):
+        elif not self.links.accepts(hello, link.address.host, own_id=self._context.identity.node_id):
             self._drop(link, "linked already", turn)
         else:
             self._admit(link, hello, turn)

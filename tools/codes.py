@@ -504,6 +504,18 @@ _LINKS = (
         "check the name, or give an IP address",
     ),
     Code(
+        "nats.connected",
+        "this node meets others at a NATS server",
+        "a --peer at nats:// was reached; nodes that have no other way to each other link over it, sealed from end to end",
+        "nothing",
+    ),
+    Code(
+        "nats.unreachable",
+        "no links over a NATS server",
+        "a --peer at nats:// is away, or refuses the login or the certificate; this node tries again every 30 seconds",
+        "start the server, or correct the file that peer_credentials names; other links are not affected",
+    ),
+    Code(
         "discovery.unavailable",
         "multicast does not work here",
         "no interface carries it, or a firewall blocks UDP 5353, so this node cannot discover peers",

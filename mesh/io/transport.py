@@ -12,7 +12,7 @@ import ipaddress
 import itertools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from mycomesh.mesh.address import is_loopback
@@ -51,15 +51,18 @@ class TransportError(Exception):
 class Transport:
     """All connections of one node. Everything runs on the event loop's thread."""
 
-    def __init__(self, on_event: Callable[[Event], None], *, loopback: bool = False) -> None:
+    def __init__(
+        self, on_event: Callable[[Event], None], *, loopback: bool = False, numbers: Iterator[int] | None = None
+    ) -> None:
         """Create a transport that neither listens nor dials.
 
         `on_event` receives ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed. With `loopback`, the transport
-        listens on this machine's loopback addresses only, and dials no others.
+        listens on this machine's loopback addresses only, and dials no others. `numbers` are those of connections, where another
+        transport of the same node has some of them.
         """
         self._on_event = on_event
         self._loopback = loopback
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._conns: dict[int, _Connection] = {}
         self._dials: dict[Address, asyncio.Task[None]] = {}
         self._servers: list[asyncio.Server] = []

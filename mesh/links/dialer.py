@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, assert_never
 
-from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.address import directness, is_circuit, is_lasting
 from mycomesh.mesh.events import AddressFound, DialFailed, NetworkChanged
 from mycomesh.mesh.rate_limit import admit_at_rate
 
@@ -123,7 +123,7 @@ class Dialer:
             tuple[int, int, int, Address]
         ] = []  # heap of (rank, order, ticket, address): what waits for a slot
         self._tickets = itertools.count(1)
-        self._linked: dict[bytes, None] = {}
+        self._linked: dict[bytes, int] = {}  # member -> directness of its link
         self._member_hosts: OrderedDict[str, None] = OrderedDict()
         self._dialling = 0
         self._over_ms: int | None = None  # token bucket of dials to unproven addresses
@@ -147,8 +147,8 @@ class Dialer:
         self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None, instance: str = ""
     ) -> None:
         """Handle a hint that a member may listen there: dial soon, unless the hint repeats an earlier one."""
-        if is_circuit(address.host):
-            return
+        if is_circuit(address.host) or (address.port and not is_lasting(address.host)):
+            return  # nobody can dial it
         entry = self._book.get(address)
         if entry is None:
             entry = self._book[address] = _Entry(static, node_id=node_id, instance=instance)
@@ -170,7 +170,7 @@ class Dialer:
         if news:
             entry.failures = 0
         if entry.state is _State.WAITING:
-            if entry.node_id in self._linked:
+            if self._is_linked(address, entry):
                 entry.move(_State.RESTING)
             elif news:
                 self._hasten(address, entry, now_ms)
@@ -223,7 +223,7 @@ class Dialer:
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.CONNECTED:
             entry.move(_State.WAITING)
-            if entry.node_id in self._linked:
+            if self._is_linked(address, entry):
                 entry.move(_State.RESTING)
             else:
                 self._retry(address, entry, now_ms)
@@ -274,11 +274,11 @@ class Dialer:
             self._member_hosts.popitem(last=False)
         if is_circuit(host):
             return  # a direct link would relieve the relays: keep dialling for one
-        self._linked[node_id] = None
-        for entry in self._book.values():
+        self._linked[node_id] = directness(host)  # over a NATS server: keep dialling other addresses for a direct link
+        for address, entry in self._book.items():
             if entry.node_id == node_id:
                 entry.failures = 0
-                if entry.state is _State.WAITING:
+                if entry.state is _State.WAITING and self._is_linked(address, entry):
                     entry.move(_State.RESTING)
 
     def on_link_down(self, node_id: bytes, now_ms: int) -> None:
@@ -344,6 +344,10 @@ class Dialer:
     def is_member_host(self, host: str) -> bool:
         """Return True if a member was linked from or at this host."""
         return host in self._member_hosts
+
+    def _is_linked(self, address: Address, entry: _Entry) -> bool:
+        """Return True if the member at an address has a link that a connection there would not replace."""
+        return entry.node_id is not None and self._linked.get(entry.node_id, 0) >= directness(address.host)
 
     def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
         entry.failures += 1

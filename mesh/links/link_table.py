@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.address import directness
 from mycomesh.mesh.links.authentication import MemberGate
 
 if TYPE_CHECKING:
@@ -48,25 +48,26 @@ class LinkTable:
         del self.members[node_id]
         return node_id
 
-    def competing_link(self, node_id: bytes) -> tuple[Link, MemberHello] | None:
+    def competing_link(self, node_id: bytes, host: str) -> tuple[Link, MemberHello] | None:
         """Return the connection that is the link to this member or is pending, and the hello that the member presented there.
 
-        It never returns a circuit, because any other connection may replace that.
+        A connection from or to `host` may replace a circuit, and one over a NATS server if it is direct: these do not compete.
         """
         links = (self.members.get(node_id), self._pending.get(node_id))
-        link = next((each for each in links if each is not None and not is_circuit(each.address.host)), None)
+        least = max(directness(host), 1)
+        link = next((each for each in links if each is not None and directness(each.address.host) >= least), None)
         if link is None:
             return None
         assert isinstance(link.gate, MemberGate)
         assert link.gate.hello is not None
         return link, link.gate.hello
 
-    def accepts(self, hello: MemberHello, *, own_id: bytes) -> bool:
-        """Return True if a connection that a member has dialled becomes its link.
+    def accepts(self, hello: MemberHello, host: str, *, own_id: bytes) -> bool:
+        """Return True if a connection that a member has dialled from `host` becomes its link.
 
         If both sides have dialled, the connection dialled by the lower node id stays. `own_id` is our node id.
         """
-        rival = self.competing_link(hello.certificate.node_id)
+        rival = self.competing_link(hello.certificate.node_id, host)
         if rival is None or rival[1].boot != hello.boot or not rival[0].dialled:
             return True  # the peer has restarted, or dialled again because it lost the first connection
         return hello.certificate.node_id < own_id
@@ -77,11 +78,11 @@ class LinkTable:
         return self.members.get(node_id) is link and node_id not in self._pending
 
     def droppable_members(self) -> list[bytes]:
-        """Return the members whose links may be dropped if there are too many: not relays, not members on circuits."""
+        """Return the members whose links may be dropped if there are too many: not relays, not members without a direct link."""
         return [
             node_id
             for node_id, link in self.members.items()
-            if not is_circuit(link.address.host)
+            if directness(link.address.host) == 2
             and link.hello is not None
             and "relay" not in link.hello.certificate.roles
         ]

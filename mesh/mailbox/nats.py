@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import re
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +48,8 @@ __all__ = ["NatsMailbox"]
 BASE_DEFAULT = "box"
 CALL_S = 60  # of one verb, with a new connection
 REQUEST_S = 10  # of one answer of the server
+JOIN_S = 30  # between tries to have the hub collect this base's stream
+HUB_REMOVE_S = 2  # a right that is missing at the hub shows as silence
 LIST_PAGE = 1_000
 LIST_S = 5  # without a message of a page
 HEADERS_BYTES = 1_024  # of the server's payload limit, which counts headers
@@ -95,7 +98,9 @@ class NatsMailbox:
         self._thread: _Thread | None = None
         self._connecting = asyncio.Lock()
         self._connection: Connection | None = None
+        self._hub_removes = True  # until it refuses, for this connection
         self._streams = Streams("", ())
+        self._prepared_s = 0.0
         self._scanned: dict[tuple[str, str], _Scanned] = {}
         self._bases: dict[tuple[bytes, bytes], str] = {}  # mesh and stream -> the base that writes it
         self._known: dict[bytes, dict[bytes, None]] = {}  # mesh -> its streams that were seen
@@ -296,9 +301,12 @@ class NatsMailbox:
         jetstream = await self._jetstream()
         for each in (subject, f"{subject}.*"):
             await jetstream.purge_stream(self._streams.write, subject=each)
-            if self._hub:
-                with contextlib.suppress(NatsError, APIError):  # the hub is away, or does not let bases remove
-                    await self._domain(self._hub).purge_stream(self._streams.read[-1], subject=each)
+            if self._hub and self._hub_removes:
+                try:
+                    hub = self._domain(self._hub, HUB_REMOVE_S)
+                    await hub.purge_stream(self._streams.read[-1], subject=each)
+                except (NatsError, APIError):  # the hub is away, or does not let bases remove: it removes by age
+                    self._hub_removes = False
 
     async def _server_ms(self) -> int:
         jetstream = await self._jetstream()
@@ -369,20 +377,29 @@ class NatsMailbox:
             if self._connection is None:
                 self._connection = await connect(self._server, "mycomesh mailbox", self._on_lost)
                 try:
-                    self._streams = await prepare(self._domain, self._base, self._hub)
+                    await self._prepare()
+                    self._hub_removes = True
                     self._scanned.clear()  # a stream may have been made again meanwhile
                     for number in self._watched:
                         await self._subscribe(number)
                 except BaseException:
                     await self._disconnect()
                     raise
+            elif not self._streams.joined and time.monotonic() - self._prepared_s > JOIN_S:
+                await self._prepare()
             self._connection.last_error = ""
         return self._domain("")
 
-    def _domain(self, name: str) -> JetStreamContext:
+    async def _prepare(self) -> None:
+        """Find or make the streams; where the hub is away, a later verb tries again."""
+        self._streams = await prepare(self._domain, self._base, self._hub)
+        self._prepared_s = time.monotonic()
+
+    def _domain(self, name: str, timeout_s: float | None = None) -> JetStreamContext:
         """Return the JetStream of a domain, "" for the server's own."""
         assert self._connection is not None, "connected"
-        context: JetStreamContext = self._connection.client.jetstream(timeout=REQUEST_S, domain=name or None)
+        wait_s = timeout_s or REQUEST_S
+        context: JetStreamContext = self._connection.client.jetstream(timeout=wait_s, domain=name or None)
         return context
 
     def _on_lost(self, reason: str) -> None:

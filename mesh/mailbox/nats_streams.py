@@ -31,10 +31,14 @@ _TRIES = 3  # two bases that add themselves at the same time overwrite each othe
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """The stream that is written, and those that are read, the one with what other bases have written last."""
+    """The stream that is written, and those that are read, the one with what other bases have written last.
+
+    `joined`: the hub collects the stream of this base; else `prepare` is to be called again.
+    """
 
     write: str
     read: tuple[str, ...]
+    joined: bool = True
 
 
 async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str) -> Streams:
@@ -53,14 +57,17 @@ async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str
     if local == hub:  # a base at the hub itself
         await _add_source(here, StreamSource(name=own))
         return Streams(own, (own, _ALL))
-    # The hub may be away: what it has to collect is in this base's stream, and the next connection adds it.
-    with contextlib.suppress(NatsError, APIError):
+    joined = False
+    with contextlib.suppress(
+        NatsError, APIError
+    ):  # the hub is away: what it has to collect stays in this base's stream
         await _add_source(domain(hub), StreamSource(name=own, external=_external(local)))
+        joined = True
     mirror = StreamConfig(
         name=_ALL, mirror=StreamSource(name=_ALL, external=_external(hub)), mirror_direct=True, max_age=AGE_S
     )
     await _ensure(here, mirror)
-    return Streams(own, (own, _ALL))
+    return Streams(own, (own, _ALL), joined)
 
 
 def _external(domain: str) -> ExternalStream:

@@ -40,6 +40,7 @@ __all__ = [
 
 PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
 CONSOLE_PORT_DEFAULT = 7480
+NATS_PORT_DEFAULT = 4222
 METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
 HOOKS_MAX = 32  # each is a reader and a process
@@ -68,6 +69,7 @@ CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is so
 KEYS = {
     "port": "port",
     "peers": "peers",
+    "peer_credentials": "peer_credentials",
     "only": "only",
     "except": "exclude",
     "urgent": "urgent",
@@ -91,10 +93,30 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class PeerName:
-    """A static peer as the user names it: host name or numeric address, and TCP port."""
+    """A static peer as the user names it: host name or numeric address, and TCP port.
+
+    nats: it is a NATS server, at which nodes meet that do not reach each other.
+    """
 
     host: str
     port: int
+    nats: bool = False
+
+    @classmethod
+    def peer(cls, text: str) -> PeerName:
+        """Parse a static peer: `host:port`, or `nats://host:port`.
+
+        Raises:
+            ConfigError: the text has another form.
+        """
+        if not text.startswith("nats://"):
+            return cls.parse(text)
+        if "@" in text:
+            raise ConfigError("a peer at nats:// has no login in its URL; write it into a file: peer_credentials")
+        host = text.removeprefix("nats://").removesuffix("/")
+        if "/" in host or "?" in host:
+            raise ConfigError(f"peer {text!r} is not nats://host:port; write for example nats://hub.example.org:4222")
+        return replace(cls.parse(host, "peer", NATS_PORT_DEFAULT), nats=True)
 
     @classmethod
     def parse(cls, text: str, what: str = "peer", port: int = PORT_DEFAULT, *, free: bool = False) -> PeerName:
@@ -204,7 +226,8 @@ class NodeConfig:
 
     port: TCP port to listen on, 0..65535; 0 means any free port. None means 7447 if it is free (for firewall rules), else any,
         so that several nodes on one machine need no setting.
-    peers: members to dial without discovery, where multicast is blocked; at most 256.
+    peers: members to dial without discovery, where multicast is blocked, and NATS servers at which to meet others; at most 256.
+    peer_credentials: path of a private file with `user`, `password`, `token` or `ca` for peers at NATS servers; "" for none.
     only: names of the tables to replicate; empty means all user tables.
     exclude: names of the tables not to replicate; disjoint from `only`.
     urgent: names of the tables whose rows are sent before all others, where a link is slower than the writes.
@@ -230,6 +253,7 @@ class NodeConfig:
 
     port: int | None = None
     peers: tuple[PeerName, ...] = ()
+    peer_credentials: str = ""
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     urgent: tuple[str, ...] = ()
@@ -383,7 +407,7 @@ def _value(key: str, value: Any) -> Any:
             if type(value) is bool:
                 return value
             wanted = "true or false"
-        case "log_level" | "log_format" | "metrics" | "sqlite_floor":
+        case "log_level" | "log_format" | "metrics" | "sqlite_floor" | "peer_credentials":
             if type(value) is str:
                 return _from_text(key, value)
             wanted = {"metrics": "a string such as 127.0.0.1:9464", "sqlite_floor": _VERSION}.get(key, "a string")
@@ -395,7 +419,7 @@ def _value(key: str, value: Any) -> Any:
             return _sections(key, value)
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
-                return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
+                return tuple(PeerName.peer(item) for item in value) if key == "peers" else tuple(value)
             wanted = "a list of strings"
     raise ConfigError(f"{key!r} must be {wanted}, not {value!r}")
 

@@ -9,7 +9,7 @@ from mycomesh.mesh.mailbox.storages import CREDENTIALS, Credentials
 from mycomesh.mesh.node.errors import ConfigError, KeystoreError
 from mycomesh.mesh.node.home import read_private
 
-__all__ = ["mailbox_credentials", "read_secrets"]
+__all__ = ["mailbox_credentials", "read_login", "read_secrets"]
 
 
 def read_secrets(path: Path, known: tuple[str, ...]) -> dict[str, str]:
@@ -33,15 +33,24 @@ def read_secrets(path: Path, known: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def read_login(path: Path, known: tuple[str, ...]) -> dict[str, str]:
+    """Return the texts of a credentials file; a relative `ca` begins at the file's directory.
+
+    Raises:
+        ConfigError: as `read_secrets`.
+    """
+    found = read_secrets(path, known)
+    if "ca" in found:
+        found["ca"] = str(path.absolute().parent / found["ca"])
+    return found
+
+
 def mailbox_credentials(path: Path | None) -> Credentials:
-    """Return what a mailbox logs in with; a relative `ca` begins at the file's directory.
+    """Return what a mailbox logs in with.
 
     Raises:
         ConfigError: as `read_secrets`.
     """
     if path is None:
         return Credentials()
-    found = read_secrets(path, CREDENTIALS)
-    if "ca" in found:
-        found["ca"] = str(path.absolute().parent / found["ca"])
-    return Credentials(**found)
+    return Credentials(**read_login(path, CREDENTIALS))

@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.address import is_lasting
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import Joiner
 from mycomesh.mesh.errors import MeshError
@@ -297,7 +297,7 @@ class Daemon:
             case "enrolment.granted" if self._node is not None:
                 # Before the grant leaves, so that a used code is not valid again after a crash.
                 self._home_watch.store(functools.partial(self._store.store_invitations, self._node.invitations()))
-            case "link.up" if notice.detail["dialled"] and not is_circuit(notice.detail["address"]):
+            case "link.up" if notice.detail["dialled"] and is_lasting(notice.detail["address"]):
                 self._record_address(notice.detail["address"])
             case _:
                 pass

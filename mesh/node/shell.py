@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import itertools
 import os
 import socket
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mycomesh.mesh.address import is_loopback
+from mycomesh.mesh.address import is_loopback, nats_instance
 from mycomesh.mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
 from mycomesh.mesh.io.discovery import Discovery
 from mycomesh.mesh.io.netlink import Netlink
 from mycomesh.mesh.io.transport import Transport, TransportError
 from mycomesh.mesh.node.config import PORT_DEFAULT
+from mycomesh.mesh.node.credentials import read_login
+from mycomesh.mesh.node.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from mycomesh.mesh.io.nats_links import NatsLinks
     from mycomesh.mesh.node.config import NodeConfig, PeerName
 
 __all__ = ["Core", "MeshShell", "clock"]
@@ -70,7 +76,9 @@ class MeshShell:
         self._busy = True  # until `start`: events between `listen` and `start` wait in the queue
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._transport = Transport(self.feed, loopback=config.loopback)
+        numbers = itertools.count(1)
+        self._transport = Transport(self.feed, loopback=config.loopback, numbers=numbers)
+        self._nats = _nats_links(config, mesh_id, self.feed, on_action, numbers)
         self._mesh_tag = mesh_id[:8].hex()
         self._discovery: Discovery | None = None
         self._netlink: Netlink | None = None
@@ -108,7 +116,9 @@ class MeshShell:
             await self._discovery.start(os.urandom(INSTANCE_BYTES).hex(), self._mesh_tag, self.port or None)
         for address in known:
             self.feed(AddressFound(address))
-        self._tasks += [loop.create_task(self._resolve(peer)) for peer in self._config.peers]
+        self._tasks += [loop.create_task(self._resolve(peer)) for peer in self._config.peers if not peer.nats]
+        for each in self._nats:
+            each.start(lambda: self._search_spacing(clock()[0]))
         self._pump()
 
     def feed(self, event: Event) -> None:
@@ -128,6 +138,8 @@ class MeshShell:
 
     def isolate(self, *, cut: bool) -> None:
         """Cut this node off from all others, or reconnect it: a deliberate partition, to observe the effects."""
+        for each in self._nats:
+            each.isolate(cut=cut)
         self._transport.isolate(cut=cut)
         if not cut:
             self.feed(NetworkChanged())
@@ -144,6 +156,8 @@ class MeshShell:
             self._netlink.close()
         if self._discovery is not None:
             await self._discovery.close()
+        for each in self._nats:
+            await each.close_all()
         await self._transport.close_all()
 
     # ---- events
@@ -208,14 +222,24 @@ class MeshShell:
     def _perform(self, action: Any) -> None:
         match action:
             case Write(conn, data):
-                self._transport.write(conn, data)
+                self._carrier(conn).write(conn, data)
             case Dial(address):
-                self._transport.dial(address)
+                self._dial(address)
             case Close(conn, _):
-                self._transport.close(conn)
+                self._carrier(conn).close(conn)
                 self._on_action(action)
             case _:
                 self._on_action(action)
+
+    def _carrier(self, conn: int) -> Transport | NatsLinks:
+        return next((each for each in self._nats if each.owns(conn)), self._transport)
+
+    def _dial(self, address: Address) -> None:
+        """Dial by TCP, or at each NATS server: a run of a node is heard of at some of them, and the first answer counts."""
+        if nats_instance(address.host) is None or not self._nats:
+            self._transport.dial(address)
+        else:
+            next((each for each in self._nats if each.knows(address)), self._nats[0]).dial(address)
 
     def _arm(self) -> None:
         """Set the timer to the core's deadline."""
@@ -227,6 +251,37 @@ class MeshShell:
             return
         wait_s = max(0, deadline - clock()[0]) / 1000
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
+
+
+def _nats_links(
+    config: NodeConfig,
+    mesh_id: bytes,
+    on_event: Callable[[Event], None],
+    on_notice: Callable[[Notice], None],
+    numbers: Iterator[int],
+) -> tuple[NatsLinks, ...]:
+    """Return the links over NATS servers that are among the peers. The modules are loaded only then, to save memory."""
+    servers = [peer for peer in config.peers if peer.nats]
+    if not servers:
+        return ()
+    try:
+        client = importlib.import_module("mycomesh.mesh.io.nats_client")
+        links = importlib.import_module("mycomesh.mesh.io.nats_links")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "nats":
+            raise
+        raise ConfigError(
+            "a peer at nats:// needs nats-py, which is not installed; run: pip install 'mycomesh[nats]'"
+        ) from error
+    login: dict[str, str] = {}
+    if config.peer_credentials:
+        login = read_login(Path(config.peer_credentials), ("user", "password", "token", "ca"))
+    return tuple(
+        links.NatsLinks(
+            client.NatsServer(peer.host, peer.port, **login), mesh_id, on_event, on_notice, numbers, os.urandom
+        )
+        for peer in servers
+    )
 
 
 def _numeric(peer: PeerName) -> Address | None:

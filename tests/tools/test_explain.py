@@ -35,6 +35,7 @@ INNER = {
     "StaleMutationError",
     # A bridge turns these into its state, a notice or a dead letter.
     "BodyError",
+    "StreamError",  # it ends a stream over NATS, as a lost connection does
     "NatsConnectError",  # a mailbox, a bridge or a link names it as its own
     "ModelError",
     "TensorError",

@@ -59,7 +59,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer",
         action="append",
         metavar="HOST:PORT",
-        help="dial this member; needed where multicast is blocked (repeatable)",
+        help="dial this member; needed where multicast is blocked; nats://HOST:PORT meets others at a server (repeatable)",
+    )
+    parser.add_argument(
+        "--peer-credentials",
+        metavar="FILE",
+        help="a private TOML file with user, password, token or ca for peers at nats://",
     )
     parser.add_argument(
         "--port",
@@ -84,8 +89,16 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_overrides(args: argparse.Namespace) -> dict[str, object]:
     """Return the settings of the shared options; None for an option that is not given."""
-    peers = None if args.peer is None else tuple(config.PeerName.parse(text) for text in args.peer)
-    return {"peers": peers, "port": args.port, "loopback": args.loopback, "multicast": args.multicast}
+    peers = None if args.peer is None else tuple(config.PeerName.peer(text) for text in args.peer)
+    found = args.peer_credentials
+    credentials = None if found is None else str(Path(found).absolute())
+    return {
+        "peers": peers,
+        "peer_credentials": credentials,
+        "port": args.port,
+        "loopback": args.loopback,
+        "multicast": args.multicast,
+    }
 
 
 def run(args: argparse.Namespace, home: Home) -> int:

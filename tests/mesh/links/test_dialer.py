@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from mycomesh.mesh.address import nats_address
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.events import Address, AddressFound, DialFailed, NetworkChanged
 from mycomesh.mesh.links.dialer import (
@@ -192,3 +193,30 @@ def test_repeated_hints_do_not_fill_the_queue():
             scene.dialler.on_event(AddressFound(name), scene.now_ms)
             scene.dialler.on_event(DialFailed(name), scene.now_ms)
     assert len(scene.dialler._queue) <= 4 * ADDRESSES_MAX + 1
+
+
+def test_a_link_over_a_server_leaves_direct_addresses_dialled():
+    over, direct = nats_address(b"instance"), Address("10.0.0.1", 7447)
+    scene = Scene(over)
+    scene.hint(over)
+    scene.hint(direct, node_id=MEMBER)
+    scene.run(1)
+    scene.dialler.on_link_up(MEMBER, over.host)
+    scene.dials.clear()
+    scene.run(60_000)
+    assert {address for _, address in scene.dials} == {direct}
+    scene.dialler.on_link_up(MEMBER, direct.host)
+    scene.dialler.on_conn_closed(over, scene.now_ms)
+    scene.dials.clear()
+    scene.run(scene.now_ms + 600_000)
+    assert scene.dials == []
+    scene.dialler.on_link_down(MEMBER, scene.now_ms)
+    scene.run(scene.now_ms + 60_000)
+    assert {address for _, address in scene.dials} == {over, direct}
+
+
+def test_a_port_behind_a_server_is_nothing_to_dial():
+    scene = Scene()
+    scene.hint(Address(nats_address(b"instance").host, 7447), node_id=MEMBER)
+    scene.run(60_000)
+    assert scene.dials == []

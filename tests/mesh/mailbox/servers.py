@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +41,21 @@ class Nats:
         self.ports = {name: free_port() for name in names}
         self.leaf_port = free_port()
         self.processes = {}
+        self.seen = bytearray()  # after `listen`
+
+    def listen(self, subject):
+        """Collect all bytes that pass through the server under a subject, as its operator could, until it is killed."""
+        client = socket.create_connection(("127.0.0.1", self.ports["alone"]))
+        client.sendall(f'CONNECT {{"verbose":false}}\r\nSUB {subject} 1\r\nPING\r\n'.encode())
+        while b"PONG" not in self.seen:
+            self.seen += client.recv(65_536)
+
+        def collect():
+            with client:
+                while data := client.recv(65_536):
+                    self.seen += data
+
+        threading.Thread(target=collect, daemon=True).start()
 
     def __enter__(self):
         for name in self.names:

@@ -292,3 +292,20 @@ def test_sections_are_checked_in_one_line(file, text, fault):
     with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
         load(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_of_nats_is_a_peer(file):
+    file.write_text(
+        'peers = ["nats://hub.example:4300", "nats://[::1]", "10.0.0.5"]\npeer_credentials = "/etc/nats.toml"'
+    )
+    found = load(file)
+    assert found.peers == (
+        PeerName("hub.example", 4300, nats=True),
+        PeerName("::1", 4222, nats=True),
+        PeerName("10.0.0.5", 7447),
+    )
+    assert found.peer_credentials == "/etc/nats.toml"
+    for wrong in ("nats://", "nats://user:pw@host", "nats://host:0", "nats://host/x"):
+        with pytest.raises(ConfigError) as caught:
+            PeerName.peer(wrong)
+        assert "pw" not in str(caught.value)
