@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mycomesh.tools.bridges.scheme import Arrival, Scheme
-    from mycomesh.tools.bridges.turn import Turn
     from mycomesh.tools.bridges.writer import Writer
+    from mycomesh.tools.turn import Turn
 
 __all__ = ["receive"]
 

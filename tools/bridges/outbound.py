@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mycomesh.tools.bridges.figures import Figures
     from mycomesh.tools.bridges.scheme import Scheme
     from mycomesh.tools.bridges.settings import BridgeSettings
-    from mycomesh.tools.bridges.turn import Turn
+    from mycomesh.tools.turn import Turn
 
 __all__ = ["Outbound", "cursor_of"]
 

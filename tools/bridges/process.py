@@ -18,15 +18,15 @@ from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.figures import Figures
 from mycomesh.tools.bridges.inbound import receive
-from mycomesh.tools.bridges.outbound import Outbound, check_columns
+from mycomesh.tools.bridges.outbound import Outbound, check_columns, cursor_of
 from mycomesh.tools.bridges.scheme import LinkError, SchemeError
 from mycomesh.tools.bridges.settings import load
-from mycomesh.tools.bridges.succession import Succession
-from mycomesh.tools.bridges.turn import Turn
 from mycomesh.tools.bridges.writer import Writer
 from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_signal
 from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.node_link import serving_status
+from mycomesh.tools.succession import BRIDGES, Seat, Succession
+from mycomesh.tools.turn import Turn
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -134,7 +134,9 @@ class Bridge:
             self._turn.set(active=True, holder="")
             await self._serve(scheme, writer)
             return
-        succession = self._succession = Succession(self._home, self._settings, self._turn, writer)
+        name, begin, out = self._settings.name, self._settings.begin, self._settings.out
+        seat = Seat(BRIDGES, name, cursor_of(name), out, begin == "now", writer.offsets, writer.follow)
+        succession = self._succession = Succession(self._home, seat, self._turn)
         deciding = asyncio.ensure_future(succession.run(self._on_members))
         try:
             await self._serve(scheme, writer)

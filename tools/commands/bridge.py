@@ -73,8 +73,8 @@ def _replay(args: argparse.Namespace, home: Home) -> None:
     paused = [each["name"] for each in ask(home, "children")["children"] if each["state"] == "paused"]
     ask(home, "children", action="pause", kind=KIND, name=args.name, keep=False)
     try:
-        module = importlib.import_module("mycomesh.tools.bridges.succession")
-        module.forget_positions(ask(home, "status", brief=True)["file"], args.name)
+        module = importlib.import_module("mycomesh.tools.succession")
+        module.forget_positions(ask(home, "status", brief=True)["file"], module.BRIDGES, args.name)
         ask(home, "cursors", rewind=f"bridge.{args.name}", since_ms=since_ms)
     finally:
         if args.name not in paused:

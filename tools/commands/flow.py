@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", metavar="TABLE", help="of 'add': the table, or a SELECT over it that makes 'new'")
     parser.add_argument("--run", metavar="FUNCTION", help="of 'add': 'sql: ...', an INSERT or a SELECT FROM new")
     parser.add_argument("--into", metavar="TABLE", help="of 'add': the table of the results")
-    parser.add_argument("--where", metavar="PLACE", help="of 'add': here (default), everywhere, or names with commas")
+    parser.add_argument(
+        "--where", metavar="PLACE", help="of 'add': here (default), everywhere, one, or names with commas"
+    )
     parser.add_argument("--from", dest="begin", metavar="WHEN", help="of 'add': now (default) or start")
     parser.add_argument(
         "--sample", type=int, default=SAMPLE_DEFAULT, metavar="N", help=f"of 'test': how many rows, 1 to {SAMPLE_MAX:,}"
@@ -118,7 +120,7 @@ def _add(args: argparse.Namespace, home: Home) -> None:
     settings = _settings()
     section: dict[str, Any] = {"on": args.on, "run": args.run, "into": args.into, "from": args.begin}
     if args.where is not None:
-        plain = args.where in (settings.HERE, settings.EVERYWHERE)
+        plain = args.where in (settings.HERE, settings.EVERYWHERE, settings.ONE)
         section["where"] = args.where if plain else [each.strip() for each in args.where.split(",")]
     section = {key: value for key, value in section.items() if value is not None}
     if args.name in settings.names(home):

@@ -20,10 +20,12 @@ from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.set_function import LogSet
-from mycomesh.tools.flows.settings import HERE, load, wrong
+from mycomesh.tools.flows.settings import HERE, ONE, load, wrong
 from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 from mycomesh.tools.node_link import serving_status
+from mycomesh.tools.succession import FLOWS, Seat, Succession
+from mycomesh.tools.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +65,7 @@ class Flow:
         self._set = self._state.set
         self._own = ""  # how the sites of this node begin
         self._writer: Writer | None = None
+        self._succession: Succession | None = None
         self._turn = asyncio.Lock()  # of the writer: a thread cannot be cancelled, and the file is closed after it
 
     async def run(self) -> None:
@@ -83,7 +86,7 @@ class Flow:
             asyncio.ensure_future(self._state.retry(self._parent, lambda: self._retry(writer))),
         ]
         try:
-            await self._keep_running(writer)
+            await (self._take_turns(writer) if settings.where == ONE else self._keep_running(writer))
         except FunctionError as error:
             raise wrong(settings.name, str(error)) from error
         finally:
@@ -92,6 +95,33 @@ class Flow:
             await asyncio.wait(keeping)
             writer.show("ended", "")
             writer.close()
+
+    async def _take_turns(self, writer: Writer) -> None:
+        """Run whenever it is this node's turn. The cursor moves only from where a process left it, also when the turn ends."""
+        settings, turn = self._settings, Turn()
+        seat = Seat(FLOWS, settings.name, settings.cursor, (settings.table,), settings.begin == "now")
+        succession = self._succession = Succession(self._home, seat, turn)
+        deciding = asyncio.ensure_future(succession.run())
+        try:
+            while True:
+                while not turn.active:
+                    self._set(
+                        "standing by", f"{turn.holder} runs it" if turn.holder else "finding out whose turn it is"
+                    )
+                    await turn.wait_for_news()
+                works = [asyncio.ensure_future(self._keep_running(writer)), asyncio.ensure_future(turn.wait_for_end())]
+                try:
+                    await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for work in works:
+                        work.cancel()
+                    await asyncio.wait(works)
+                if not works[0].cancelled():
+                    works[0].result()
+        finally:
+            deciding.cancel()
+            await asyncio.wait([deciding])
+            await succession.end()
 
     async def _keep_running(self, writer: Writer) -> None:
         failures = 0
@@ -115,6 +145,8 @@ class Flow:
                 name = self._settings.name
                 text = f"{error}; 'mycomesh dead' lists them; repair the cause, then run: mycomesh flow resume {name}"
                 self._set("stopped", str(error))
+                if self._succession is not None:
+                    self._succession.leave()
                 self._reports.notify("flow.stopped", f"flow {name!r}: {text}", "warning")
                 await asyncio.Event().wait()
 

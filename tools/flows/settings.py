@@ -25,6 +25,7 @@ __all__ = [
     "EVERYWHERE",
     "HERE",
     "MEMORY_MIB_MAX",
+    "ONE",
     "SQL_CHARS_MAX",
     "TIMEOUT_S_MAX",
     "FlowSettings",
@@ -38,7 +39,7 @@ __all__ = [
 
 KIND = "flow"
 KEYS = ("on", "run", "into", "where", "from", "timeout_s", "memory_mib", "inputs", "outputs", "keep")
-HERE, EVERYWHERE = "here", "everywhere"
+HERE, EVERYWHERE, ONE = "here", "everywhere", "one"
 TIMEOUT_S_MAX = 3_600
 MEMORY_MIB_MAX = 65_536
 KINDS = ("sql", "python", "exec", "onnx")
@@ -58,7 +59,8 @@ class FlowSettings:
     select: SQL over that table that makes `new`, "" for the row as it is.
     sql: one INSERT, or a SELECT whose rows go into `into`.
     into: the table of the results.
-    where: `here` for the writes of this node, `everywhere` for all, or names of the nodes that run it for all.
+    where: `here` for the writes of this node, `everywhere` for all, `one` for all on one node of those that reach each other, or
+        names of the nodes that run it for all.
     begin: `now` takes writes after the flow was added, `start` those before it too.
     timeout_s: seconds that one call may take, 1..3,600.
     kind: `sql`, `python`, `exec` or `onnx`.
@@ -250,11 +252,11 @@ def _output(name: str, sql: str, into: Any) -> str:
 
 
 def _where(name: str, value: Any) -> str | tuple[str, ...]:
-    if value in (HERE, EVERYWHERE):
+    if value in (HERE, EVERYWHERE, ONE):
         return str(value)
     if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
         return tuple(value)
-    raise wrong(name, f'where must be "here", "everywhere" or a list of names of nodes, not {value!r}')
+    raise wrong(name, f'where must be "here", "everywhere", "one" or a list of names of nodes, not {value!r}')
 
 
 def _plain(identifier: str) -> str:

@@ -1,9 +1,9 @@
-"""Succession: which of the nodes with a bridge has its turn, and how the others follow its position, without a consensus.
+"""Succession: which of the nodes with a bridge or a flow has its turn, and how the others follow it, without a consensus.
 
-Each node with the section has rows in the table `bridge_positions`, which replicates like any other: that its bridge runs, the
-vector of its cursor for each table, and the offsets of what comes in. Among the nodes that this one reaches and whose bridge
-runs, the one with the greatest hash of (bridge, node) has its turn. The others merge its vector into their own cursors, so that
-a successor repeats seconds and no history. In a split each side has one; where the system dedupes by id, nothing is there twice.
+Each node with the section has rows in a table, such as `bridge_positions`, which replicates like any other: that it runs, the
+vector of its cursor for each table, and the offsets of what comes in. Among the nodes that this one reaches and on which it
+runs, the one with the greatest hash of (name, node) has its turn. The others merge its vector into their own cursors, so that
+a successor repeats seconds and no history. In a split each side has one; where results have equal ids, nothing is there twice.
 
 A node that is alone in its mesh makes no such table.
 """
@@ -15,76 +15,118 @@ import base64
 import contextlib
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from mycomesh.mesh.node.errors import NoNodeError, RefusedError
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.tools.bridges.outbound import cursor_of
 from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.node_link import NodeLink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from mycomesh.mesh.node.home import Home
-    from mycomesh.tools.bridges.settings import BridgeSettings
-    from mycomesh.tools.bridges.turn import Turn
-    from mycomesh.tools.bridges.writer import Writer
+    from mycomesh.tools.turn import Turn
 
-__all__ = ["TABLE", "Succession", "forget_positions", "rank"]
+__all__ = ["BRIDGES", "FLOWS", "Seat", "Succession", "forget_positions", "rank"]
 
-TABLE = "bridge_positions"
 STEP_S = 0.5
 ALONE_S = 2.0  # in a mesh of one node, until another one joins
 GRACE_S = 1.5  # a node that has just started, or become reachable, waits so long before its turn: it may lack rows
 BUSY_MS = 5_000
 RUNS, OFFSETS = "", "in"  # the rows of a node beside those of its tables, which begin with OUT
 OUT = "out:"
-_CREATE = (
-    f"CREATE TABLE IF NOT EXISTS {TABLE}("
-    "bridge TEXT NOT NULL, node TEXT NOT NULL, part TEXT NOT NULL, position BLOB, PRIMARY KEY(bridge, node, part))"
-)
-_PUT = (
-    f"INSERT INTO {TABLE} VALUES(?, ?, ?, ?) ON CONFLICT(bridge, node, part) DO UPDATE SET position = excluded.position"
-    f" WHERE {TABLE}.position IS NOT excluded.position"
-)
-_STOP = f"DELETE FROM {TABLE} WHERE bridge = ? AND node = ? AND part = '{RUNS}'"
 
 
-def rank(bridge: str, node_id: str) -> bytes:
-    """Return the rank of a node for one bridge; the greatest has its turn (rendezvous hashing, Thaler and Ravishankar 1998)."""
-    return hashlib.blake2b(f"{bridge}\0{node_id}".encode(), digest_size=16).digest()
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """A table of positions, and its column of names; both are contracts between nodes."""
+
+    table: str
+    column: str
+
+    @property
+    def create(self) -> str:
+        """SQL that makes the table."""
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.table}({self.column} TEXT NOT NULL, node TEXT NOT NULL, part TEXT NOT NULL,"
+            f" position BLOB, PRIMARY KEY({self.column}, node, part))"
+        )
+
+    @property
+    def put(self) -> str:
+        """SQL that writes a row (name, node, part, position) where it is another one."""
+        return (
+            f"INSERT INTO {self.table} VALUES(?, ?, ?, ?) ON CONFLICT({self.column}, node, part) DO UPDATE"
+            f" SET position = excluded.position WHERE {self.table}.position IS NOT excluded.position"
+        )
+
+    @property
+    def stop(self) -> str:
+        """SQL that removes the row of (name, node) which says that it runs."""
+        return f"DELETE FROM {self.table} WHERE {self.column} = ? AND node = ? AND part = '{RUNS}'"
 
 
-def forget_positions(file: str, bridge: str) -> None:
+BRIDGES = Positions("bridge_positions", "bridge")
+FLOWS = Positions("flow_positions", "flow")
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Of what a node may have the turn.
+
+    positions: the table by which nodes follow each other.
+    name: of the bridge or the flow.
+    cursor: its name in the change feed.
+    tables: those that it reads.
+    from_now: whether a cursor begins with what is written from then on.
+    offsets: returns the offsets of what has come in, by source.
+    follow: takes those of another node.
+    """
+
+    positions: Positions
+    name: str
+    cursor: str
+    tables: Collection[str]
+    from_now: bool
+    offsets: Callable[[], Mapping[str, int]] = dict
+    follow: Callable[[Mapping[str, int]], None] = lambda _: None
+
+
+def rank(name: str, node_id: str) -> bytes:
+    """Return the rank of a node for one name; the greatest has its turn (rendezvous hashing, Thaler and Ravishankar 1998)."""
+    return hashlib.blake2b(f"{name}\0{node_id}".encode(), digest_size=16).digest()
+
+
+def forget_positions(file: str, positions: Positions, name: str) -> None:
     """Remove the positions of all nodes, so that none of them is merged again after a rewind."""
     with (
         contextlib.closing(apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)) as db,
         contextlib.suppress(apsw.SQLError),
     ):
         db.set_busy_timeout(BUSY_MS)
-        db.execute(f"DELETE FROM {TABLE} WHERE bridge = ? AND part LIKE '{OUT}%'", (bridge,))
+        db.execute(f"DELETE FROM {positions.table} WHERE {positions.column} = ? AND part LIKE '{OUT}%'", (name,))
 
 
 class Succession:
-    """The part of one node in the turns of one bridge."""
+    """The part of one node in the turns of one bridge or flow."""
 
-    def __init__(self, home: Home, settings: BridgeSettings, turn: Turn, writer: Writer) -> None:
+    def __init__(self, home: Home, seat: Seat, turn: Turn) -> None:
         self._home = home
-        self._settings = settings
+        self._seat = seat
         self._turn = turn
-        self._writer = writer
         self._link = NodeLink(home)
         self._db: apsw.Connection | None = None
         self._own = ""
         self._first_s: float | None = None  # since when this node ranks first
         self._followed: dict[tuple[str, str], bytes] = {}  # (node, part) -> the position that was merged
-        self._opened = False
+        self._opened: set[str] = set()  # tables whose cursor exists
         self._left = False
 
-    async def run(self, on_members: Callable[[list[str]], None]) -> None:
+    async def run(self, on_members: Callable[[list[str]], None] = lambda _: None) -> None:
         """Decide again and again whose turn it is; tell the ids of the members."""
         while True:
             pause_s = STEP_S
@@ -108,7 +150,7 @@ class Succession:
         if self._left:
             self._turn.set(active=False, holder="")
             return
-        holder = max(running, key=lambda node: rank(self._settings.name, node), default=self._own)
+        holder = max(running, key=lambda node: rank(self._seat.name, node), default=self._own)
         now_s = asyncio.get_running_loop().time()
         if holder != self._own:
             self._first_s = None
@@ -125,33 +167,35 @@ class Succession:
                 self._turn.set(active=True, holder=reach["node"])
 
     def _exchange(self, file: str) -> list[tuple[str, str, bytes]]:
-        """Write this node's rows, and return all rows of the bridge; on a thread, since the file may be locked."""
+        """Write this node's rows, and return all rows of its name; on a thread, since the file may be locked."""
         if self._db is None:
             self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
             self._db.set_busy_timeout(BUSY_MS)
-            self._db.execute(_CREATE)
-        db, name = self._db, self._settings.name
+            self._db.execute(self._seat.positions.create)
+        db, seat = self._db, self._seat
+        positions, name = seat.positions, seat.name
         own: dict[str, bytes] = {} if self._left else {RUNS: b""}
         if self._turn.active:
             with contextlib.suppress(apsw.SQLError):  # there are no cursors yet
-                for table in self._settings.out:
+                for table in seat.tables:
                     select = "SELECT position FROM mycomesh_cursors WHERE name = ? AND table_name = ?"
-                    found: Any = db.execute(select, (cursor_of(name), fold(table))).fetchone()
+                    found: Any = db.execute(select, (seat.cursor, fold(table))).fetchone()
                     if found is not None and isinstance(found[0], bytes):
                         own[OUT + table] = found[0]
-            offsets = self._writer.offsets()
+            offsets = seat.offsets()
             if offsets:
                 own[OFFSETS] = json.dumps(offsets, sort_keys=True).encode()
         rows: list[Any] = db.execute(
-            f"SELECT node, part, position FROM {TABLE} WHERE bridge = ? ORDER BY node, part", (name,)
+            f"SELECT node, part, position FROM {positions.table} WHERE {positions.column} = ? ORDER BY node, part",
+            (name,),
         ).fetchall()
         known = {part: data for node, part, data in rows if node == self._own}
         if self._left and RUNS in known:
-            db.execute(_STOP, (name, self._own))
+            db.execute(positions.stop, (name, self._own))
         changed = [(name, self._own, part, data) for part, data in own.items() if known.get(part) != data]
         if changed:
             with db:
-                db.executemany(_PUT, changed)
+                db.executemany(positions.put, changed)
         return [*rows, *[(node, part, data) for _, node, part, data in changed]]
 
     def _is_news(self, node: str, part: str, data: object) -> bool:
@@ -159,37 +203,35 @@ class Succession:
 
     async def _follow(self, rows: list[tuple[str, str, bytes]]) -> None:
         """Merge positions of other nodes into the cursors and offsets of this one."""
-        settings = self._settings
-        if not self._opened:  # a cursor has to exist before it moves
-            for table in settings.out:
-                session = FeedSession(
-                    self._home, table, cursor_of(settings.name), from_now=settings.begin == "now", rows_max=1
-                )
+        seat = self._seat
+        for table in seat.tables:  # a cursor has to exist before it moves
+            if table not in self._opened:
+                session = FeedSession(self._home, table, seat.cursor, from_now=seat.from_now, rows_max=1)
                 with contextlib.suppress(RefusedError):
                     await session.page(wait_ms=0)
+                    self._opened.add(table)
                 await session.close()
-            self._opened = True
         for node, part, data in rows:
             if part == OFFSETS:
                 with contextlib.suppress(ValueError, AttributeError):
                     plain = {str(source): int(offset) for source, offset in json.loads(data).items()}
-                    await asyncio.to_thread(self._writer.follow, plain)
-            elif part.removeprefix(OUT) in settings.out:
+                    await asyncio.to_thread(seat.follow, plain)
+            elif part.removeprefix(OUT) in seat.tables:
                 position = base64.b64encode(data).decode()
-                follow = {"cursor": cursor_of(settings.name), "table": part.removeprefix(OUT), "position": position}
+                follow = {"cursor": seat.cursor, "table": part.removeprefix(OUT), "position": position}
                 await self._link.ask("cursors", follow=follow)
             self._followed[node, part] = data
 
     def leave(self) -> None:
-        """Let another node have the turn from now on: this bridge has stopped until a person acts."""
+        """Let another node have the turn from now on: this one has stopped until a person acts."""
         self._left = True
 
     async def end(self) -> None:
-        """Say that the bridge of this node does not run, so that another one has its turn at once."""
+        """Say that it does not run on this node, so that another one has its turn at once."""
         self._link.close()
         if self._db is not None:
             db, self._db = self._db, None
             with contextlib.suppress(apsw.Error):
                 db.set_busy_timeout(500)
-                db.execute(_STOP, (self._settings.name, self._own))
+                db.execute(self._seat.positions.stop, (self._seat.name, self._own))
             db.close()

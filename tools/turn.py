@@ -1,4 +1,4 @@
-"""Whose turn it is: of the nodes with a bridge that reach each other, one publishes, and the others stand by."""
+"""Whose turn it is: of the nodes with a bridge or a flow that reach each other, one works, and the others stand by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Turn"]
 
 
 class Turn:
-    """Whether this node publishes. It begins with no turn."""
+    """Whether this node works. It begins with no turn."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mycomesh.tools.bridges.succession import rank
-from mycomesh.tools.bridges.turn import Turn
+from mycomesh.tools.succession import rank
+from mycomesh.tools.turn import Turn
 
 
 def test_ranks_spread_bridges_over_nodes():
