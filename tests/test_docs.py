@@ -111,7 +111,7 @@ class Place:
                 return status["phase"] == "serving" and linked >= len(known)
             return False
 
-        eventually(serves, f"{name} serves and is linked; {(folder / 'log.txt').read_text()}")
+        eventually(serves, lambda: f"{name} serves and is linked; {(folder / 'log.txt').read_text()}")
         return ""
 
     def end(self):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from mycomesh.mesh.node.errors import NoNodeError, RefusedError
+from mycomesh.mesh.node.errors import NodeError, RefusedError
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.node_link import NodeLink
@@ -130,7 +130,7 @@ class Succession:
         """Decide again and again whose turn it is; tell the ids of the members."""
         while True:
             pause_s = STEP_S
-            with contextlib.suppress(NoNodeError, RefusedError, apsw.BusyError):
+            with contextlib.suppress(NodeError, apsw.BusyError):
                 reach = await self._link.ask("status", brief=True)
                 if reach["phase"] == "serving":
                     on_members([reach["node_id"], *(peer["node_id"] for peer in reach["peers"])])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["CONNECT_S", "PORT_DEFAULT", "Connection", "NatsConnectError", "NatsServer", "connect"]
 
 CONNECT_S = 5
+CLOSED_S = 1  # after an error
+PING_S = 5  # a server that leaves two pings without an answer counts as lost
 PORT_DEFAULT = 4222
 
 
@@ -63,12 +65,23 @@ async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None])
     """
     found = Connection.__new__(Connection)
     found.last_error = ""
+    loop = asyncio.get_running_loop()
+
+    ended = False
+
+    def note_end() -> None:
+        nonlocal ended
+        client: Client | None = getattr(found, "client", None)
+        if client is not None and client.is_closed and not ended:
+            ended = True
+            on_lost(found.last_error or "the server closed the connection")
 
     async def on_closed() -> None:
-        on_lost(found.last_error or "the server closed the connection")
+        note_end()
 
     async def on_error(error: Exception) -> None:
         found.last_error = str(error) or type(error).__name__
+        loop.call_later(CLOSED_S, note_end)  # the client does not call `on_closed` if its last write fails
 
     more: dict[str, Any] = {}
     try:
@@ -78,22 +91,22 @@ async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None])
             more |= {"user": server.user, "password": server.password}
         if server.token:
             more["token"] = server.token
-        found.client = await asyncio.wait_for(
-            nats.connect(
+        async with asyncio.timeout(2 * CONNECT_S):
+            found.client = await nats.connect(
                 str(server),
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # the client tries a server again even for the first connection
                 reconnect_time_wait=0,
                 connect_timeout=CONNECT_S,
+                ping_interval=PING_S,
                 name=name,
                 closed_cb=on_closed,
                 error_cb=on_error,
                 **more,
-            ),
-            2 * CONNECT_S,
-        )
+            )
     except (OSError, NatsError, TimeoutError, ssl.SSLError) as error:
         raise _error(server, error, found.last_error) from error
+    note_end()
     return found
 
 

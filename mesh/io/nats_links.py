@@ -356,7 +356,8 @@ class _Line:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
                 for subject, payload in self._queue:
                     await connection.client.publish(subject, payload)
-                await asyncio.wait_for(connection.client.close(), DIAL_S_MAX)
+                async with asyncio.timeout(DIAL_S_MAX):
+                    await connection.client.close()
 
     async def close(self) -> None:
         """End the task of the owner and the connection."""

@@ -204,7 +204,8 @@ class _Child:
                 self._on_end(code, said, pause_s)
                 self._go.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._go.wait(), None if code == REFUSED else pause_s)
+                    async with asyncio.timeout(None if code == REFUSED else pause_s):
+                        await self._go.wait()
                 if not self.paused:
                     self._go.set()
         finally:
@@ -302,4 +303,5 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(process.wait()), END_S)
+            async with asyncio.timeout(END_S):
+                await process.wait()

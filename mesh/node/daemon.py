@@ -521,7 +521,8 @@ async def _serving_process(home: Home, file: Path, config: NodeConfig) -> None:
 
 async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None:
     try:
-        return await asyncio.wait_for(work, seconds_max)
+        async with asyncio.timeout(seconds_max):
+            return await work
     except TimeoutError:
         return None
 

@@ -156,7 +156,8 @@ class _Run:
             start_new_session=True,  # so that what the command has started ends with it
         )
         try:
-            said = await asyncio.wait_for(_communicate(process, lines), hook.timeout_s)
+            async with asyncio.timeout(hook.timeout_s):
+                said = await _communicate(process, lines)
         except TimeoutError:
             return f"the command did not end within {hook.timeout_s} s"
         finally:
@@ -204,5 +205,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(process.wait()), END_S)
+            async with asyncio.timeout(END_S):
+                await process.wait()
             return

@@ -168,7 +168,8 @@ class Reader:
                 if page.more:
                     continue
                 try:
-                    await asyncio.wait_for(woken.wait(), None if end is None else end - clock())
+                    async with asyncio.timeout(None if end is None else end - clock()):
+                        await woken.wait()
                 except TimeoutError:
                     return None
         return None

@@ -93,7 +93,9 @@ def run_rounds(machine, broker, rounds, seed, *, rows=60):
     configure(machine, broker)
     machine.sql(SQL)
     machine.up("--port", "0")
-    eventually(lambda: child(machine).get("state") == "running", f"it runs: {child(machine)} {machine.output()}")
+    eventually(
+        lambda: child(machine).get("state") == "running", lambda: f"it runs: {child(machine)} {machine.output()}"
+    )
     number, wanted, poison = 0, 0, 0
     for _ in range(rounds):
         writes = []
@@ -109,7 +111,7 @@ def run_rounds(machine, broker, rounds, seed, *, rows=60):
         kill(machine, broker, rng.choice(("broker", "node", "bridge")), rng.random() * 0.2)
         machine.sql("".join(writes[middle:]))
         if broker.keeps:
-            eventually(lambda: child(machine).get("state") == "running", f"it runs again: {machine.output()}")
+            eventually(lambda: child(machine).get("state") == "running", lambda: f"it runs again: {machine.output()}")
             bodies = []
             for _ in range(20):
                 wanted += 1

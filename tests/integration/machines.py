@@ -25,13 +25,13 @@ FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
 
 def eventually(check, what):
-    """Call `check` until its result is true; return the result."""
+    """Call `check` until its result is true; return the result. `what` is a text, or a function that makes it when time is up."""
     end = time.monotonic() + WAIT_S
     while True:
         answer = check()
         if answer:
             return answer
-        assert time.monotonic() < end, f"not within {WAIT_S} s: {what}"
+        assert time.monotonic() < end, f"not within {WAIT_S} s: {what() if callable(what) else what}"
         time.sleep(STEP_S)
 
 
@@ -91,7 +91,7 @@ class Machine:
     def up(self, *words):
         """Start `up` and return when it serves."""
         self.launch(*words)
-        eventually(lambda: self.status().get("phase") == "serving", f"{self.name} serves; {self.output()}")
+        eventually(lambda: self.status().get("phase") == "serving", lambda: f"{self.name} serves; {self.output()}")
         return self
 
     def status(self):
@@ -123,7 +123,7 @@ class Machine:
     def shows(self, select, answer):
         eventually(
             lambda: self.sql(select) == answer,
-            f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.output()}",
+            lambda: f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.output()}",
         )
 
     def kill(self):

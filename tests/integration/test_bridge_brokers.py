@@ -12,7 +12,7 @@ import pytest
 from mycomesh.mesh.node.judge import FAILED_MAX
 from tests.integration.bridge_rounds import SQL, child, configure, inside, outside, run_rounds
 from tests.integration.machines import SQLITE, eventually
-from tests.tools.bridges.brokers import BROKERS, Nats
+from tests.tools.bridges.brokers import BROKERS, Mosquitto, Nats
 
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 pytestmark = [
@@ -63,7 +63,9 @@ def test_one_node_publishes_and_another_takes_over(pair, broker_of):
     alpha, bravo = bridged(pair, broker)
     bravo.shows("SELECT count(*) FROM drones", "0\n")
     states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
-    eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
+    eventually(
+        lambda: states() == ["running", "standing by"], lambda: f"one has its turn: {child(alpha)} {child(bravo)}"
+    )
     for number in range(50):
         (alpha if number % 2 else bravo).sql(f"INSERT INTO drones VALUES('d{number}', {number}, 'x')")
     eventually(lambda: asyncio.run(broker.count()) == 50, "all are out")
@@ -84,15 +86,19 @@ def test_a_bridge_that_has_stopped_lets_another_work(pair, broker_of):
     broker = broker_of(Nats)
     alpha, bravo = bridged(pair, broker)
     states = lambda: sorted((child(alpha).get("state", ""), child(bravo).get("state", "")))  # noqa: E731
-    eventually(lambda: states() == ["running", "standing by"], f"one has its turn: {child(alpha)} {child(bravo)}")
+    eventually(
+        lambda: states() == ["running", "standing by"], lambda: f"one has its turn: {child(alpha)} {child(bravo)}"
+    )
     asyncio.run(broker.send([b'{"n": 1, "what": "poison"}'] * FAILED_MAX))
-    eventually(lambda: states() == ["running", "stopped"], f"the other one goes on: {child(alpha)} {child(bravo)}")
+    eventually(
+        lambda: states() == ["running", "stopped"], lambda: f"the other one goes on: {child(alpha)} {child(bravo)}"
+    )
     stopped = alpha if child(alpha)["state"] == "stopped" else bravo
     assert "bridge resume ground" in stopped.output()
     asyncio.run(broker.send([b'{"n": 2, "what": "fly"}']))
     stopped.shows("SELECT n, what FROM orders", "2|fly\n")
     stopped.done("bridge", "resume", "ground")
-    eventually(lambda: states() == ["running", "standing by"], f"both serve: {child(alpha)} {child(bravo)}")
+    eventually(lambda: states() == ["running", "standing by"], lambda: f"both serve: {child(alpha)} {child(bravo)}")
 
 
 def test_both_sides_of_a_split_publish(pair, broker_of):
@@ -102,7 +108,7 @@ def test_both_sides_of_a_split_publish(pair, broker_of):
     alpha.done("isolate")
     for machine, name in ((alpha, "a"), (bravo, "b")):
         machine.sql("".join(f"INSERT INTO drones VALUES('{name}{number}', {number}, 'x');" for number in range(30)))
-    eventually(lambda: asyncio.run(broker.count()) == 60, f"both are out: {child(alpha)} {child(bravo)}")
+    eventually(lambda: asyncio.run(broker.count()) == 60, lambda: f"both are out: {child(alpha)} {child(bravo)}")
     alpha.done("rejoin")
     bravo.shows("SELECT count(*) FROM drones", "60\n")
     alpha.sql("INSERT INTO drones VALUES('end', 1, 'x')")
@@ -154,9 +160,27 @@ def test_a_broker_that_was_away_gets_every_row(machine, broker_of):
         " INSERT INTO drones SELECT 'd' || n, n, 'x' FROM c"
     )
     broker.start()
-    eventually(lambda: asyncio.run(broker.count()) == rows, f"all are out: {child(alpha)}")
+    wanted = rows + len(bodies)  # the bridge's stream has what came in too
+    eventually(lambda: asyncio.run(broker.count()) == wanted, lambda: f"all are out: {child(alpha)}")
     assert len(json.loads(alpha.done("dead", "--json"))) == 10
     assert memory_kb(child(alpha)["pid"]) - before < 16_000
+
+
+def test_retained_rows_return_while_nobody_writes(machine, broker_of):
+    """A bridge that only publishes has nothing to send when the broker has lost everything, and still notices it."""
+    broker = broker_of(Mosquitto)
+    alpha = machine("alpha")
+    alpha.done("init", "--node-name", "alpha")
+    configure(alpha, broker)
+    config = alpha.home.config_file
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("in =")))
+    alpha.sql(SQL + "; INSERT INTO drones VALUES('d1', 1, 'x'), ('d2', 2, 'x')")
+    alpha.up("--port", "0")
+    eventually(lambda: outside(broker)[0] == inside(alpha, broker), lambda: f"both are out: {child(alpha)}")
+    broker.kill()
+    eventually(lambda: child(alpha).get("state") == "waiting", lambda: f"it waits: {child(alpha)}")
+    broker.start()
+    eventually(lambda: outside(broker)[0] == inside(alpha, broker), lambda: f"both are there again: {child(alpha)}")
 
 
 def memory_kb(pid):

@@ -151,7 +151,9 @@ def test_a_table_that_goes_away_is_told_once(machine, tmp_path):
     alpha.sql("INSERT INTO drones VALUES('a', 1, NULL)")
     eventually(lambda: len(lines(tmp_path / "box" / "out")) == 1, "it is out")
     alpha.sql("ALTER TABLE drones RENAME TO machines; INSERT INTO machines VALUES('b', 2, NULL)")
-    eventually(lambda: child(alpha).get("figures", {}).get("reconnects", 0) >= 3, f"it tries again: {child(alpha)}")
+    eventually(
+        lambda: child(alpha).get("figures", {}).get("reconnects", 0) >= 3, lambda: f"it tries again: {child(alpha)}"
+    )
     assert "no replicated table 'drones'" in child(alpha)["text"]
     assert alpha.output().count("no replicated table 'drones'") == 1
     alpha.sql("ALTER TABLE machines RENAME TO drones")

@@ -37,7 +37,7 @@ def test_a_node_recreates_internal_objects_that_are_dropped(filled):
         # Retries like an application does; a failure message contains the reason.
         eventually(
             lambda number=number: alpha.sql(f"INSERT OR IGNORE INTO t VALUES({number}, 'x');") == "",
-            f"writes go on after DROP {what}; {alpha.output()}",
+            lambda what=what: f"writes go on after DROP {what}; {alpha.output()}",
         )
         eventually(lambda number=number: alpha.sql(f"INSERT INTO bag VALUES({number});") == "", f"and in bag: {what}")
         bravo.shows(f"SELECT count(*) FROM t WHERE id = {number};", "1\n")
@@ -88,5 +88,5 @@ def test_a_dump_loaded_into_another_file_keeps_its_history(filled, running):
     for one in filled:
         one.shows("SELECT v FROM bag ORDER BY v;", "c\nours\ntheirs\n")
     assert "Traceback" not in alpha.output() + bravo.output()
-    verified = eventually(lambda: alpha.run("verify").returncode == 0, f"verify says equal; {alpha.output()}")
+    verified = eventually(lambda: alpha.run("verify").returncode == 0, lambda: f"verify says equal; {alpha.output()}")
     assert verified

@@ -347,7 +347,7 @@ def test_bridge_and_its_dead_letters_are_decided_by_clicks(browser, tmp_path):
     machine.up("--port", "0")
     web = Web(machine, "--allow-writes")
     try:
-        eventually(lambda: child(machine).get("state") == "running", f"it runs: {machine.output()}")
+        eventually(lambda: child(machine).get("state") == "running", lambda: f"it runs: {machine.output()}")
         machine.sql("INSERT INTO drones VALUES('d1', 1, 'x'), ('d2', 2, 'x')")
         bodies = [{"n": 1, "what": "fly"}, {"n": 2, "what": "poison"}, {"n": 3, "what": "poison"}]
         with ThreadPoolExecutor(1) as thread:  # this one has the browser's event loop
@@ -364,7 +364,7 @@ def test_bridge_and_its_dead_letters_are_decided_by_clicks(browser, tmp_path):
             return page.locator(f"{row} td").all_text_contents()
 
         expected = ["ground", "running", "0", "", "2", "1", "2", "0", "2"]
-        eventually(lambda: cells()[:9] == expected, f"the bridge's figures: {cells()}")
+        eventually(lambda: cells()[:9] == expected, lambda: f"the bridge's figures: {cells()}")
         page.locator("article:has-text('mycomesh dead --drop') button:has-text('Forget')").first.click()
         eventually(lambda: len(web.json("/api/dead")) == 1, "one is forgotten")
         page.wait_for_selector("#toast:has-text('is forgotten')")

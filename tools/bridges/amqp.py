@@ -28,6 +28,7 @@ from yarl import URL
 
 from mycomesh.tools.bridges.receiving import Pumps
 from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,9 +97,11 @@ class AmqpScheme(Scheme):
         context = ssl.create_default_context(cafile=options.ca) if parts.scheme == "amqps" else None
         self._lost = asyncio.get_running_loop().create_future()
         try:
-            self._connection = await asyncio.wait_for(aio_pika.connect(url, ssl_context=context), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                self._connection = await aio_pika.connect(url, ssl_context=context)
             self._connection.close_callbacks.add(self._on_close)
             self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+            self._channel.close_callbacks.add(self._on_close)
         except (AuthenticationError, ProbableAuthenticationError) as error:
             raise SchemeError(
                 f"{server} refuses the name or the password; name a credentials file with the right ones"
@@ -146,13 +149,18 @@ class AmqpScheme(Scheme):
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(str(error or "the broker closed it"))
 
+    def _on_consumer_cancel(self, _frame: object) -> None:
+        """Note that the broker brings no more messages: the queue was deleted, or its node has left."""
+        self._on_close(None, LinkError("the broker has cancelled the reader of a queue"))
+
     async def close(self) -> None:
         """End the connection."""
         await self._pumps.close()
         connection, self._connection, self._channel, self._exchange = self._connection, None, None, None
         if connection is not None:
             with contextlib.suppress(*LOST, TimeoutError):
-                await asyncio.wait_for(connection.close(), CONNECT_S)
+                async with asyncio.timeout(CONNECT_S):
+                    await connection.close()
 
     # ---- out
 
@@ -178,9 +186,7 @@ class AmqpScheme(Scheme):
                     raise LinkError(f"the connection was lost: {error or type(error).__name__}")
             assert len(done) == len(messages)
         finally:
-            for send in sends:
-                send.cancel()
-            await asyncio.gather(*sends, return_exceptions=True)
+            await end_tasks(sends)
         return [""] * len(messages)
 
     # ---- in
@@ -191,6 +197,9 @@ class AmqpScheme(Scheme):
         assert connection is not None, "connected"
         try:
             channel = await connection.channel()
+            channel.close_callbacks.add(self._on_close)
+            underlay = await channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(self._on_consumer_cancel)
             await channel.set_qos(prefetch_count=min(options.in_flight_max, 65_535))
             if options.more["stream"] or not options.more["exchange"]:
                 for topic in options.incoming:
@@ -209,7 +218,6 @@ class AmqpScheme(Scheme):
             raise SchemeError(f"the broker refuses: {error}") from error
         except LOST as error:
             raise LinkError(f"cannot subscribe: {error}") from error
-        self._pumps.start(self._watch_link)
 
     async def _consume_named(self, channel: AbstractChannel, name: str, offsets: Mapping[str, int]) -> None:
         """Consume a queue, or a stream from behind the last offset; its arguments are not ours, so that it is found by name."""
@@ -223,8 +231,9 @@ class AmqpScheme(Scheme):
         more: dict[str, Any] = {"x-stream-offset": start} if stream else {}
         await queue.consume(self._on_stream if stream else self._on_message, arguments=more)
 
-    async def _watch_link(self) -> None:
-        assert self._lost is not None
+    async def watch(self) -> None:
+        """Raise `LinkError` once the connection is lost."""
+        assert self._lost is not None, "connected"
         raise LinkError(f"the connection was lost: {await self._lost}")
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:

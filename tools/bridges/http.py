@@ -20,6 +20,7 @@ import h11
 from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX, Listener
 from mycomesh.tools.bridges.receiving import Pumps
 from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,9 +96,7 @@ class HttpScheme(Scheme):
             for task in asyncio.as_completed(tasks):
                 await task
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)
         return answers
 
     def _judged(self, status: int) -> str:
@@ -133,7 +132,8 @@ class HttpScheme(Scheme):
         gone = headers.get("ce-type") == TYPES["delete"] or not body
         self._pumps.collect(Arrival(path, body, event_id, known, delete=gone, token=committed))
         try:
-            await asyncio.wait_for(committed, ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                await committed
         except TimeoutError:
             return 503
         return 202
@@ -181,8 +181,8 @@ class _Connection:
         port = parts.port or (443 if tls else 80)
         server = f"{parts.hostname}:{port}"
         try:
-            opening = asyncio.open_connection(parts.hostname, port, ssl=context)
-            self._streams = await asyncio.wait_for(opening, CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                self._streams = await asyncio.open_connection(parts.hostname, port, ssl=context)
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or error
             text = f'TLS with {server} fails: {reason}; name the certificates to trust: ca = "FILE"'
@@ -204,7 +204,8 @@ class _Connection:
             used = self._streams is not None
             await self.open()
             try:
-                return await asyncio.wait_for(self._post(message), ANSWER_S)
+                async with asyncio.timeout(ANSWER_S):
+                    return await self._post(message)
             except (OSError, EOFError, h11.RemoteProtocolError, TimeoutError) as error:
                 self.close()
                 if last or not used or isinstance(error, TimeoutError):

@@ -73,7 +73,9 @@ class Listener:
             if event is h11.NEED_DATA:
                 if connection.they_are_waiting_for_100_continue:
                     writer.write(connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-                connection.receive_data(await asyncio.wait_for(reader.read(READ_BYTES), IDLE_S))
+                async with asyncio.timeout(IDLE_S):
+                    data = await reader.read(READ_BYTES)
+                connection.receive_data(data)
             elif isinstance(event, h11.Request):
                 request = event
                 if not self._is_allowed(event):

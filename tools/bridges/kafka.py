@@ -273,7 +273,8 @@ class KafkaScheme(Scheme):
             refused = (await probe.publish([Message(topic, b"{}", "test", "1", {})]))[0]
             findings.append(Finding("produce", not refused, refused or "the broker has acknowledged"))
             await probe.subscribe({})
-            found = await asyncio.wait_for(probe.receive(), READ_S)
+            async with asyncio.timeout(READ_S):
+                found = await probe.receive()
             findings.append(Finding("read back", found[0].body == b"{}", "the message came back"))
         except TimeoutError:
             findings.append(Finding("read back", False, f"nothing came back within {READ_S} s"))

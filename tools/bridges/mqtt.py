@@ -135,7 +135,8 @@ class MqttScheme(Scheme):
             await asyncio.to_thread(client.connect, parts.hostname or "", port, KEEPALIVE_S, **more)
             self._ticks = loop.create_task(self._tick(client))
             waits: list[asyncio.Future[Any]] = [self._connected, self._lost]
-            await asyncio.wait_for(asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or error
             raise SchemeError(
@@ -156,10 +157,10 @@ class MqttScheme(Scheme):
         self._fail("no answer to a ping")
 
     def _on_socket_open(self, client: paho.Client, _data: object, sock: Any) -> None:
-        self._on_loop(lambda loop: loop.add_reader(sock, client.loop_read))
+        self._on_loop(lambda loop: loop.add_reader(sock, client.loop_read) if sock.fileno() >= 0 else None)
 
     def _on_writes(self, client: paho.Client, _data: object, sock: Any) -> None:
-        self._on_loop(lambda loop: loop.add_writer(sock, client.loop_write))
+        self._on_loop(lambda loop: loop.add_writer(sock, client.loop_write) if sock.fileno() >= 0 else None)
 
     def _on_no_writes(self, _client: paho.Client, _data: object, sock: Any) -> None:
         self._on_loop(lambda loop: loop.remove_writer(sock) if sock.fileno() >= 0 else False)
@@ -199,7 +200,7 @@ class MqttScheme(Scheme):
         if client is not None:
             with contextlib.suppress(OSError, ValueError):
                 client.disconnect()
-                client.loop_misc()
+                client.loop_write()  # acknowledgements too
             sock = client.socket()
             if sock is not None:
                 self._on_socket_close(client, None, sock)
@@ -237,7 +238,8 @@ class MqttScheme(Scheme):
             self._answered.clear()
             before = len(self._open)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), ACK_S)
+                async with asyncio.timeout(ACK_S):
+                    await self._answered.wait()
             if lost.done() and self._open:
                 raise LinkError(f"the connection was lost: {lost.result()}")
             if len(self._open) == before:
@@ -264,16 +266,17 @@ class MqttScheme(Scheme):
         if result != paho.MQTT_ERR_SUCCESS:
             raise LinkError(f"cannot subscribe: {paho.error_string(result)}")
         try:
-            codes = await asyncio.wait_for(self._subscribed, CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                codes = await self._subscribed
         except TimeoutError as error:
             raise LinkError(f"cannot subscribe: no answer within {CONNECT_S} s") from error
         for topic, code in zip(self.options.incoming, codes, strict=False):
             if code >= 128:
                 raise SchemeError(f"the broker refuses to subscribe to {topic!r} for this user")
-        self._pumps.start(self._watch_link)
 
-    async def _watch_link(self) -> None:
-        assert self._lost is not None
+    async def watch(self) -> None:
+        """Raise `LinkError` once the connection is lost."""
+        assert self._lost is not None, "connected"
         raise LinkError(f"the connection was lost: {await self._lost}")
 
     def _on_subscribe(self, _client: paho.Client, _data: object, _number: int, reasons: Any, _properties: Any) -> None:
@@ -323,11 +326,13 @@ class MqttScheme(Scheme):
             assert self._loop is not None
             self._subscribed = self._loop.create_future()
             client.subscribe(topic, 0)
-            codes = await asyncio.wait_for(self._subscribed, CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                codes = await self._subscribed
             findings.append(
                 Finding("subscribe", codes[0] < 128, "allowed" if codes[0] < 128 else "refused for this user")
             )
-            found = await asyncio.wait_for(self.receive(), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                found = await self.receive()
             findings.append(Finding("read back", found[0].body == b"{}", "the broker has retained the message"))
             await self.publish([Message(topic, None, "test", "1", {})])
         except TimeoutError:

@@ -101,9 +101,10 @@ class NatsScheme(Scheme):
         self._client = self._connection.client
         self.limits = Limits(payload_max=self._client.max_payload - HEADERS_BYTES, dedupes=True)
         self._inbox = self._client.new_inbox()
-        await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        async with self._refusals("subscribe to the acknowledgements"):
+            await self._client.subscribe(
+                f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
         if options.create:
             await self._create_streams()
         for topic in options.outgoing:
@@ -165,13 +166,19 @@ class NatsScheme(Scheme):
                 raise SchemeError(f"cannot {what}: {text}") from error
             raise LinkError(f"cannot {what}: {text}") from error
 
+    async def watch(self) -> None:
+        """Raise `LinkError` once the connection is lost."""
+        assert self._lost is not None, "connected"
+        raise LinkError(f"the connection was lost: {await self._lost}")
+
     async def close(self) -> None:
         """End the connection."""
         await self._pumps.close()
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
-                await asyncio.wait_for(client.close(), CONNECT_S)
+                async with asyncio.timeout(CONNECT_S):
+                    await client.close()
 
     # ---- out
 

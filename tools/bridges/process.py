@@ -26,6 +26,7 @@ from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_sig
 from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.node_link import serving_status
 from mycomesh.tools.succession import BRIDGES, Seat, Succession
+from mycomesh.tools.tasks import run_together
 from mycomesh.tools.turn import Turn
 
 if TYPE_CHECKING:
@@ -86,16 +87,11 @@ class Bridge:
             scheme = settings.scheme(options)
             self._make_tables(writer, scheme)
             await self._wait_for_tables(writer)
-            keeping = [
-                asyncio.ensure_future(self._state.keep(lambda *now: asyncio.to_thread(writer.show, *now))),
-                asyncio.ensure_future(self._state.retry(self._parent, lambda: self._retry(writer), always=True)),
-            ]
-            try:
-                await self._take_turns(scheme, writer)
-            finally:
-                for task in keeping:
-                    task.cancel()
-                await asyncio.wait(keeping)
+            await run_together(
+                self._take_turns(scheme, writer),
+                self._state.keep(lambda *now: asyncio.to_thread(writer.show, *now)),
+                self._state.retry(self._parent, lambda: self._retry(writer), always=True),
+            )
         finally:
             with contextlib.suppress(apsw.Error):
                 writer.show("ended", "")
@@ -137,12 +133,9 @@ class Bridge:
         name, begin, out = self._settings.name, self._settings.begin, self._settings.out
         seat = Seat(BRIDGES, name, cursor_of(name), out, begin == "now", writer.offsets, writer.follow)
         succession = self._succession = Succession(self._home, seat, self._turn)
-        deciding = asyncio.ensure_future(succession.run(self._on_members))
         try:
-            await self._serve(scheme, writer)
+            await run_together(self._serve(scheme, writer), succession.run(self._on_members))
         finally:
-            deciding.cancel()
-            await asyncio.wait([deciding])
             await succession.end()
 
     def _on_members(self, ids: list[str]) -> None:
@@ -210,18 +203,9 @@ class Bridge:
             works.append(receive(scheme, writer, None if alone else self._turn, lambda: self._set("running", "")))
         if not scheme.receives_everywhere:
             works.append(self._turn.wait_for_end())
-        tasks = [asyncio.ensure_future(work) for work in works]
         if not settings.incoming:
             self._set("running", "")
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled() and task.exception() is not None:
-                task.result()
+        await run_together(*works, scheme.watch())
 
     # ---- reports
 

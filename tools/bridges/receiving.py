@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mycomesh.tools.bridges.scheme import LinkError
+from mycomesh.tools.tasks import end_tasks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -32,6 +35,11 @@ class Pumps:
     async def _run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            await self._queue.put(LinkError("the client library gave up a request"))
         except Exception as error:  # noqa: BLE001 -- it is raised where the batches are read
             await self._queue.put(error)
 
@@ -63,9 +71,7 @@ class Pumps:
     async def close(self) -> None:
         """End all tasks, and forget the messages that wait."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._collected = None, []

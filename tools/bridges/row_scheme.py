@@ -36,6 +36,7 @@ class Collector:
         self._latest: dict[tuple[str, ...], Arrival] = {}
         self._each: deque[Arrival] = deque()
         self._event = asyncio.Event()
+        self._failed = asyncio.Event()
         self._error = ""
         self.dropped = 0
 
@@ -59,11 +60,18 @@ class Collector:
     def fail(self, why: str) -> None:
         """Let the next `take` raise `LinkError`."""
         self._error = why
+        self._failed.set()
         self._event.set()
 
     def reset(self) -> None:
         """Forget an error; rows go on waiting."""
         self._error = ""
+        self._failed.clear()
+
+    async def watch(self) -> None:
+        """Raise `LinkError` once the source has failed."""
+        await self._failed.wait()
+        raise LinkError(self._error)
 
     async def take(self, most: int) -> list[Arrival]:
         """Wait for rows; return some.
@@ -124,6 +132,12 @@ class RowScheme(Scheme):
 
     async def subscribe(self, offsets: Mapping[str, int]) -> None:
         """Begin; `connect` has begun to read."""
+
+    async def watch(self) -> None:
+        """Raise `LinkError` once the source has failed; where rows come in, `receive` does, when all of them are written."""
+        if self._wanted:
+            await super().watch()
+        await self._collector.watch()
 
     async def receive(self) -> list[Arrival]:
         """Return the rows of the last `every_ms`, at most `max_in_flight`."""

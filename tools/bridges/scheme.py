@@ -10,6 +10,7 @@ All methods run on one event loop. `publish` and `receive` run concurrently, eac
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,6 +173,13 @@ class Scheme:
             SchemeError: it refuses the name, the credentials or the certificate, or a stream is missing.
             LinkError: it cannot be reached.
         """
+
+    async def watch(self) -> None:
+        """Raise `LinkError` once the connection is lost, also while nothing is published or received.
+
+        It waits for ever where there is no connection, or where the client library connects again by itself.
+        """
+        await asyncio.Event().wait()
 
     async def close(self) -> None:
         """End the connection, without raising; also one that is lost or was never made."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from mycomesh.tools.bridges.addresses import Address
 from mycomesh.tools.bridges.scheme import LinkError, SchemeError
 from mycomesh.tools.bridges.tak_picture import ITEMS_MAX
+from mycomesh.tools.tasks import end_tasks
 from mycomesh.tools.vehicles.cot import CotError, Event, EventSplitter, parse_event
 
 __all__ = ["CLIENTS_MAX", "SHARE_MAX", "Client", "Clients", "Listener", "tls_context"]
@@ -70,11 +71,9 @@ class Client:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            done = await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)
             await self.close()
-        return next((each for each in done if isinstance(each, str)), "")
+        return next((task.result() for task in tasks if not task.cancelled()), "")
 
     async def close(self) -> None:
         """End the connection."""
@@ -199,9 +198,7 @@ class Clients:
             self._server.close()
             self._server = None
         clients, tasks = list(self._tasks), list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         for client in clients:  # one that came just now has not begun to run
             await client.close()
         self._tasks.clear()

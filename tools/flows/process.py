@@ -25,6 +25,7 @@ from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 from mycomesh.tools.node_link import serving_status
 from mycomesh.tools.succession import FLOWS, Seat, Succession
+from mycomesh.tools.tasks import run_together
 from mycomesh.tools.turn import Turn
 
 if TYPE_CHECKING:
@@ -81,18 +82,15 @@ class Flow:
             self._set("standing by", f"'where' names other nodes: {', '.join(settings.where)}")
             await asyncio.Event().wait()
         writer = self._writer = Writer(status["file"], settings)
-        keeping = [
-            asyncio.ensure_future(self._state.keep(lambda *now: self._on_thread(writer.show, *now))),
-            asyncio.ensure_future(self._state.retry(self._parent, lambda: self._retry(writer))),
-        ]
         try:
-            await (self._take_turns(writer) if settings.where == ONE else self._keep_running(writer))
+            await run_together(
+                self._take_turns(writer) if settings.where == ONE else self._keep_running(writer),
+                self._state.keep(lambda *now: self._on_thread(writer.show, *now)),
+                self._state.retry(self._parent, lambda: self._retry(writer)),
+            )
         except FunctionError as error:
             raise wrong(settings.name, str(error)) from error
         finally:
-            for task in keeping:
-                task.cancel()
-            await asyncio.wait(keeping)
             writer.show("ended", "")
             writer.close()
 
@@ -101,27 +99,17 @@ class Flow:
         settings, turn = self._settings, Turn()
         seat = Seat(FLOWS, settings.name, settings.cursor, (settings.table,), settings.begin == "now")
         succession = self._succession = Succession(self._home, seat, turn)
-        deciding = asyncio.ensure_future(succession.run())
         try:
-            while True:
-                while not turn.active:
-                    self._set(
-                        "standing by", f"{turn.holder} runs it" if turn.holder else "finding out whose turn it is"
-                    )
-                    await turn.wait_for_news()
-                works = [asyncio.ensure_future(self._keep_running(writer)), asyncio.ensure_future(turn.wait_for_end())]
-                try:
-                    await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for work in works:
-                        work.cancel()
-                    await asyncio.wait(works)
-                if not works[0].cancelled():
-                    works[0].result()
+            await run_together(self._run_in_turns(writer, turn), succession.run())
         finally:
-            deciding.cancel()
-            await asyncio.wait([deciding])
             await succession.end()
+
+    async def _run_in_turns(self, writer: Writer, turn: Turn) -> None:
+        while True:
+            while not turn.active:
+                self._set("standing by", f"{turn.holder} runs it" if turn.holder else "finding out whose turn it is")
+                await turn.wait_for_news()
+            await run_together(self._keep_running(writer), turn.wait_for_end())
 
     async def _keep_running(self, writer: Writer) -> None:
         failures = 0

@@ -254,7 +254,8 @@ class Api:
             if missed:
                 subscriber.put(events_of(missed))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(feed.running.wait(), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    await feed.running.wait()
             if last and missed is None:
                 yield _gap("the id of the last event is not known any more")
             yield event("ready", json.dumps({"table": table}))

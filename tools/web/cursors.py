@@ -137,7 +137,8 @@ class Cursors:
                 if reading.is_full:
                     reading.moved.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(reading.moved.wait(), PING_S)
+                        async with asyncio.timeout(PING_S):
+                            await reading.moved.wait()
                     await reading.hold()
                     yield None
                     continue

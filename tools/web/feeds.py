@@ -189,7 +189,8 @@ class _StatusFeed(_Shared):
                 self.publish(self.last)
                 self._woken.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), STATUS_S)
+                    async with asyncio.timeout(STATUS_S):
+                        await self._woken.wait()
                     await asyncio.sleep(STATUS_S / 10)  # notices come in groups
         finally:
             listening.cancel()

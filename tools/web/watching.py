@@ -27,7 +27,8 @@ class Commits:
 
         async def committed(limit_s: float) -> bool:
             try:
-                await asyncio.wait_for(woken.wait(), limit_s)
+                async with asyncio.timeout(limit_s):
+                    await woken.wait()
             except TimeoutError:
                 return False
             woken.clear()

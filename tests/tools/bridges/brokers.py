@@ -31,6 +31,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 WAIT_S = 30
 IDLE_S = 0.5
+FIRST_STREAM_S = 5
 USER, PASSWORD = "ground", "s3cret"
 
 
@@ -103,6 +104,7 @@ class Broker:
     more: ClassVar = {}  # settings of the scheme
     has_passwords = True
     has_tls = True
+    watched = True  # the end of an idle connection is noticed
     keeps = True  # messages that come in are kept until they are acknowledged
 
     def __init__(self, folder, *, auth=False, tls=False):
@@ -156,6 +158,10 @@ class Broker:
         """Publish messages to come in, in order; the broker has them for good when this returns."""
         raise NotImplementedError
 
+    async def forget_reader(self):
+        """Remove what holds the messages that come in, as an operator may; return False if there is no such thing."""
+        return False
+
 
 class Nats(Broker):
     scheme = "nats"
@@ -202,6 +208,17 @@ class Nats(Broker):
                 await stream.publish(topic or self.send_topic, body)
         finally:
             await client.close()
+
+    async def forget_reader(self):
+        client = await self._connect()
+        try:
+            stream = client.jetstream()
+            name = await stream.find_stream_name_by_subject(self.incoming)
+            for consumer in await stream.consumers_info(name):
+                await stream.delete_consumer(name, consumer.name)
+        finally:
+            await client.close()
+        return True
 
     async def count(self):
         client = await self._connect()
@@ -301,6 +318,7 @@ class Rabbit(Broker):
     def __init__(self, folder, **how):
         super().__init__(folder, **how)
         self.plain_port, self.tls_port, self.distribution_port = self.port, free_port(), free_port()
+        self.first_s = 0.0  # when its first stream was made
 
     @property
     def url(self):
@@ -346,18 +364,29 @@ class Rabbit(Broker):
         try:
             wait_for_port(self.plain_port, self.process, 3 * WAIT_S)  # it takes 20 s on a busy machine
         except AssertionError:
-            self.kill()
+            self.stop()
             raise
+        if not self.first_s:
+            asyncio.run(self._make_stream())
+            self.first_s = time.monotonic()
         return self
 
+    async def _make_stream(self):
+        async with await self._connect() as connection:
+            channel = await connection.channel()
+            await channel.declare_queue("first", durable=True, arguments={"x-queue-type": "stream"})
+
     def kill(self):
+        # RabbitMQ 3.10 never brings a stream back if it is killed within 3 s of its first stream.
+        time.sleep(max(0.0, self.first_s + FIRST_STREAM_S - time.monotonic()) if self.first_s else 0)
+        self.stop()
+
+    def stop(self):
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_S)
             self.process = None
-
-    stop = kill
 
     async def reset(self):
         async with await self._connect() as connection:
@@ -385,6 +414,12 @@ class Rabbit(Broker):
             await filled(found, count)
             return list(found)
 
+    async def forget_reader(self):
+        async with await self._connect() as connection:
+            channel = await connection.channel()
+            await channel.queue_delete("mycomesh-ground-in")
+        return True
+
     async def send(self, bodies, topic=None):
         async with await self._connect() as connection:
             channel = await connection.channel()
@@ -405,6 +440,7 @@ class KafkaMock(Broker):
     send_topic = "orders"
     has_passwords = False
     has_tls = False
+    watched = False  # librdkafka connects again by itself
 
     @property
     def url(self):
@@ -483,6 +519,7 @@ class HttpServer(Broker):
     dedupes = True
     states_dedupe = False
     creates = False
+    watched = False  # each request may open a connection
     keeps = False
     more: ClassVar = {"listen": "127.0.0.1:0"}
     login: ClassVar = {"token": PASSWORD}

@@ -256,10 +256,15 @@ def test_a_killed_broker_is_a_lost_connection(fresh):
             for number in range(20):
                 assert list(await scheme.publish([message(broker, "a", number, b"%d" % number)])) == [""]
                 acknowledged += 1
+            watching = asyncio.ensure_future(scheme.watch())
             broker.kill()
             with pytest.raises(LinkError) as caught:
                 await publish_until_lost(scheme, broker)
             assert "\n" not in str(caught.value)
+            if broker.watched:
+                with pytest.raises(LinkError, match="lost"):
+                    await watching
+            watching.cancel()
         with pytest.raises(LinkError, match="cannot reach"):
             await scheme.connect()
         await scheme.close()
@@ -270,6 +275,45 @@ def test_a_killed_broker_is_a_lost_connection(fresh):
         if broker.durable:
             bodies = [int(body) for _, body, _ in await broker.read(21)]
             assert sorted(set(bodies)) == list(range(21))
+
+    run(story())
+
+
+def test_the_end_of_an_idle_connection_is_noticed(fresh):
+    broker = fresh()
+    if broker.shared or not broker.watched:
+        return
+
+    async def story():
+        async with connected(scheme_of(broker)) as scheme:
+            assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+            watching = asyncio.ensure_future(scheme.watch())
+            await asyncio.sleep(0.1)
+            assert not watching.done()
+            broker.kill()
+            with pytest.raises(LinkError, match="lost"):
+                await watching
+
+    run(story())
+
+
+def test_a_queue_that_is_deleted_ends_the_reader(fresh):
+    broker = fresh()
+
+    async def story():
+        async with connected(scheme_of(broker, out="", in_=broker.incoming)) as scheme:
+            await broker.prepare()
+            await scheme.subscribe({})
+            receiving = asyncio.ensure_future(scheme.receive())
+            watching = asyncio.ensure_future(scheme.watch())
+            await asyncio.sleep(0.2)
+            if await broker.forget_reader():
+                await asyncio.wait([receiving, watching], return_when=asyncio.FIRST_COMPLETED)
+                errors = [task.exception() for task in (receiving, watching) if task.done()]
+                assert isinstance(errors[0], LinkError), errors
+            receiving.cancel()
+            watching.cancel()
+            await asyncio.gather(receiving, watching, return_exceptions=True)
 
     run(story())
 
