@@ -346,6 +346,8 @@ class Replica:
                 if all(batch.done for batch in incoming):
                     break
                 published = self.outbox.yield_file(published)
+                for batch in incoming:
+                    batch.prepare()
         except BaseException:
             self.outbox.publish_later(published)  # of the parts that are committed
             raise

@@ -441,7 +441,7 @@ class Exchange:
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
             self._clock_correction.record_covered(self._replica.tables[name].coverage.staged.top(self._replica.site))
-        self._replica.inbox.confirm_equal(equal)
+        self._replica.inbox.confirm_equal(equal, link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
         self._fetcher.on_digests(number, theirs, turn, first=first)
         if self._repairs.on_digests(number, theirs, turn):

@@ -16,10 +16,11 @@ from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.merge import records
+from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.row_view import RowView, Seen, seen_by_site
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Change", "record_conflicts", "record_hidden", "same"]
+__all__ = ["Apart", "Change", "losses_of", "record_conflicts", "record_hidden", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,45 @@ class Change:
     prior: bytes | None
 
 
+class Apart:
+    """The conflicts of one change whose values are large: they are made text between two transactions, not in one."""
+
+    __slots__ = ("_losses", "_stored", "_texts", "recorded")
+
+    def __init__(self, stored: Sequence[StoredEntry], losses: list[Loss]) -> None:
+        """Take the entries of the row as they were read, and what loses in it."""
+        self._losses = losses
+        self._stored = tuple(stored)
+        self._texts: list[str] | None = None
+        self.recorded = False
+
+    def encode(self) -> None:
+        """Make the texts of the records, which needs no file."""
+        if self._texts is None:
+            self._texts = [records.values_text(loss.loser.values) for loss in self._losses]
+
+    def record(self, table: Table, stored: Sequence[StoredEntry], wall_ms: int) -> int | None:
+        """Record the conflicts; return how many records were made, None if the row's entries are other ones now."""
+        if self._texts is None or self._stored != tuple(stored):
+            return None
+        losses, texts, self.recorded = self._losses, self._texts, True
+        self._losses, self._texts = [], []
+        return sum(loss.record(table, wall_ms, text) for loss, text in zip(losses, texts, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A write that lost, the stamp of the winner, and the winner's values: None if it is a delete."""
+
+    loser: records.Loser
+    won: tuple[int, bytes]
+    values: dict[str, Any] | None
+
+    def record(self, table: Table, wall_ms: int, text: str | None = None) -> int:
+        """Record it, with its values as text if the caller has made that; return 1 if it was not on record before, else 0."""
+        return records.record_conflict(table, self.loser, self.won, self.values, wall_ms, text=text)
+
+
 def record_conflicts(
     table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int
 ) -> int:
@@ -42,9 +82,14 @@ def record_conflicts(
 
     `gained` and `masks` are the outcome of the join of the change into the row.
     """
+    return sum(loss.record(table, wall_ms) for loss in losses_of(table, view, change, gained, masks))
+
+
+def losses_of(table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int]) -> list[Loss]:
+    """Return every value that loses to a write which had not seen it, as `record_conflicts` records it."""
     stamp = (change.hlc, table.store.site(change.site_number))
     seen = seen_by_site(change.prior)
-    made = 0
+    losses: list[Loss] = []
     # Cells that the change takes from entries of this row.
     for stored, entry, mask in zip(view.stored, view.entries, masks, strict=True):
         lost = entry.mask & ~mask
@@ -54,7 +99,7 @@ def record_conflicts(
             if values or (entry.dead and bits and not change.dead):  # two deletes have one outcome
                 won = None if change.dead else change.values
                 loser = records.Loser(change.key, values, entry.stamp, entry.dead)
-                made += records.record_conflict(table, loser, stamp, won, wall_ms)
+                losses.append(Loss(loser, stamp, won))
     # Cells of the change that lose to entries of this row. A repeated change does not lose to its own entry.
     refused = change.mask & ~gained
     for entry in view.entries:
@@ -72,9 +117,8 @@ def record_conflicts(
             refused &= ~lost
             if values or (change.dead and bits and not entry.dead):
                 won = None if entry.dead else winner_values
-                loser = records.Loser(change.key, values, stamp, change.dead)
-                made += records.record_conflict(table, loser, entry.stamp, won, wall_ms)
-    return made
+                losses.append(Loss(records.Loser(change.key, values, stamp, change.dead), entry.stamp, won))
+    return losses
 
 
 def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ write which had not seen it is recorded in `mycomesh_conflicts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
-from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
+from mycomesh.sync.merge.conflicts import Apart, Change, losses_of, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
+from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.registers import learn_columns
 from mycomesh.sync.merge.restored import note_restored
 from mycomesh.sync.merge.row_keys import keys_of
@@ -41,35 +41,9 @@ from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["Merged", "materialize", "merge_rows", "park_row"]
+__all__ = ["materialize", "merge_rows", "park_row"]
 
 _SAVEPOINT = "mycomesh_merge"
-
-
-@dataclass(slots=True)
-class Merged:
-    """Effect of received changes.
-
-    changes: changes that were news.
-    repaired: those among them that this replica covered already, and had lost.
-    conflicts: conflict records made.
-    parked: rows that SQLite refused.
-    left_out: inserts that were left out and not covered, as too many rows of their writer are parked.
-    """
-
-    changes: int = 0
-    repaired: int = 0
-    conflicts: int = 0
-    parked: int = 0
-    left_out: int = 0
-
-    def add(self, other: Merged) -> None:
-        """Add the counts of another part."""
-        self.changes += other.changes
-        self.repaired += other.repaired
-        self.conflicts += other.conflicts
-        self.parked += other.parked
-        self.left_out += other.left_out
 
 
 def merge_rows(
@@ -80,18 +54,27 @@ def merge_rows(
     merged: Merged,
     budget: WorkBudget,
     *,
-    recorded: bool = False,
-) -> tuple[int, bool]:
+    apart: Apart | None = None,
+) -> tuple[int, Apart | None]:
     """Merge changes one by one until the budget is spent. Runs inside a transaction.
 
     A repair passes None for `wall_ms`: most of its conflicts were recorded when the changes first arrived.
 
-    The conflicts of a change whose values are more than one transaction may write are recorded in a transaction of their own.
+    The conflicts of a change whose values are more than one transaction may write are recorded in a transaction of their own,
+    after another one has found them.
 
-    Returns how many were merged, and whether the conflicts of the next one are on record: pass that as `recorded` then.
+    Returns how many were merged, and the conflicts of the next one if they are found: pass them as `apart` then.
     """
     learn_columns(table, group, budget)
     keys = keys_of(table, group)
+    if apart is not None and not apart.recorded and wall_ms is not None:
+        # Without the row, whose large values would be read once more.
+        made = apart.record(table, table.log.entries_of_row(table.locate(keys[0])), wall_ms)
+        if made is not None:
+            merged.conflicts += made
+            budget.spend(TRANSACTION_WEIGHT_MAX)
+            return 0, apart
+        apart = None
     mask = table.columns.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
         mask |= EXISTENCE
@@ -104,7 +87,7 @@ def merge_rows(
     stale = False
     for number, hlc in enumerate(group.hlcs):
         if budget.spent:
-            return number, False
+            return number, None
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
@@ -113,20 +96,20 @@ def merge_rows(
         view = view or RowView.read(table, table.locate(change.key))
         before = merged.conflicts, merged.parked
         weight = _weight(view, change)
-        apart = weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column
-        if apart and wall_ms is not None and not (recorded and number == 0):
+        large = weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column
+        if large and wall_ms is not None and (number or apart is None):
             outcome = join(view.entries, (hlc, table.store.site(site_number)), mask)
-            merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
-            if merged.conflicts > before[0]:
+            losses = losses_of(table, view, change, outcome.gained, outcome.masks)
+            if losses:
                 budget.spend(weight)
-                return number, True
-        displaced = _merge_change(table, view, change, wall_ms, merged, recorded=apart)
+                return number, Apart(view.stored, losses)
+        displaced = _merge_change(table, view, change, wall_ms, merged, recorded=large and wall_ms is not None)
         stale |= displaced
         budget.spend(weight)
         if displaced:  # at most one row for each index
             budget.spend(PARK_WEIGHT * max(1, len(table.spec.unique)))
         budget.spend(CONFLICT_WEIGHT * (merged.conflicts - before[0]) + PARK_WEIGHT * (merged.parked - before[1]))
-    return len(group.hlcs), False
+    return len(group.hlcs), None
 
 
 def _weight(view: RowView, change: Change) -> int:

@@ -16,7 +16,8 @@ from typing import Any
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, visible
 from mycomesh.sync.merge import own_writes, records
-from mycomesh.sync.merge.merge import Merged, materialize, merge_rows
+from mycomesh.sync.merge.merge import materialize, merge_rows
+from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.restored import COMPARED_BYTES_MAX
 from mycomesh.sync.merge.work_budget import CONFLICT_WEIGHT, EDIT_WEIGHT, ENTRY_WEIGHT, WorkBudget, bytes_weight
 from mycomesh.sync.sqlite.refusals import REFUSALS

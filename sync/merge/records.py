@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 TEXT_MAX = 1_000_000
-VALUE_WEIGHT = 4  # bytes of a record for one byte of a value: JSON, which may escape it, in the record and in its index
+VALUE_WEIGHT = 4  # bytes of a record for one byte of a value: JSON may escape it
 SHORTENED_MAX = 200
 LARGE = 1 << 16  # bytes of a value
 WRITE_LOST = "a later write had not seen this one"
@@ -66,24 +66,32 @@ def record_conflict(
     wall_ms: int,
     *,
     reason: str = "",
+    text: str | None = None,
 ) -> int:
     """Record one losing write; return 1 if it was not recorded before, else 0.
 
-    `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete.
+    `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete. `text` is
+    the text of the losing values if the caller has made it.
     """
     db = table.store.db
-    lost = values_text(loser.values)
+    lost = values_text(loser.values) if text is None else text
+    name, key, lost_site = table.spec.name, key_text(loser.key), loser.stamp[1].hex()
+    # Not a UNIQUE constraint: its index would hold a second copy of each value.
+    same = "table_name = ? AND row_key = ? AND lost_site = ? AND lost_hlc = ? AND lost = ?"
+    listing = f"SELECT 1 FROM mycomesh_conflicts WHERE {same} LIMIT 1"
+    if db.execute(listing, (name, key, lost_site, loser.stamp[0], lost)).fetchone() is not None:
+        return 0
     winner = None if winner_values is None else values_text(_shortened_values(loser.values, winner_values))
-    found = db.execute(
+    ((number,),) = db.execute(
         "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
-        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
+        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             time_text(wall_ms),
-            table.spec.name,
-            key_text(loser.key),
+            name,
+            key,
             lost,
             time_text(ms_from_hlc(loser.stamp[0])),
-            loser.stamp[1].hex(),
+            lost_site,
             time_text(ms_from_hlc(won[0])),
             won[1].hex(),
             reason or (DELETE_LOST if loser.dead else EARLY_LOST if is_early(loser.stamp[0]) else WRITE_LOST),
@@ -91,10 +99,8 @@ def record_conflict(
             winner,
             loser.key,
         ),
-    ).fetchall()
-    if not found:
-        return 0
-    table.store.conflict_room.on_record(found[0][0], (2 * len(lost), len(winner or "")), wall_ms)
+    )
+    table.store.conflict_room.on_record(number, (2 * len(lost), len(winner or "")), wall_ms)
     return 1
 
 
@@ -185,15 +191,15 @@ def values_text(values: dict[str, Any]) -> str:
     large = any(isinstance(value, bytes) and len(value) > LARGE for value in named.values())
     if not large:
         return _ENCODER.encode({name: _plain(value) for name, value in named.items()})
-    # One by one, as json.dumps looks at each character of a text.
-    cells = (f"{json.dumps(name, ensure_ascii=False)}: {_json(value)}" for name, value in named.items())
-    return f"{{{', '.join(cells)}}}"
-
-
-def _json(value: Any) -> str:
-    if isinstance(value, bytes):
-        return f'{{"base64": "{base64.b64encode(value).decode("ascii")}"}}'
-    return json.dumps(_plain(value), ensure_ascii=False)
+    # One by one, as json.dumps looks at each character of a text, and joined once, as each copy of a large text takes long.
+    pieces: list[str] = []
+    for name, value in named.items():
+        pieces += [", " if pieces else "{", _ENCODER.encode(name), ": "]
+        if isinstance(value, bytes):
+            pieces += ['{"base64": "', base64.b64encode(value).decode("ascii"), '"}']
+        else:
+            pieces.append(_ENCODER.encode(_plain(value)))
+    return "".join([*pieces, "}"])
 
 
 def value_of(plain: Any) -> Any:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 from mycomesh.sync.merge.bulk_edit import merge_edits
 from mycomesh.sync.merge.bulk_insert import insert_new_rows, slice_group
+from mycomesh.sync.merge.conflicts import Apart
 from mycomesh.sync.merge.dropped_columns import without_columns
-from mycomesh.sync.merge.merge import Merged, merge_rows
+from mycomesh.sync.merge.merge import merge_rows
+from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.work_budget import (
     CELLS_A_UNIT,
@@ -46,7 +48,7 @@ class _Rest:
     group: Group
     start: int = 0
     alone: bool = False  # the fast path has refused them
-    recorded: bool = False  # the conflicts of the first one are on record
+    apart: Apart | None = None  # conflicts of the first one
 
 
 class SectionMerge:
@@ -101,6 +103,11 @@ class SectionMerge:
             self._groups = deque(map(_Rest, rest.groups))
             self._ranges.clear()
         return refused
+
+    def prepare(self) -> None:
+        """Do what the next step needs no file for; outside a transaction."""
+        if self._groups and self._groups[0].apart is not None:
+            self._groups[0].apart.encode()
 
     def step(self, table: Table, wall_ms: int, budget: WorkBudget, *, repair: bool = False) -> Merged:
         """Merge as many changes as the budget allows, and cover the ranges after the last. Runs inside a transaction.
@@ -175,13 +182,13 @@ class SectionMerge:
         if fresh is not None and not rest.alone:
             fresh = self._merge_fast(table, fresh, wall_ms, merged, budget)
         if fresh is not None:
-            self._merge_alone(table, fresh, wall_ms, merged, budget, recorded=rest.recorded)
+            self._merge_alone(table, fresh, wall_ms, merged, budget, apart=rest.apart)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             # A repair restores old changes, at no time. Their conflicts were recorded when they first arrived; if they never did,
             # because a member withheld them, they are recorded by the repair.
             before = merged.changes
-            self._merge_alone(table, known, None, merged, budget, recorded=False)
+            self._merge_alone(table, known, None, merged, budget)
             merged.repaired += merged.changes - before
         if self._states_facts:
             budget.spend(sum(map(fact_weight, group.rows)))
@@ -204,7 +211,14 @@ class SectionMerge:
         return edits.rest
 
     def _merge_alone(
-        self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget, *, recorded: bool
+        self,
+        table: Table,
+        group: Group,
+        wall_ms: int | None,
+        merged: Merged,
+        budget: WorkBudget,
+        *,
+        apart: Apart | None = None,
     ) -> None:
         site_number = table.store.site_number_or_new(group.site)
         most = CHUNK_ROWS_MAX // EDIT_WEIGHT
@@ -217,9 +231,9 @@ class SectionMerge:
             part = slice_group(group, start, start + most)
             done = 0
             if not budget.spent:
-                done, recorded = merge_rows(table, part, site_number, wall_ms, merged, budget, recorded=recorded)
+                done, apart = merge_rows(table, part, site_number, wall_ms, merged, budget, apart=apart)
             if done < len(part.hlcs):
-                self._groups.appendleft(_Rest(group, start + done, alone=True, recorded=recorded))
+                self._groups.appendleft(_Rest(group, start + done, alone=True, apart=apart))
                 return
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from mycomesh.sync.crdt.lattice import EXISTENCE, visible
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.merge import records
-from mycomesh.sync.merge.merge import Merged, materialize, merge_rows
+from mycomesh.sync.merge.merge import materialize, merge_rows
+from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.work_budget import WorkBudget
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry

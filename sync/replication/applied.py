@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mycomesh.sync.merge.merge import Merged
+from mycomesh.sync.merge.merged import Merged
 
 __all__ = ["Applied"]
 

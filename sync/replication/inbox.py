@@ -13,7 +13,7 @@ from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.keep_both import has_other_key_form
-from mycomesh.sync.merge.merge import Merged
+from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.section_merge import SectionMerge
 from mycomesh.sync.merge.work_budget import TRANSACTION_WEIGHT_MAX, WorkBudget
 from mycomesh.sync.replication.admission import last_hlcs
@@ -213,10 +213,10 @@ class Inbox:
         with self._store.transaction():
             return self._site.renew_if_behind(self._registry.tables, tops)
 
-    def confirm_equal(self, names: Iterable[str]) -> None:
+    def confirm_equal(self, names: Iterable[str], peer: bytes) -> None:
         """Note that a peer has these tables equal."""
         for name in names:
-            self._site.confirm(self._registry.tables[name])
+            self._site.confirm(self._registry.tables[name], peer)
 
     def _apply_facts(self, applied: Applied, wall_ms: int, budget: WorkBudget) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""

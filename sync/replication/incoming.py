@@ -46,6 +46,11 @@ class Incoming:
             for section in self.bundle.sections
         )
 
+    def prepare(self) -> None:
+        """Do what the next part needs no file for; outside a transaction."""
+        if self.sections:
+            self.sections[0].prepare()
+
     @property
     def done(self) -> bool:
         """True if nothing is left to merge."""

@@ -40,6 +40,7 @@ from mycomesh.sync.storage.table import Table, insert_key
 __all__ = ["Site", "restamp_all"]
 
 _STEP_ENTRIES = 10_000
+CONFIRMING = 2  # peers that have to have had a write before the word of others ends it
 _RESTAMP_KEY = "moving"  # in mycomesh_meta
 
 
@@ -74,7 +75,8 @@ class Site:
         self._opened_at = store.clock.last  # stamps of this run are greater
         self._found = -1 if fresh else self.site_number  # the site that the file had before this run
         # By table id, of tables that a peer has had equal in this run: how far this site's clock went there.
-        self._confirmed: dict[int, int] = {}
+        # By table: the clock of this site that each of at most two peers had, the latest of all.
+        self._confirmed: dict[int, dict[bytes, int]] = {}
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
         self._early: Stamper | None = None  # None until a row needs it
         self._committed = self._state()
@@ -127,16 +129,21 @@ class Site:
             self._early = Stamper(self._store.site_number_or_new(site), Clock())
         return self._early
 
-    def confirm(self, table: Table) -> None:
+    def confirm(self, table: Table, peer: bytes) -> None:
         """Note that a peer has had this table equal: its copies of this site's entries are those of the file."""
-        self._confirmed[table.table_id] = table.coverage.staged.top(self.id)
+        clocks = self._confirmed.setdefault(table.table_id, {})
+        clocks[peer] = table.coverage.staged.top(self.id)
+        if len(clocks) > CONFIRMING:
+            del clocks[min(clocks, key=lambda each: (clocks[each], each))]
 
     def unseen_after(self, table: Table) -> tuple[int, int]:
         """Return (site number, clock): nobody is known to have this site's later entries of a table, so none was deleted.
 
-        Entries from before this run count as seen.
+        Two peers have to have had a table equal, because one can repeat the digest that it was sent. Entries from before this run
+        count as seen.
         """
-        return self.site_number, max(self._opened_at, self._confirmed.get(table.table_id, 0))
+        clocks = self._confirmed.get(table.table_id, {})
+        return self.site_number, max(self._opened_at, min(clocks.values()) if len(clocks) == CONFIRMING else 0)
 
     def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
         """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table.

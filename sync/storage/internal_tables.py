@@ -42,8 +42,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_held(
 CREATE TABLE IF NOT EXISTS mycomesh_schema(name TEXT PRIMARY KEY, kind TEXT, sql TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
   seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
-  won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT,
-  UNIQUE(table_name, row_key, lost_site, lost_hlc, lost));
+  won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT);
+CREATE INDEX IF NOT EXISTS mycomesh_conflicts_of ON mycomesh_conflicts(table_name, row_key, lost_site, lost_hlc);
 CREATE TABLE IF NOT EXISTS mycomesh_moved(
   id INTEGER, row INTEGER, wanted INTEGER, place INTEGER, hlc INTEGER, PRIMARY KEY(id, row)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_parked(

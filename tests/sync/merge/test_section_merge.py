@@ -321,6 +321,45 @@ def test_large_loser_is_recorded_before_row_is_written(peers, values):
     assert_equal(one, two)
 
 
+def test_large_loser_that_a_program_overwrites_is_its_own(peers):
+    one, two = peers(2)
+    one.sql("INSERT INTO t(id, v) VALUES(1, '')")
+    two.take(one.drain(), one.node_id)
+    two.sql("UPDATE t SET v = ?", b"m" * LARGE)
+    two.drain()
+    later(one, two)
+    one.sql("UPDATE t SET v = ?", b"w" * LARGE)
+    calls = []
+
+    def write_once():
+        calls.append(len(conflicts(two)))
+        if len(calls) == 1:  # the loser is found, and not yet on record
+            two.sql("UPDATE t SET v = ?", b"n" * LARGE)
+
+    between(two, write_once)
+    two.take(one.drain(), one.node_id)
+    between(two, lambda: None)
+    assert calls[0] == 0
+    converge([one, two])
+    assert_equal(one, two)
+    (value,) = one.sql("SELECT v FROM t")[0]
+    lost = {value_of(json.loads(text)["v"]) for peer in (one, two) for text in conflicts(peer)}
+    assert {value, *lost} == {b"n" * LARGE, b"w" * LARGE}  # the program saw the first value, and replaced it
+
+
+def test_large_loser_that_a_repair_brings_is_on_record(peers):
+    one, two = peers(2)
+    one.sql("INSERT INTO t(id, v) VALUES(1, '')")
+    two.take(one.drain(), one.node_id)
+    two.sql("UPDATE t SET v = ?", b"m" * LARGE)
+    two.drain()
+    later(one, two)
+    one.sql("UPDATE t SET v = ?", b"w" * LARGE)
+    two.replica.apply(joined(one.drain()), two.wall_ms, repair=True)
+    assert two.sql("SELECT v FROM t") == [(b"w" * LARGE,)]
+    assert value_of(json.loads(conflicts(two)[0])["v"]) == b"m" * LARGE
+
+
 def test_large_loser_without_room_in_record_ends_too(peers):
     one, two = peers(2)
     two.replica.store.conflict_room.limits = ConflictLimits(size=1_000)

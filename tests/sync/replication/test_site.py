@@ -51,7 +51,7 @@ def test_claim_about_a_table_that_was_equal_is_ignored(pair, equal):
     one.close()
     one.open()
     if equal:
-        one.replica.inbox.confirm_equal(["t"])
+        one.replica.inbox.confirm_equal(["t"], b"2" * 16)
     assert claims(one, "t") is not equal
 
 

@@ -1,0 +1,33 @@
+"""Effect of received changes, as merges count it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Merged"]
+
+
+@dataclass(slots=True)
+class Merged:
+    """Effect of received changes.
+
+    changes: changes that were news.
+    repaired: those among them that this replica covered already, and had lost.
+    conflicts: conflict records made.
+    parked: rows that SQLite refused.
+    left_out: inserts that were left out and not covered, as too many rows of their writer are parked.
+    """
+
+    changes: int = 0
+    repaired: int = 0
+    conflicts: int = 0
+    parked: int = 0
+    left_out: int = 0
+
+    def add(self, other: Merged) -> None:
+        """Add the counts of another part."""
+        self.changes += other.changes
+        self.repaired += other.repaired
+        self.conflicts += other.conflicts
+        self.parked += other.parked
+        self.left_out += other.left_out
