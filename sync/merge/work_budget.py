@@ -57,7 +57,7 @@ GROUP_WEIGHT = 32  # a group has statements, masks and key forms of its own
 SECTION_WEIGHT = 80  # a table has a vector and change log sums of its own
 RANGE_WEIGHT = 4
 # A fact may create a table: some 3 ms. Each transaction with facts makes a pass over the schema too, so one takes several.
-FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 7
+FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 5
 COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
 _UNIT_BYTES = 512  # writing and hashing a large value takes 2 to 4 us a KiB
 

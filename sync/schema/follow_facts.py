@@ -83,7 +83,8 @@ class FactFollower:
         defined = [name for name, _ in self._registry.facts.all(TABLE)]
         names = self._table_names(defined)
         self._rename_tables(names)
-        for name in defined:
+        # New tables last: after each of them, SQLite's catalogue is read again for the next one that is here.
+        for name in sorted(defined, key=lambda name: name not in self._registry.tables):
             if self._registry.admits(name):
                 self._define(name, names[name])
 
@@ -135,6 +136,8 @@ class FactFollower:
         """Drop what the mesh has dropped since the last time, and what could not be dropped then."""
         registry, spec = self._registry, table.spec
         due = registry.drop_columns(table)
+        if not table.columns.dropped:
+            return
         known = registry.names.columns(spec.folded)
         here = {fold(name): name for name in column_names(self._db, spec.name)}
         leaving = {
@@ -176,15 +179,18 @@ class FactFollower:
         policies = self._registry.policies
         defined = self._registry.defined(canonical)
         own = {column.folded: column.name for column in (*columns, *(defined.columns if defined else ()))}
+        dropped = policies.dropped_of(canonical)
         wishes = {
             name: policies.renames.get((canonical, name), here if fold(here) == name else name)
             for name, here in own.items()
-            if name not in policies.dropped_of(canonical)
+            if name not in dropped
         }
         return distinct_names(wishes)
 
     def _rename_columns(self, table: Table) -> None:
         spec = table.spec
+        if not self._registry.policies.renames and not any(column.canonical for column in spec.columns):
+            return  # each column has the name that it wishes for
         target = self._column_names(spec.folded, spec.columns)
         renamed = {
             column.name: target[column.folded]

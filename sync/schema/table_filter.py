@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,7 +51,11 @@ class TableFilter:
 
 def owner_of(name: str) -> str:
     """Return the program that keeps its own state in a table of that name, "" if none is known to."""
-    folded = fold(name)
+    return _owner_of(fold(name))
+
+
+@functools.lru_cache(maxsize=4_096)
+def _owner_of(folded: str) -> str:  # each pass over the schema asks for each table
     return next((owner for pattern, owner in OTHERS.items() if fnmatch.fnmatchcase(folded, pattern)), "")
 
 

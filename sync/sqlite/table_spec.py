@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apsw
@@ -79,11 +79,12 @@ class Column:
     default: str | None
     key: int
     canonical: str = ""
+    folded: str = field(
+        init=False, repr=False, compare=False
+    )  # the canonical name, by which the column is compared and sent
 
-    @property
-    def folded(self) -> str:
-        """The canonical name, by which the column is compared and sent."""
-        return self.canonical or fold(self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folded", self.canonical or fold(self.name))
 
     @property
     def keyed(self) -> str:
