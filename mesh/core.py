@@ -427,6 +427,7 @@ class MeshCore:
             case App(payload):
                 turn.do(DeliverMessage(link.conn, payload))
             case Ping(token):
+                link.detector.on_ping()
                 if link.session.outbox.queued_messages(0) < PONGS_MAX:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():

@@ -28,7 +28,12 @@ SAMPLES_MAX = 64  # gaps kept: a minute of an idle link
 IDLE_AFTER = (
     2.0  # heartbeats without a message to the peer after which a ping goes: pings are most bytes of an idle link
 )
-DEVIATION_MIN = 0.175  # of a heartbeat; with IDLE_AFTER and PHI_DEAD it makes 2.98 heartbeats on a perfect link
+# And this much longer at the end that got the last Ping. So the same end goes on pinging, and the other end's TCP, which has a
+# reply to send after each segment, learns to send no segment for the acknowledgement alone.
+REPLY_LAG = 0.05
+DEVIATION_MIN = (
+    0.165  # of a heartbeat; with IDLE_AFTER, REPLY_LAG and PHI_DEAD it makes 2.98 heartbeats on a perfect link
+)
 DEAD_MAX = 10  # heartbeats of silence after which a peer is dead, however irregular the link
 PROBE_AFTER = 2.1  # heartbeats of silence after which probing begins: an ordinary gap and its jitter
 PROBE_EVERY = 0.18  # heartbeats between probes: five of them before a peer can be declared dead
@@ -60,6 +65,7 @@ class FailureDetector:
         "_pinged_ms",
         "_pings",
         "_received_ms",
+        "_replies",
         "_rtt_ms",
         "_sent_ms",
         "_token",
@@ -69,6 +75,7 @@ class FailureDetector:
         self._heartbeat_ms: Final = heartbeat_ms
         self._received_ms = now_ms
         self._sent_ms = now_ms
+        self._replies = False  # the last Ping came from the peer
         self._pinged_ms = now_ms
         self._token = 0
         self._pings: dict[int, int] = {}  # token -> when it was sent
@@ -92,6 +99,10 @@ class FailureDetector:
         """Record that bytes were written to the peer: they show it that this node is alive."""
         self._sent_ms = now_ms
 
+    def on_ping(self) -> None:
+        """Record that the peer sent a Ping."""
+        self._replies = True
+
     def make_ping(self, now_ms: int, wall_ms: int) -> Ping:
         """Return a Ping, which the caller must send at once."""
         self._token = (self._token + 1) & 0xFFFF_FFFF
@@ -100,6 +111,7 @@ class FailureDetector:
         if len(self._pings) > PINGS_MAX:
             del self._pings[next(iter(self._pings))]
         self._pinged_ms = now_ms
+        self._replies = False
         return Ping(self._token)
 
     def on_pong(self, pong: Pong, now_ms: int) -> None:
@@ -148,7 +160,7 @@ class FailureDetector:
 
     def _ping_ms(self) -> int:
         beat = self._heartbeat_ms
-        idle = max(self._sent_ms, self._pinged_ms) + int(IDLE_AFTER * beat)
+        idle = max(self._sent_ms, self._pinged_ms) + int((IDLE_AFTER + REPLY_LAG * self._replies) * beat)
         probe = max(self._received_ms + int(PROBE_AFTER * beat), self._pinged_ms + int(PROBE_EVERY * beat))
         return min(idle, probe, self._pinged_ms + MEASURE_EVERY * beat)
 

@@ -1,10 +1,11 @@
 """The detector: the dead are noticed soon, the living are left alone, distance and clocks are measured."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from mycomesh.mesh.links.failure_detector import PHI_DEAD, FailureDetector
+from mycomesh.mesh.links.failure_detector import MEASURE_EVERY, PHI_DEAD, FailureDetector
 from mycomesh.mesh.messages import Pong
 
 BEAT = 1_000
@@ -55,6 +56,25 @@ def test_traffic_between_pings_does_not_delay_the_notice():
         detector.record_sent(now)
     died = step(detector, now + 60_000, answer=lambda _now, _token: None, start=now)
     assert now + 900 < died <= now + 3_000
+
+
+def test_one_end_pings_and_the_other_replies():
+    ends = [FailureDetector(start, heartbeat_ms=BEAT) for start in (0, 3)]
+    pings = []  # which end sent it
+    for now in range(600_000):
+        for at, (end, other) in enumerate((ends, ends[::-1])):
+            if end.deadline() <= now:
+                assert not end.is_dead(now)
+                assert end.is_ping_due(now)
+                pings.append(at)
+                end.make_ping(now, 0)
+                for one in (end, other):  # the Pong comes at once
+                    one.record_sent(now)
+                    one.record_received(now)
+                other.on_ping()
+    changes = sum(one != other for one, other in pairwise(pings))
+    assert len(pings) <= 310
+    assert changes <= 600 / MEASURE_EVERY, "the end that has not pinged for long measures the link, and goes on pinging"
 
 
 def test_it_is_probed_before_it_is_given_up():
