@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["DELAYS_S", "Clock", "CommitPoll", "Timer"]
 
 # Doubling keeps each delay below the fsync's own time and the polls few: each costs one PRAGMA and two thread switches.
-# Beyond a quarter of a second (a stalled disk) the once-a-second safety check of the Exchange takes over.
-DELAYS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+# Beyond a second (a stalled disk) the safety check of the Exchange takes over.
+DELAYS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
 
 
 class Timer(Protocol):

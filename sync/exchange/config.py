@@ -14,7 +14,7 @@ class ExchangeConfig:
     """Intervals, counts and timeouts of one exchange. Every value is at least 1; a name that ends in `_ms` is in milliseconds.
 
     safety_ms: how often the exchange checks `data_version` when it saw no commit. inotify does not report writes through
-        mmap or over the network.
+        mmap or over the network. Each check that finds nothing doubles the wait, up to `SAFETY_FACTOR` times this.
     compare_ms: how often idle links exchange digests, with jitter. A lost or corrupted row is noticed after this time.
     settle_ms: how long after the last change links exchange digests, so that `status` soon shows the truth.
     gap_ms: how long the live path may take to fill a gap in a site's clock before a round requests it. Each failed round

@@ -72,6 +72,9 @@ REQUESTS_MAX = 64
 REQUESTS_PERIOD_MS = 500
 # The periodic comparison comes early by up to this fraction (1/JITTER) of its period.
 JITTER = 4
+SAFETY_FACTOR = (
+    4  # of `safety_ms`: a quarter of the wakeups at rest, and a write that nothing announced waits 4 s at most
+)
 
 
 class Exchange:
@@ -98,6 +101,7 @@ class Exchange:
         self._clock_correction = ClockCorrection(replica, self.acknowledgements, config)
         self._schema_debounce = SchemaDebounce()
         self._drain_at: int | None = 0
+        self._safety_ms = config.safety_ms
         self._settled_at: int | None = None  # when to compare because of the latest change
         self._settle_not_before = 0  # the earliest time of the next such comparison
         self._retry_at = 0  # after an error of the file no deadline is due before this
@@ -181,6 +185,9 @@ class Exchange:
         if turn.covered_more:
             self._compare_all(turn)
         if turn.changed:
+            self._safety_ms = self._config.safety_ms
+            if self._drain_at is not None:
+                self._drain_at = min(self._drain_at, turn.now_ms + self._safety_ms)
             self._checkpoints.on_commit(turn.now_ms)
             self._settle(turn.now_ms)
             if self._replica.outbox.has_retries:
@@ -281,7 +288,8 @@ class Exchange:
 
     def _drain_chunk(self, turn: Turn) -> None:
         published, more = self._replica.drain(turn.wall_ms)
-        self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
+        self._safety_ms = self._config.safety_ms
+        self._drain_at = turn.now_ms if more else turn.now_ms + self._safety_ms
         self._schema_debounce.reset()
         turn.publish(published)
         kept = self._replica.rights.forbidden_tables(published)
@@ -428,6 +436,8 @@ class Exchange:
         tables = [(name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name)]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
+        self._links[number].sent = {name: (rows, vector) for name, rows, vector in tables}
+        self._links[number].sent_at = turn.now_ms
         turn.send(number, wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer))
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
@@ -483,7 +493,8 @@ class Exchange:
         if self._replica.outbox.stale():
             self._drain(turn)
         else:
-            self._drain_at = turn.now_ms + self._config.safety_ms
+            self._safety_ms = min(2 * self._safety_ms, SAFETY_FACTOR * self._config.safety_ms)
+            self._drain_at = turn.now_ms + self._safety_ms
         self._step_streams(turn)
 
     def _compare_if_due(self, turn: Turn) -> None:
@@ -497,7 +508,10 @@ class Exchange:
                 link.compare_at = min(link.compare_at, at)
         if any(now_ms >= link.compare_at for link in self._links.values()):
             # Compare over links that are due soon too, so that a radio wakes once for all of them.
-            near_ms = now_ms + self._config.compare_ms // JITTER
+            near_ms, mine = now_ms + self._config.compare_ms // JITTER, self._digests()
             for number, link in sorted(self._links.items()):
                 if near_ms >= link.compare_at:
-                    self._compare(number, turn)
+                    if link.is_compared(mine, now_ms, self._config.compare_ms):
+                        link.compare_at = self._jittered(now_ms, self._config.compare_ms)
+                    else:
+                        self._compare(number, turn)

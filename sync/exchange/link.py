@@ -22,8 +22,19 @@ class Link:
     requests: TokenBucket
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # the peer's last digests
     compared_at: int | None = None
+    sent: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # our last digests for the peer
+    sent_at: int = 0
     equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms
     joiner: Joiner = field(default_factory=Joiner)
+
+    def is_compared(self, mine: Mapping[str, tuple[bytes, bytes]], now_ms: int, period_ms: int) -> bool:
+        """Return True if the peer's own comparison of the last period serves for ours: it had these digests, as the peer has.
+
+        Each side sends its digests in every third period all the same, so that the status of the other one is no older.
+        """
+        if self.compared_at is None or not self.digests == mine == self.sent:
+            return False
+        return now_ms - self.compared_at < period_ms and now_ms - self.sent_at < 2 * period_ms
 
     def status(
         self,
