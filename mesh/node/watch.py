@@ -91,11 +91,13 @@ class Watch:
         if renamed and _identity(self._path) != self._identity:
             self.close()
             self._on_replaced()
-        elif written:
-            # Events of the next milliseconds wait in the kernel, which merges them; they cause one more call afterwards.
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._fd)
-            self._timer = loop.call_later(COALESCE_S, self._on_coalesced)
+            return
+        # Events of the next milliseconds wait in the kernel, which merges them; they cause one more call afterwards.
+        # That holds for other files of the directory too: a program's busy log does not keep this process awake.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._fd)
+        self._timer = loop.call_later(COALESCE_S, self._on_coalesced)
+        if written:
             self._on_commit()
 
     def _on_coalesced(self) -> None:

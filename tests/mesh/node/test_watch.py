@@ -115,6 +115,25 @@ def test_a_commit_of_another_connection_is_told(run, way, file, mode):
     run(scene())
 
 
+def test_a_busy_log_in_the_same_folder_costs_few_wakeups(run, file, monkeypatch):
+    reads = []
+    read = os.read
+    monkeypatch.setattr(module.os, "read", lambda *args: reads.append(args) or read(*args))
+
+    async def scene():
+        async with Watching(file) as watching:
+            with open(file.parent / "program.log", "ab", buffering=0) as log:  # noqa: ASYNC230, PTH123 -- not the database
+                for _ in range(2_000):
+                    log.write(b"a line\n")
+                    await asyncio.sleep(0)
+                assert len(reads) < 500
+                assert watching.commits == 0
+                insert(file)
+                await watching.until(lambda: watching.commits > 0)
+
+    run(scene())
+
+
 def test_a_commit_of_the_sqlite3_shell_is_told(run, way, file):
     shell = shutil.which("sqlite3")
     if shell is None:
