@@ -30,7 +30,7 @@ class Link:
     def is_compared(self, mine: Mapping[str, tuple[bytes, bytes]], now_ms: int, period_ms: int) -> bool:
         """Return True if the peer's own comparison of the last period serves for ours: it had these digests, as the peer has.
 
-        Each side sends its digests in every third period all the same, so that the status of the other one is no older.
+        Each side still sends its digests in every third period, so that the status of the other one is no older.
         """
         if self.compared_at is None or not self.digests == mine == self.sent:
             return False

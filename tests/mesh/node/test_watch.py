@@ -115,7 +115,7 @@ def test_a_commit_of_another_connection_is_told(run, way, file, mode):
     run(scene())
 
 
-def test_a_busy_log_in_the_same_folder_costs_few_wakeups(run, file, monkeypatch):
+def test_a_busy_log_beside_it_costs_few_wakeups(run, file, monkeypatch):
     reads = []
     read = os.read
     monkeypatch.setattr(module.os, "read", lambda *args: reads.append(args) or read(*args))

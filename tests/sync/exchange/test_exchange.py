@@ -98,7 +98,7 @@ def test_who_is_behind_is_asked_for_nothing(world_of):
     assert asked == [0, 1]
 
 
-def test_a_node_at_rest_looks_at_its_file_each_four_seconds(world_of, monkeypatch):
+def test_a_node_at_rest_looks_at_its_file_rarely(world_of, monkeypatch):
     world, looks = world_of(1), []
     node = world.nodes[0]
     monkeypatch.setattr(type(node.peer.replica.outbox), "stale", lambda _outbox: looks.append(world.now))
