@@ -31,6 +31,7 @@ from mycomesh.mesh.errors import EnrolmentError, MeshError
 from mycomesh.mesh.events import (
     Address,
     AddressFound,
+    CertificatesFound,
     Close,
     ConnClosed,
     ConnDrained,
@@ -154,6 +155,8 @@ class MeshCore:
                 self._apply(self._overlay.revoke(node_ids, wall_ms), turn)
             case PurgeWrites(node_id, since_ms):
                 self._apply(self.membership.purge(node_id, since_ms, wall_ms), turn)
+            case CertificatesFound(raws):
+                self._apply(self._overlay.record_certificates(raws, now_ms, wall_ms), turn)
             case TimerFired():
                 self._on_timer(turn)
             case _:

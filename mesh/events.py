@@ -14,6 +14,7 @@ __all__ = [
     "Action",
     "Address",
     "AddressFound",
+    "CertificatesFound",
     "Close",
     "ConnClosed",
     "ConnDrained",
@@ -108,6 +109,13 @@ class NetworkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatesFound:
+    """Certificates came by another way than a link, such as a mailbox. Those that the root has not signed are an error."""
+
+    raws: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PublishBatch:
     """Sign one local batch and broadcast it to the mesh. `priority` 0 is the most urgent of 0..3."""
 
@@ -150,6 +158,7 @@ class TimerFired:
 
 Event = (
     AddressFound
+    | CertificatesFound
     | ConnOpened
     | ConnReceived
     | ConnClosed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 from mycomesh.mesh.errors import EnrolmentError
 from mycomesh.mesh.events import (
     AddressFound,
+    CertificatesFound,
     Close,
     ConnClosed,
     ConnDrained,
@@ -91,8 +92,8 @@ class Joiner:
                 self._dialer.on_event(event, now_ms)
             case TimerFired():
                 self._on_timer(turn)
-            case ConnDrained() | PublishBatch() | SendMessage() | RevokeMembers() | PurgeWrites():
-                pass  # a joining node has no queue that could drain, and nothing to publish
+            case ConnDrained() | SendMessage() | RevokeMembers() | PurgeWrites() | PublishBatch() | CertificatesFound():
+                pass  # a joining node has no queue that could drain, nothing to publish, and knows no mesh yet
             case _:
                 assert_never(event)
         if not self._done:

@@ -16,6 +16,7 @@ import apsw
 
 from mycomesh.mesh.versions import SUPPORTED
 from mycomesh.simulations.disk import Disk
+from mycomesh.simulations.mailbox import SharedMailbox, Way
 from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
 from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
@@ -82,6 +83,12 @@ class Cluster:
         self.oracle = Oracle()
         self.revoked: dict[int, int] = {}  # node -> virtual microseconds of its revocation
         self.purged: dict[int, int] = {}  # node -> virtual microseconds since which its writes are dropped
+        self.mailbox = SharedMailbox(world)
+        self.ways = tuple(Way(self.mailbox) for _ in scenario.bases)
+        self._bases = {node: number for number, base in enumerate(scenario.bases) for node in base}
+        self._gateways = scenario.gateways
+        if scenario.bases:
+            network.separate(scenario.bases)
         self.traitors: dict[int, tuple[str, ...]] = {}  # node -> what it lies in
         self.failures: list[str] = []  # failed local writes (invariant 4), one line each
         self.writing = True
@@ -156,6 +163,8 @@ class Cluster:
             self._urgent,
             self._observer,
             host.wake_readers if host.readers else None,
+            self.ways[self._bases[index]] if index in self._gateways else None,
+            f"base{self._bases.get(index, 0)}",
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
         for table in self._signed if first and creates else ():
@@ -271,6 +280,9 @@ class Cluster:
         """End all writes and faults: start all nodes, connect them, and set their clocks right."""
         self.writing = False
         self.network.calm()
+        self.mailbox.calm()
+        for way in self.ways:
+            way.is_open = True
         self.interfaces_changed()
         for host in self.hosts:
             self._clock(host.index, Clock())
@@ -335,6 +347,18 @@ class Cluster:
         if until - shell.started_us > UNDRAINED_US:
             return until - UNDRAINED_US
         return host.drained_us  # from earlier starts
+
+    # ---- the mailbox between bases
+
+    def set_mailbox(self, wrongs: tuple[str, ...]) -> None:
+        """Let the storage do wrong from now on, or nothing wrong."""
+        self.mailbox.wrongs = wrongs
+        self.network.faults["mailbox"] += 1
+
+    def set_window(self, base: int, *, opens: bool) -> None:
+        """Open or close the way of a base to the mailbox."""
+        self.ways[base].is_open = opens
+        self.network.faults["window"] += 1
 
     # ---- clocks and interfaces
 

@@ -14,6 +14,7 @@ from mycomesh.simulations.faults import (
     Fault,
     Heal,
     Join,
+    MailboxDoes,
     Move,
     PowerCut,
     Purge,
@@ -25,6 +26,7 @@ from mycomesh.simulations.faults import (
     Split,
     Stop,
     Upgrade,
+    Window,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one
             cluster.purge(node, since_s)
         case Betray(_, node, lies):
             cluster.betray(node, lies)
+        case MailboxDoes(_, wrongs):
+            cluster.set_mailbox(wrongs)
+        case Window(_, base, opens):
+            cluster.set_window(base, opens=opens)
         case ClockSet(_, node, clock):
             cluster.set_clock(node, clock)
         case _:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.traitor import LIES
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "Fault",
     "Heal",
     "Join",
+    "MailboxDoes",
     "Move",
     "PowerCut",
     "Purge",
@@ -32,6 +34,7 @@ __all__ = [
     "Split",
     "Stop",
     "Upgrade",
+    "Window",
 ]
 
 
@@ -188,6 +191,23 @@ class Betray:
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxDoes:
+    """The mailbox between the bases begins to do wrong (`mailbox.WRONGS`), and stops whatever it did wrong before."""
+
+    at_s: float
+    wrongs: tuple[str, ...] = WRONGS
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The way of a base to the mailbox opens or closes."""
+
+    at_s: float
+    base: int
+    opens: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet:
     """A node's wall clock jumps."""
 
@@ -215,5 +235,7 @@ Fault = (
     | Revoke
     | Purge
     | Betray
+    | MailboxDoes
+    | Window
     | ClockSet
 )

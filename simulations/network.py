@@ -188,6 +188,10 @@ class Network:
         self._reachability.groups = {index: number for number, group in enumerate(groups) for index in group}
         self._on_reachability_changed()
 
+    def separate(self, bases: Iterable[Iterable[int]]) -> None:
+        """Keep these groups of hosts apart for good, also when all faults end."""
+        self._reachability.bases = {index: number for number, base in enumerate(bases) for index in base}
+
     def heal(self) -> None:
         """End all splits, cuts and switched-off radios; ranges stay."""
         self._reachability.groups = {}
@@ -414,10 +418,11 @@ class Network:
 class Reachability:
     """Which hosts reach which: groups of a split, cuts, radios that are off, and distance."""
 
-    __slots__ = ("cuts", "groups", "positions", "radios_off", "range_m")
+    __slots__ = ("bases", "cuts", "groups", "positions", "radios_off", "range_m")
 
     def __init__(self, range_m: float | None) -> None:
         self.range_m = range_m
+        self.bases: dict[int, int] = {}  # no packet ever passes between two of them
         self.groups: dict[int, int] = {}
         self.cuts: dict[tuple[int, int], None] = {}
         self.radios_off: dict[int, None] = {}
@@ -426,6 +431,8 @@ class Reachability:
     def reaches(self, source: int, target: int) -> bool:
         """Return whether a packet from `source` reaches `target`."""
         if self.radios_off and (source in self.radios_off or target in self.radios_off):
+            return False
+        if self.bases and self.bases.get(source) != self.bases.get(target):
             return False
         if self.groups and self.groups.get(source, -1 - source) != self.groups.get(target, -1 - target):
             return False

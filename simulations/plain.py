@@ -16,6 +16,7 @@ from mycomesh.mesh.events import (
     Action,
     Address,
     AddressFound,
+    CertificatesFound,
     Close,
     ConnClosed,
     ConnDrained,
@@ -127,6 +128,8 @@ class PlainMesh:
                 self._send(link, MESSAGE, payload, now_ms, done)
             case TimerFired():
                 self._on_timer(now_ms, done)
+            case CertificatesFound():
+                pass  # this mesh has no certificates
             case AddressFound(address, _, _):
                 self._known.setdefault(address, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)

@@ -41,6 +41,8 @@ class Scenario:
     readers: int = (
         0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file
     )
+    bases: tuple[tuple[int, ...], ...] = ()  # nodes that reach each other alone; they meet over a mailbox
+    gateways: tuple[int, ...] = ()  # the nodes that use the mailbox
     settle_s: float = 300.0  # limit of the liveness phase, in which all nodes run without faults and writes
 
     def __post_init__(self) -> None:
@@ -49,5 +51,7 @@ class Scenario:
         DURATION_S.read(self.settle_s, "settle")
         HEARTBEAT_MS.read(self.heartbeat_ms, "heartbeat_ms")
         READERS.read(self.readers, "readers")
+        if self.bases and sorted(node for base in self.bases for node in base) != list(range(self.nodes)):
+            raise ScenarioError("bases: must name each node once")
         if self.clocks and len(self.clocks) != self.nodes:
             raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")

@@ -28,6 +28,7 @@ from mycomesh.simulations.bounds import (
     Bound,
 )
 from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario
 from mycomesh.simulations.traitor import LIES
@@ -51,6 +52,8 @@ TOP = (
     "urgent",
     "signed",
     "readers",
+    "bases",
+    "gateways",
     "rates",
     "network",
     "clock",
@@ -84,6 +87,8 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "revoke": faults.Revoke,
     "purge": faults.Purge,
     "betray": faults.Betray,
+    "mailbox": faults.MailboxDoes,
+    "window": faults.Window,
     "clock": faults.ClockSet,
 }
 ACTIONS = Bound(0, 1_000_000, whole=True)
@@ -128,6 +133,11 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
     if "readers" in data:
         given["readers"] = int(READERS.read(data["readers"], "readers"))
+    if "bases" in data:
+        given["bases"] = _groups(_list(data, "bases"), "bases", count)
+    given["gateways"] = tuple(_index(node, "gateways", count) for node in _list(data, "gateways"))
+    if given["gateways"] and "bases" not in data:
+        raise ScenarioError("gateways: need 'bases', between which they carry changes")
     if "urgent" in data:
         given["urgent"] = _names(data, "urgent")
     if "signed" in data:
@@ -222,6 +232,10 @@ def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ..
             for lie in lies:
                 if lie not in LIES:
                     raise ScenarioError(f"{where}lies: must be of {', '.join(LIES)}, not {lie!r}")
+        case faults.MailboxDoes(_, wrongs):
+            for wrong in wrongs:
+                if wrong not in WRONGS:
+                    raise ScenarioError(f"{where}wrongs: must be of {', '.join(WRONGS)}, not {wrong!r}")
         case faults.Revoke(_, 0) | faults.Purge(_, 0, _):
             raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which revokes the others")
         case _:
@@ -232,10 +246,8 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
     """Read one value of a fault; a name has the same meaning in every fault."""
     value = row[name]
     readers: dict[str, Callable[[], object]] = {
-        "groups": lambda: tuple(
-            tuple(_index(node, f"{where}groups", nodes) for node in _list({"groups": group}, "groups", where))
-            for group in _list(row, name, where)
-        ),
+        "groups": lambda: _groups(_list(row, name, where), f"{where}groups", nodes),
+        "wrongs": lambda: _names(row, name),
         "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
         "lies": lambda: _names(row, name),
@@ -245,11 +257,18 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
     }
     if name in readers:
         return readers[name]()
-    if name in {"on", "one_way", "silent"}:
+    if name in {"on", "one_way", "opens", "silent"}:
         if not isinstance(value, bool):
             raise ScenarioError(f"{where}{name}: must be true or false, not {value!r}")
         return value
     return _index(value, f"{where}{name}", nodes)
+
+
+def _groups(rows: list[Any], where: str, nodes: int) -> tuple[tuple[int, ...], ...]:
+    """Read groups of nodes."""
+    return tuple(
+        tuple(_index(node, where, nodes) for node in _list({"group": group}, "group", where)) for group in rows
+    )
 
 
 def _position(value: Any, where: str, nodes: int) -> tuple[int, float, float]:

@@ -23,6 +23,7 @@ from mycomesh.simulations.faults import (
     Fault,
     Heal,
     Join,
+    MailboxDoes,
     Move,
     PowerCut,
     Purge,
@@ -34,7 +35,9 @@ from mycomesh.simulations.faults import (
     Split,
     Stop,
     Upgrade,
+    Window,
 )
+from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario
 from mycomesh.simulations.scenario_file import load
@@ -485,6 +488,33 @@ def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("storm", nodes, duration_s, rates, conditions, _sorted(faults), clocks)
 
 
+def _bases(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Three bases meet over a mailbox that does wrong: one through windows of a satellite, one by two gateways."""
+    groups = tuple(tuple(range(base, nodes, 3)) for base in range(3))
+    gateways = [group[0] for group in groups] + ([groups[1][1]] if len(groups[1]) > 1 else [])
+    faults: list[Fault] = [Window(0.0, 2, False)]
+    at_s = duration_s * rng.uniform(0.1, 0.3)
+    while at_s < duration_s:
+        faults += [Window(at_s, 2, True), Window(min(at_s + duration_s * rng.uniform(0.02, 0.1), duration_s), 2, False)]
+        at_s += duration_s * rng.uniform(0.2, 0.4)
+    for _ in range(rng.randint(2, 5)):
+        wrongs = tuple(sorted(rng.sample(WRONGS, rng.randint(0, 3))))
+        faults.append(MailboxDoes(duration_s * rng.uniform(0.1, 0.95), wrongs))
+    for node in gateways:
+        if rng.random() < 0.6:
+            at_s = duration_s * rng.uniform(0.2, 0.7)
+            faults += [Crash(at_s, node, rng.randrange(200)), Restart(at_s + duration_s * 0.1, node)]
+    if rng.random() < 0.3:
+        node = rng.randrange(nodes)
+        faults += [Backup(duration_s * 0.3, node), Restore(duration_s * 0.6, node)]
+    rates = Rates(telemetry=0.3, edit=0.3, insert=0.2, delete=0.1, alert=0.05, rows=12)
+    clocks = tuple(Clock(rng.randint(-3_000, 3_000), rng.randint(-100, 100)) for _ in range(nodes))
+    return Scenario(
+        "bases", nodes, duration_s, rates, Conditions(), _sorted(faults), clocks, tables_at=0, bases=groups,
+        gateways=tuple(sorted(gateways)), settle_s=3_600,
+    )  # fmt: skip
+
+
 def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
@@ -575,6 +605,14 @@ CATALOGUE = {
             2,
             60,
             _readers,
+        ),
+        Entry(
+            "bases",
+            "bases meet over a mailbox that loses, truncates, repeats, reorders and lies; one has satellite windows",
+            6,
+            3,
+            120,
+            _bases,
         ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),

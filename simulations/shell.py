@@ -17,7 +17,9 @@ import apsw
 from mycomesh.mesh import events as mesh_events
 from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
+from mycomesh.mesh.node.virtual_links import VirtualLinks
 from mycomesh.mesh.node.work_queue import Job, WorkQueue
+from mycomesh.simulations.gateways import SimulatedGateway
 from mycomesh.simulations.traitor import Traitor
 from mycomesh.simulations.workload import REPORTS, set_clock
 from mycomesh.simulations.world import MS, Clock, World
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping
 
+    from mycomesh.mesh.mailbox.mailbox import Mailbox
     from mycomesh.mesh.versions import Versions
     from mycomesh.simulations.disk import Disk
     from mycomesh.simulations.members import Entropy, Member
@@ -73,6 +76,8 @@ class Home:
     on_feed: Callable[[], None] | None = (
         None  # called after each commit of the replica, which may have changes for readers
     )
+    mailbox: Mailbox | None = None  # of a gateway: its way to the storage, and the name of its base
+    base: str = ""
 
 
 class Shell:
@@ -104,6 +109,12 @@ class Shell:
         self._core_due = self.core.next_deadline()
         self._sql_due = self.exchange.next_deadline()
         self._wakes.arm(self.next_deadline())
+        self.virtual_links = VirtualLinks(self._sql.put)
+        self.gateway: SimulatedGateway | None = None
+        self._written = 0
+        if home.mailbox is not None:
+            stream = world.stream(f"gateway/{index}/{start}")
+            self.gateway = SimulatedGateway(self, home.mailbox, home.base, world, stream)
 
     def _open(self, home: Home, entropy: Entropy) -> Replica:
         """Open the file. Its connection gets the simulation's clock too, since the catalogue logs facts by SQL."""
@@ -143,6 +154,8 @@ class Shell:
         if self.up:
             self.up = False
             self.ended_us = self._world.now_us
+            if self.gateway is not None:
+                self.gateway.close()
             self._network.detach(self.index, silent=silent)
             self.replica.close()
 
@@ -206,6 +219,15 @@ class Shell:
         self._feed(mesh_events.PurgeWrites(node_id, since_ms))
         return True
 
+    def learn(self, certificate: bytes) -> None:
+        """Feed a member's certificate that came over a mailbox to the core."""
+        self._feed(mesh_events.CertificatesFound((certificate,)))
+
+    def notify(self, notice: mesh_events.Notice) -> None:
+        """Record a notice."""
+        if self.up:
+            self._perform_one(notice)
+
     def betray(self, lies: tuple[str, ...]) -> None:
         """Falsify what this node says from now on."""
         rng = self._world.stream(f"traitor/{self.index}/{self._home.start}")
@@ -256,7 +278,11 @@ class Shell:
             if self._home.disk.watched and self.replica.store.syncs != self._syncs:
                 self._home.disk.record_sync(self._home.path, self._world.now_us)
             self._syncs = self.replica.store.syncs
-            self._perform(self.core.on_exchange(done, now, wall))
+            self._perform(self.core.on_exchange(self.virtual_links.take(done), now, wall))
+            written = self.replica.store.db.total_changes() if self.up else 0
+            if self.gateway is not None and written != self._written:  # the daemon's watch reports each commit
+                self._written = written
+                self.gateway.gateway.on_commit()
 
     def _perform(self, actions: list[ShellAction]) -> None:
         for action in actions:

@@ -54,6 +54,10 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch 
             return f"node{node} is revoked, and its writes since {since_s:.1f} s are dropped"
         case faults.Betray(_, node, lies):
             return f"node{node} begins to lie in its {', '.join(lies)}"
+        case faults.MailboxDoes(_, wrongs):
+            return f"the mailbox does wrong: {', '.join(wrongs)}" if wrongs else "the mailbox is honest again"
+        case faults.Window(_, base, opens):
+            return f"the way of base {base} to the mailbox {'opens' if opens else 'closes'}"
         case faults.ClockSet(_, node, clock):
             return f"the clock of node{node} jumps: {clock.skew_ms / 1000:+,.1f} s off, {clock.drift_ppm:+} ppm"
         case _:

@@ -103,6 +103,19 @@ _LOCAL = (
         " where mycomesh init ran",
     ),
     Code(
+        "mailbox.away",
+        "a gateway cannot use its mailbox, and waits",
+        "the directory is absent, full or closed to this user, the server or the way to it is down, or its credentials were"
+        " withdrawn; changes stay in the file meanwhile, and local writes go on",
+        "run mycomesh mailbox test with the URL; the gateway goes on by itself once the mailbox works",
+    ),
+    Code(
+        "mailbox.back",
+        "a gateway can use its mailbox again",
+        "the storage or the way to it works again; what changed meanwhile is carried now",
+        "nothing",
+    ),
+    Code(
         "mailbox.unusable",
         "a mailbox between bases cannot be used",
         "its directory is absent, full or closed to this user, or the stick is not mounted; batches wait in memory meanwhile",

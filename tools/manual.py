@@ -76,6 +76,33 @@ _CHILD = {
     "starts": "int",
     "figures": {"*": "number"},
 }
+_MAILBOX = {
+    "url": "text",
+    "base": "text",
+    "state": "text",
+    "text": "text",
+    "envelopes": "int",
+    "bytes": "int",
+    "parcels": "int",
+    "kept_bytes": "int",
+    "streams": [
+        {
+            "member": "text",
+            "base": "text",
+            "node_id": "text",
+            "position": "int",
+            "waiting": "int",
+            "lag_s": "number",
+            "bytes": "int",
+            "taken": "int",
+            "copies": "int",
+            "refused": "int",
+            "why": "text",
+            "behind": ["text"],
+            "proved_s_ago": "number?",
+        }
+    ],
+}
 _STATUS = {
     "schema": "int",
     "version": "text",
@@ -103,6 +130,7 @@ _STATUS = {
     "accounts": [_ACCOUNT],
     "readers": [_READER],
     "children": [_CHILD],
+    "mailboxes": [_MAILBOX],
     "revoked": "bool",
 }
 _MEMBER = {

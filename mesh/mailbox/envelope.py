@@ -75,8 +75,12 @@ class EnvelopeKeys:
         return derive(self.first_secret, b"mailbox mesh", self.mesh_id)[:ID_BYTES]
 
     def stream_of(self, node_id: bytes) -> bytes:
-        """Return the stream to which a member appends; it does not tell strangers which member that is."""
+        """Return the stream of a member's parcels; it does not tell strangers which member that is."""
         return derive(self.first_secret, b"mailbox stream", node_id)[:STREAM_BYTES]
+
+    def live_stream_of(self, node_id: bytes) -> bytes:
+        """Return the stream of a member's changes since its parcel."""
+        return derive(self.first_secret, b"mailbox live", node_id)[:STREAM_BYTES]
 
 
 def seal(keys: EnvelopeKeys, stream: bytes, position: int, contents: Contents) -> bytes:

@@ -1,55 +1,89 @@
-"""Reading and writing the streams of a mailbox, as state machines without I/O.
+"""Writing the streams of a mailbox, and reading one envelope of them, without I/O.
 
-A writer gathers batches into envelopes. Each envelope names, inside its seal, the position of the one before. So a reader knows
-which envelopes are missing, whatever the storage says: a copied folder may bring the second file before the first, and storage
-that is full may have dropped the oldest.
+A gateway has two streams: one of parcels, each with everything that it has, and one of the changes since. The messages in both
+are those of a round, signed by the gateway. Each signature names the envelope, the message's number in it and how many there
+are, so that nobody who can open an envelope can leave messages out, or seal them again in another order.
 
-A reader delivers an envelope when it sees it, because batches carry their own order; it never delivers one twice. It waits
-`GAP_MS` for a missing one, then reports a gap, which an ordinary round between two nodes repairs.
+Each envelope names, inside its seal, the position of the one before. A reader finds out by that what the storage keeps back.
 
-Invariants: whatever the storage does, a reader delivers only envelopes that open, each at most once, and reports every envelope
-that its writer sealed and that it did not deliver, once a later one has arrived. Its memory is bounded.
+docs/PROTOCOL.md, "Parcels" and "Live streams", is the specification.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.mailbox.envelope import BATCHES_MAX, POSITION_MAX, Contents, EnvelopeKeys, open_envelope, seal
+from mycomesh.mesh.membership.identity import verify
+from mycomesh.mesh.messages import Batch, signed_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from mycomesh.mesh.mailbox.mailbox import Listed
-    from mycomesh.mesh.messages import Batch
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.identity import Identity
 
-__all__ = ["AHEAD_MAX", "GAP_MS", "GATHER_BYTES", "QUEUE_BYTES_MAX", "REFUSED_MAX", "StreamReader", "StreamWriter"]
+__all__ = ["GATHER_BYTES", "POSITION_SHIFT", "Kind", "Opened", "StreamWriter", "open_signed"]
 
-GATHER_BYTES = (
-    512 * 1024
-)  # of batches in one envelope; a larger batch travels alone. NATS takes messages of up to 1 MiB
-QUEUE_BYTES_MAX = 64 << 20  # batches that wait for a mailbox that is away; beyond it the oldest are left to rounds
-AHEAD_MAX = 4_096  # envelopes that arrived before an earlier one of their stream
-REFUSED_MAX = 1_024  # positions whose envelope did not open, so that it is not fetched again and again
-GAP_MS = 60_000  # how long a missing envelope may still come: folders are copied in any order
+GATHER_BYTES = 512 * 1024  # of messages in one envelope; a larger one travels alone. NATS takes messages of up to 1 MiB
+POSITION_SHIFT = (
+    8  # a position is a Unix millisecond and 8 bits, so that a writer without memory does not use one twice
+)
+
+_PLACE = struct.Struct(">QQHH")  # position, position before it, number of the message, how many there are
+
+
+class Kind(Enum):
+    """The kind of an envelope: the domain of its signatures, and the priority in its frames."""
+
+    PARCEL = (b"parcel", 2)
+    LIVE = (b"live", 2)
+    STATEMENT = (b"statement", 3)
+
+    @property
+    def domain(self) -> bytes:
+        """The domain of the signatures, so that no message passes for one of another kind."""
+        return self.value[0]
+
+    @property
+    def priority(self) -> int:
+        """The priority in the frames."""
+        return self.value[1]
+
+    def stream(self, keys: EnvelopeKeys, node_id: bytes) -> bytes:
+        """Return the stream of a member that takes such envelopes."""
+        return keys.stream_of(node_id) if self is Kind.PARCEL else keys.live_stream_of(node_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An envelope whose messages its author has signed for this place."""
+
+    author: Certificate
+    kind: Kind
+    position: int
+    previous: int
+    payloads: tuple[bytes, ...]
 
 
 class StreamWriter:
-    """The writing end of one stream. `last` is the position of its newest envelope in the mailbox, 0 for none."""
+    """Gathers messages of one kind into envelopes. `previous` is the position that the next one names, 0 for none."""
 
-    def __init__(self, stream: bytes, last: int, certificate_of: Callable[[bytes], bytes | None]) -> None:
-        self.stream = stream
-        self.last = last
-        self.skipped = 0  # batches that were dropped since the queue was full
-        self._certificate_of = certificate_of
-        self._queue: list[Batch] = []
+    def __init__(self, identity: Identity, kind: Kind, previous: int) -> None:
+        self.previous = previous
+        self._identity = identity
+        self._kind = kind
+        self._queue: list[bytes] = []
         self._queue_bytes = 0
-        self._sealed = 0  # batches at the head of the queue that the envelope under way holds
+        self._sealed = 0  # messages at the head of the queue that the envelope under way holds
 
     @property
     def queued(self) -> int:
-        """Batches that wait."""
+        """Messages that wait."""
         return len(self._queue)
 
     @property
@@ -57,113 +91,80 @@ class StreamWriter:
         """True if a whole envelope waits."""
         return self._queue_bytes > GATHER_BYTES or len(self._queue) >= BATCHES_MAX
 
-    def put(self, batch: Batch) -> None:
-        """Queue a batch; drop the oldest ones if the mailbox has been away for too long."""
-        self._queue.append(batch)
-        self._queue_bytes += len(batch.payload)
-        while self._queue_bytes > QUEUE_BYTES_MAX and len(self._queue) > self._sealed + 1:
-            self._queue_bytes -= len(self._queue.pop(self._sealed).payload)
-            self.skipped += 1
+    def put(self, payload: bytes) -> None:
+        """Queue a message. The caller takes an envelope when the queue is full."""
+        self._queue.append(payload)
+        self._queue_bytes += len(payload)
 
-    def next_envelope(self, keys: EnvelopeKeys, wall_ms: int) -> tuple[int, bytes] | None:
-        """Return position and bytes of the next envelope, None if nothing waits. Call `on_appended` or `on_taken` next.
+    def next_envelope(self, keys: EnvelopeKeys, floor: int) -> tuple[int, bytes] | None:
+        """Return position and bytes of the next envelope, at `floor` or beyond; None if nothing waits.
 
-        Positions follow the clock, so that a writer that has lost its mailbox does not use a position again.
+        Call `on_appended` once it is stored. Without that, the next call returns the same messages again.
         """
         if not self._queue:
             return None
-        taken = self._taken()
-        self._sealed = len(taken)
-        origins = dict.fromkeys(batch.origin for batch in taken)
-        certificates = tuple(raw for raw in map(self._certificate_of, origins) if raw is not None)
-        position = min(max(self.last + 1, wall_ms << 8), POSITION_MAX)
-        return position, seal(keys, self.stream, position, Contents(self.last, certificates, tuple(taken)))
+        payloads = self._taken()
+        self._sealed = len(payloads)
+        position = min(max(self.previous + 1, floor), POSITION_MAX)
+        batches = tuple(
+            self._signed(position, number, len(payloads), payload) for number, payload in enumerate(payloads)
+        )
+        contents = Contents(self.previous, (self._identity.certificate.raw,), batches)
+        return position, seal(keys, self._kind.stream(keys, self._identity.node_id), position, contents)
 
     def on_appended(self, position: int) -> None:
         """Record that the last envelope is stored at this position."""
-        self._queue_bytes -= sum(len(batch.payload) for batch in self._queue[: self._sealed])
+        self._queue_bytes -= sum(map(len, self._queue[: self._sealed]))
         del self._queue[: self._sealed]
         self._sealed = 0
-        self.last = position
+        self.previous = position
 
-    def on_taken(self, position: int) -> None:
-        """Record that the mailbox holds another envelope at this position: the next one goes beyond it."""
-        self._sealed = 0
-        self.last = max(self.last, position)
+    def _signed(self, position: int, number: int, count: int, payload: bytes) -> Batch:
+        kind, identity = self._kind, self._identity
+        place = _PLACE.pack(position, self.previous, number, count)
+        signature = identity.sign(kind.domain, place + signed_part(kind.priority, payload, direct=False))
+        return Batch(identity.node_id, kind.priority, False, signature, payload)
 
-    def _taken(self) -> list[Batch]:
-        """Return the batches at the head of the queue that fit one envelope, at least one."""
-        taken: list[Batch] = []
+    def _taken(self) -> list[bytes]:
+        """Return the messages at the head of the queue that fit one envelope, at least one."""
+        taken: list[bytes] = []
         size = 0
-        for batch in self._queue[:BATCHES_MAX]:
-            size += len(batch.payload)
+        for payload in self._queue[:BATCHES_MAX]:
+            size += len(payload)
             if taken and size > GATHER_BYTES:
                 break
-            taken.append(batch)
+            taken.append(payload)
         return taken
 
 
-class StreamReader:
-    """The reading end of one stream. `position`: every envelope up to here was delivered or reported as missing."""
+def open_signed(
+    keys: EnvelopeKeys, certificate_of: Callable[[bytes], Certificate], listed: Listed, data: bytes
+) -> Opened:
+    """Return what an envelope holds, once its place, its author and every signature have been checked.
 
-    def __init__(self, stream: bytes, position: int = 0) -> None:
-        self.stream = stream
-        self.position = position
-        self.delivered = 0
-        self.refused = 0
-        self.gaps = 0
-        self.refusal = ""  # why the last refused envelope was refused
-        self._ahead: dict[int, int] = {}  # delivered beyond `position` -> the position before it
-        self._refused: dict[int, None] = {}
-        self._gap_since_ms: int | None = None
+    `certificate_of` verifies a raw certificate; its errors pass.
 
-    def wanted(self, listed: Iterable[Listed]) -> list[Listed]:
-        """Return which of the listed envelopes to fetch, in their order."""
-        room = AHEAD_MAX - len(self._ahead)
-        news = [
-            each
-            for each in sorted(listed)
-            if each.stream == self.stream
-            and each.position > self.position
-            and each.position not in self._ahead
-            and each.position not in self._refused
-        ]
-        return news[: max(room, 0)]
+    Raises:
+        DecodeError: no member has signed this for this place.
+    """
+    contents = open_envelope(keys, listed.stream, listed.position, data)
+    if not contents.certificates:
+        raise DecodeError("an envelope has no certificate")
+    author = certificate_of(contents.certificates[0])
+    kind = _kind(keys, author.node_id, listed.stream, contents.batches[0].priority)
+    count = len(contents.batches)
+    for number, batch in enumerate(contents.batches):
+        place = _PLACE.pack(listed.position, contents.previous, number, count)
+        if batch.origin != author.node_id or not verify(
+            author.node_key, kind.domain, place + batch.signed, batch.signature
+        ):
+            raise DecodeError(f"a message in an envelope is not signed by {author.name} for its place")
+    payloads = tuple(batch.payload for batch in contents.batches)
+    return Opened(author, kind, listed.position, contents.previous, payloads)
 
-    def read(self, keys: EnvelopeKeys, position: int, data: bytes) -> Contents | None:
-        """Open one envelope; return its contents, None if it was delivered before or does not open."""
-        if position <= self.position or position in self._ahead:
-            return None
-        try:
-            contents = open_envelope(keys, self.stream, position, data)
-        except DecodeError as error:
-            self.refused += 1
-            self.refusal = str(error)
-            self._refused[position] = None
-            if len(self._refused) > REFUSED_MAX:
-                del self._refused[next(iter(self._refused))]
-            return None
-        self._ahead[position] = contents.previous
-        self.delivered += 1
-        return contents
 
-    def advance(self, now_ms: int) -> bool:
-        """Move `position` on after a pass over the listing; return True if an envelope before it is missing for good."""
-        gap = False
-        while self._ahead:
-            position = min(self._ahead)
-            if self._ahead[position] > self.position:
-                if self._gap_since_ms is None:
-                    self._gap_since_ms = now_ms
-                if now_ms - self._gap_since_ms < GAP_MS and len(self._ahead) < AHEAD_MAX:
-                    return gap
-                gap = True
-                self.gaps += 1
-            self._gap_since_ms = None
-            del self._ahead[position]
-            self.position = position
-        return gap
-
-    def retry_refused(self) -> None:
-        """Fetch refused envelopes once more: the storage may have held half a file, or this node has learnt a new secret."""
-        self._refused.clear()
+def _kind(keys: EnvelopeKeys, node_id: bytes, stream: bytes, priority: int) -> Kind:
+    for kind in Kind:
+        if kind.stream(keys, node_id) == stream and kind.priority == priority:
+            return kind
+    raise DecodeError("an envelope lies in the stream of another member")

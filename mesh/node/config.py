@@ -12,7 +12,8 @@ import re
 import tomllib
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mycomesh.mesh.address import is_loopback
 from mycomesh.mesh.node.errors import ConfigError
@@ -21,13 +22,11 @@ from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.versions import Version, parse_version
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = [
     "KEYS",
     "LOG_FORMATS",
     "PORT_DEFAULT",
+    "Base",
     "Hook",
     "NodeConfig",
     "PeerName",
@@ -49,8 +48,10 @@ SECTIONS_MAX = 32  # each is a process
 # Sections that a process of its own runs, as `mycomesh KIND run NAME` -> whether there are several, as [KIND.NAME]. The command
 # checks what is in its section.
 KINDS = {"bridge": True, "flow": True, "web": False}
+BASE_CHARS_MAX = 16  # of a base's name, which goes into every statement
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
+URL_CHARS_MAX = 2_048  # of a mailbox; a person writes it
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -87,6 +88,7 @@ KEYS = {
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
     "hook": "hooks",
+    "base": "base",
     **dict.fromkeys(KINDS, "children"),
 }
 
@@ -181,6 +183,39 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The mailbox of a gateway: its URL, the name of this base, and the absolute path of a file with credentials; "" for none."""
+
+    mailbox: str
+    name: str = ""
+    credentials: str = ""
+
+    @classmethod
+    def parse(cls, value: Any) -> Base:
+        """Check the table [base] of the file.
+
+        Raises:
+            ConfigError: a key is unknown or of another type, or there is no mailbox.
+        """
+        keys = ("name", "mailbox", "credentials")
+        if not isinstance(value, dict) or not value.keys() <= set(keys) or "mailbox" not in value:
+            raise ConfigError(
+                "[base] needs 'mailbox' (a URL such as dir:/media/share), and takes 'name' and 'credentials'"
+            )
+        if not all(isinstance(each, str) for each in value.values()):
+            raise ConfigError("[base]: 'name', 'mailbox' and 'credentials' are strings")
+        name, url = value.get("name", ""), value["mailbox"]
+        if not re.fullmatch(rf"[A-Za-z0-9_-]{{0,{BASE_CHARS_MAX}}}", name):
+            raise ConfigError(f"base {name!r}: a name has at most {BASE_CHARS_MAX} letters, digits, '-' and '_'")
+        if not url or not url.isprintable() or len(url) > URL_CHARS_MAX:
+            raise ConfigError(f"[base]: 'mailbox' is no URL: {url[:80]!r}; write for example dir:/media/share")
+        credentials = value.get("credentials", "")
+        if credentials and not Path(credentials).is_absolute():
+            raise ConfigError(f"[base]: 'credentials' must be an absolute path, not {credentials!r}")
+        return cls(url, name, credentials)
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A section of config.toml that a child process runs: its kind, and its name, "" where there is one section only.
 
@@ -247,6 +282,7 @@ class NodeConfig:
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     children: the sections that child processes run, at most 32 (`children.Children`).
+    base: the mailbox to which this node is a gateway (`gateway.gateway.Gateway`), None for no gateway.
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
         it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
     """
@@ -272,6 +308,7 @@ class NodeConfig:
     extensions: tuple[str, ...] = ()
     hooks: tuple[Hook, ...] = ()
     children: tuple[Section, ...] = ()
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -342,6 +379,9 @@ def load(path: Path, **overrides: Any) -> NodeConfig:
     if console is not None:  # its address, beside what its section says
         others = tuple(each for each in settings.children if each.kind != "web")
         settings = replace(settings, children=(*others, Section("web", "", (console,))))
+    mailbox = overrides.pop("mailbox", None)
+    if mailbox is not None:  # its URL, beside what [base] says
+        settings = replace(settings, base=replace(settings.base or Base(mailbox), mailbox=mailbox))
     return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
 
@@ -415,6 +455,8 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
+        case "base":
+            return Base.parse(value)
         case _ if key in ("hook", *KINDS):
             return _sections(key, value)
         case _:

@@ -1,12 +1,8 @@
 """The courier: carries a node's rows to bases without a link, in a mailbox that a person may carry.
 
 A parcel is one side of a round, recorded: the digests of the node that packed it, then everything that it covers, then its
-vectors. `export` lets the exchange talk to a peer that has nothing. `take_in` replays the parcel as the member that packed it,
-over a virtual link, so every check of a round applies. Only a live peer can answer the audit for collected
-tombstones, so that is left to a round over a link.
-
-A parcel is a run of envelopes in the stream of its node, from one without a predecessor to the one that ends with `Done`. Each
-message in it is signed by its node, in a domain of its own. A node keeps one parcel in a mailbox and removes its older ones.
+vectors. It is a run of envelopes in the node's stream of parcels, from one without a predecessor to the one that ends with
+`Done`. A node keeps one parcel in a mailbox and removes its older ones.
 
 Invariants: a half-written, damaged or withheld parcel changes nothing; an old one brings nothing that its node did not have then.
 Tables that some member may not read are left out, since every member can open the envelopes.
@@ -14,50 +10,59 @@ Tables that some member may not read are left out, since every member can open t
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.errors import CertificateError, DecodeError
-from mycomesh.mesh.mailbox.envelope import Contents, EnvelopeKeys, open_envelope
-from mycomesh.mesh.mailbox.streams import StreamWriter
-from mycomesh.mesh.membership.identity import verify
-from mycomesh.mesh.messages import Batch, signed_part
+from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened, StreamWriter, open_signed
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.recording import lacking, readable, record, replay
 from mycomesh.sync import errors as sync_errors
+from mycomesh.sync.crdt.hlc import hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner, cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
     from mycomesh.mesh.mailbox.mailbox import Listed, Mailbox
     from mycomesh.mesh.membership.certificate import Certificate
-    from mycomesh.mesh.membership.identity import Identity
     from mycomesh.mesh.membership.roster import Roster
-    from mycomesh.mesh.node.virtual_links import VirtualLink, VirtualLinks
+    from mycomesh.mesh.node.surroundings import Surroundings
+    from mycomesh.mesh.node.virtual_links import VirtualLinks
+    from mycomesh.sync.replica import Replica
 
-__all__ = ["Courier", "Packed", "TakenIn"]
+__all__ = ["Courier", "Ending", "Packed", "Parcel", "Run", "TakenIn"]
 
-ANSWER_S = 60.0  # the exchange answers within milliseconds unless the file is locked or the disk is full
-QUIET_S = 3.0  # after a pass the exchange may defer its next request for a moment
-PASSES_MAX = 8  # replays of one parcel; the first may only bring the definitions of tables
-PRIORITY = 2
-
-_DOMAIN = b"parcel"
-_NOBODY = bytes(16)  # the id of the reader in a recording; no member has it
+SLICES_MS = (600_000, 86_400_000, None)  # a parcel brings the rows of the last minutes first, then of the day, then all
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A parcel that was written: its envelopes, their bytes, and the tables that were left out."""
+    """A parcel that was written: its envelopes, their bytes, the tables that were left out, its last position, its vectors."""
 
     envelopes: int
     size: int
     left_out: tuple[str, ...]
+    position: int
+    vectors: tuple[tuple[str, Vector], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A complete parcel in a mailbox: its author, its envelopes, and the vectors at its end."""
+
+    author: Certificate
+    envelopes: tuple[Listed, ...]
+    done: wire.Done
+
+    @property
+    def position(self) -> int:
+        """The position of its last envelope."""
+        return self.envelopes[-1].position
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,200 +75,267 @@ class TakenIn:
 
 
 class Courier:
-    """Exports to and imports from mailboxes for one serving node."""
+    """Exports to and imports from one mailbox for one serving node. `keys` returns the secrets of the mesh at this moment."""
 
-    def __init__(self, identity: Identity, roster: Roster, secrets: tuple[bytes, ...], links: VirtualLinks) -> None:
-        self._identity = identity
-        self._roster = roster
-        self._links = links
-        self._keys = EnvelopeKeys(identity.mesh_id, identity.secret, secrets)
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        roster: Roster,
+        keys: Callable[[], EnvelopeKeys],
+        links: VirtualLinks,
+        surroundings: Surroundings,
+    ) -> None:
+        self.mailbox = mailbox
+        self.roster = roster
+        self.keys = keys
+        self.links = links
+        self.surroundings = surroundings
 
     # ---- export
 
-    async def export(self, mailbox: Mailbox) -> Packed:
-        """Write a parcel with everything that this node has; then remove its older parcels.
+    async def export(self, floor: int = 0) -> Packed:
+        """Write a parcel with everything that this node has, at `floor` or beyond; then remove its older parcels.
 
         Raises:
             MailboxError, NodeError: nothing has changed in the mailbox, apart from an incomplete parcel that nobody reads.
         """
-        keys, node_id = self._keys, self._identity.node_id
-        stream = keys.stream_of(node_id)
-        old = await asyncio.to_thread(mailbox.list_after, keys.mesh, stream, 0)
+        env, mailbox, keys = self.surroundings, self.mailbox, self.keys()
+        stream = keys.stream_of(self.roster.own_id)
+        old = await env.storage(mailbox.list_after, keys.mesh, stream, 0)
         # Positions follow the clock, and a clock may have gone back.
-        wall_ms = max(clock()[1], (old[-1].position >> 8) + 1 if old else 0)
-        writer = StreamWriter(stream, 0, lambda _: self._identity.certificate.raw)
-        envelopes = size = 0
-        with self._links.open(_NOBODY) as link:
-            digests = await self._expect(link, wire.Digests)
-            assert isinstance(digests, wire.Digests)
-            names, left_out = self._readable([name for name, _, _ in digests.tables])
-            kept = tuple(table for table in digests.tables if table[0] in names)
-            self._put_all(writer, wire.Digests(kept))
-            for piece in cut(wire.Vectors(tuple((name, Vector()) for name in names))):
-                link.send(wire.encode(piece))
-            ended = False
-            while not ended:
-                ended = await self._record(link, writer, names)
-                while writer.queued and (ended or writer.is_full):
-                    envelope = writer.next_envelope(keys, wall_ms)
-                    assert envelope is not None
-                    if not await asyncio.to_thread(mailbox.append, keys.mesh, stream, *envelope):
-                        raise NodeError("another export writes to this mailbox; wait until it has ended")
-                    writer.on_appended(envelope[0])
-                    envelopes, size = envelopes + 1, size + len(envelope[1])
+        floor = max(floor, env.clock()[1] << POSITION_SHIFT, old[-1].position + 1 if old else 0)
+        packing = _Packing(self, floor)
+        for age_ms in SLICES_MS:
+            await packing.record(None if age_ms is None else env.clock()[1] - age_ms)
+        packed = await packing.end()
         for each in old:
-            await asyncio.to_thread(mailbox.remove, keys.mesh, each)
-        return Packed(envelopes, size, left_out)
-
-    async def _record(self, link: VirtualLink, writer: StreamWriter, names: list[str]) -> bool:
-        """Record the next message of the stream, and let the exchange go on; return whether it was the last."""
-        message = await self._expect(link, wire.Plan, wire.Chunk, wire.Done)
-        self._put_all(writer, message)
-        if isinstance(message, wire.Chunk):
-            link.send(wire.encode(wire.Ack(len(wire.encode(message)))))
-        if not isinstance(message, wire.Done):
-            return False
-        if {name for name, _ in message.vectors} != set(names):
-            raise NodeError("the tables have more sites than one parcel can name; compare over a link instead")
-        return True
-
-    async def _expect(self, link: VirtualLink, *kinds: type) -> wire.WholeMessage:
-        """Return the next message of one of these kinds, with its parts; ignore others, which need no answer."""
-        joiner = Joiner()
-        while True:
-            payload = await link.receive(ANSWER_S)
-            if not isinstance(payload, bytes):
-                raise NodeError(f"the file could not be read: {payload or 'no answer'}; 'mycomesh status' may say why")
-            message = joiner.on_message(wire.decode(payload), len(payload))
-            if message is not None and isinstance(message, kinds):
-                return message
-
-    def _put_all(self, writer: StreamWriter, message: wire.Message) -> None:
-        identity = self._identity
-        for piece in cut(message):
-            payload = wire.encode(piece)
-            signature = identity.sign(_DOMAIN, signed_part(PRIORITY, payload, direct=False))
-            writer.put(Batch(identity.node_id, PRIORITY, False, signature, payload))
-
-    def _readable(self, names: list[str]) -> tuple[list[str], tuple[str, ...]]:
-        """Return the tables that every member may read, and the others."""
-        limited = self._roster.restricted_rights()
-        rights = Rights(self._identity.node_id, limited)
-        kept = [name for name in names if all(rights.may_read(node_id, name) for node_id, _ in limited)]
-        return kept, tuple(name for name in names if name not in kept)
+            await env.storage(mailbox.remove, keys.mesh, each)
+        return packed
 
     # ---- import
 
-    async def take_in(self, mailbox: Mailbox) -> list[TakenIn]:
-        """Read the parcels of all other nodes in a mailbox; return what became of each.
+    async def take_in(self) -> list[TakenIn]:
+        """Read the parcels of all other nodes in the mailbox; return what became of each.
 
         Raises:
             MailboxError: the mailbox cannot be read; parcels before that are in the file.
         """
-        keys = self._keys
+        env, keys = self.surroundings, self.keys()
+        own = self.roster.own_id
         taken: list[TakenIn] = []
-        for stream in await asyncio.to_thread(mailbox.streams, keys.mesh):
-            if stream == keys.stream_of(self._identity.node_id):
+        for stream in await env.storage(self.mailbox.streams, keys.mesh):
+            if stream in (keys.stream_of(own), keys.live_stream_of(own)):
                 continue
             try:
-                author, parcel = await asyncio.to_thread(self._newest, mailbox, stream)
-                why = await self._replay(mailbox, author.node_id, parcel)
-                taken.append(TakenIn(author.name, "partly" if why else "read", why))
+                parcel = await self.newest(stream)
+                if parcel is None:
+                    continue
+                left = await self.replay(parcel)
+                why = next(iter(left.values()), "")
+                taken.append(TakenIn(parcel.author.name, "partly" if left else "read", why))
             except (DecodeError, CertificateError, sync_errors.DecodeError) as error:
                 taken.append(TakenIn(f"stream {stream.hex()}", "refused", str(error)))
         return taken
 
-    def _newest(self, mailbox: Mailbox, stream: bytes) -> tuple[Certificate, list[Listed]]:
-        """Return the author and the envelopes of the newest complete parcel.
+    async def newest(self, stream: bytes) -> Parcel | None:
+        """Return the newest complete parcel of a stream; None if it is a stream of live changes, or empty.
 
         Raises:
             DecodeError, CertificateError: there is no such parcel.
         """
-        complete: list[Listed] = []
+        keys = self.keys()
+        listed = await self.surroundings.storage(self.mailbox.list_after, keys.mesh, stream, 0)
+        if not listed:
+            return None
+        complete: Parcel | None = None
         run: list[Listed] = []
+        ending = Ending()
         refusal: DecodeError | CertificateError = DecodeError("it has no complete parcel")
-        for each in mailbox.list_after(self._keys.mesh, stream, 0):
+        for each in listed:
             try:
-                contents = self._open(mailbox, each)[1]
+                opened = await self.open(each)
             except (DecodeError, CertificateError) as error:
                 refusal, run = error, []
                 continue
-            if contents.previous == 0:
-                run = [each]
-            elif run and run[-1].position == contents.previous:
+            if opened.kind is not Kind.PARCEL:
+                return None
+            if opened.previous == 0:
+                run, ending = [each], Ending()
+            elif run and run[-1].position == opened.previous:
                 run.append(each)
             else:
                 run = []
-            if run and isinstance(wire.decode(contents.batches[-1].payload), wire.Done):
-                complete, run = run, []
-        if not complete:
+            done = ending.feed(opened) if run else None
+            if done is not None:
+                complete, run = Parcel(opened.author, tuple(run), done), []
+        if complete is None:
             raise refusal
-        return self._open(mailbox, complete[0])[0], complete
+        return complete
 
-    def _open(self, mailbox: Mailbox, listed: Listed) -> tuple[Certificate, Contents]:
-        """Return the member of a stream, and the contents of one of its envelopes, whose messages it has signed."""
-        data = mailbox.get(self._keys.mesh, listed)
+    async def open(self, listed: Listed) -> Opened:
+        """Return what an envelope holds.
+
+        Raises:
+            DecodeError, CertificateError: it is not what a member has signed for this place.
+        """
+        keys = self.keys()
+        data = await self.surroundings.storage(self.mailbox.get, keys.mesh, listed)
         if data is None:
             raise DecodeError("an envelope was removed, or is no file of its size")
-        contents = open_envelope(self._keys, listed.stream, listed.position, data)
-        if not contents.certificates:
-            raise DecodeError("an envelope has no certificate")
-        author = self._roster.verify(contents.certificates[0], clock()[1])
-        if self._keys.stream_of(author.node_id) != listed.stream:
-            raise DecodeError("an envelope lies in the stream of another member")
-        for batch in contents.batches:
-            if batch.origin != author.node_id or not verify(author.node_key, _DOMAIN, batch.signed, batch.signature):
-                raise DecodeError(f"a message in an envelope is not signed by {author.name}")
-        return author, contents
+        wall_ms = self.surroundings.clock()[1]
+        opened = open_signed(keys, lambda raw: self.roster.verify(raw, wall_ms), listed, data)
+        self.surroundings.learn(opened.author.raw)
+        return opened
 
-    def _messages(self, mailbox: Mailbox, parcel: list[Listed]) -> Iterator[tuple[bytes, wire.Message]]:
-        """Yield the messages of a parcel, one envelope in memory at a time."""
-        for each in parcel:
-            for batch in self._open(mailbox, each)[1].batches:
-                yield batch.payload, wire.decode(batch.payload)
+    async def lacks(self, parcel: Parcel) -> list[str]:
+        """Return the tables of which a parcel may bring something."""
+        author, vectors = parcel.author.node_id, parcel.done.vectors
+        return await self.surroundings.query(lambda replica: lacking(replica, author, vectors))
 
-    async def _replay(self, mailbox: Mailbox, author: bytes, parcel: list[Listed]) -> str:
-        """Replay a parcel until the exchange requests nothing more of it; return what is left for a link, "" for nothing."""
-        with self._links.open(author) as link:
-            for _ in range(PASSES_MAX):
-                joiner = Joiner()
-                for payload, message in self._messages(mailbox, parcel):
-                    link.send(payload)
-                    if isinstance(joiner.on_message(message, len(payload)), wire.Digests):
-                        break
-                while True:
-                    answer = await link.receive(QUIET_S)
-                    if answer is None:
-                        return ""
-                    if isinstance(answer, str):
-                        return f"the node dropped it: {answer}"
-                    kind = wire.decode(answer)
-                    if isinstance(kind, wire.AuditRequest):
-                        return "its deletes are collected, and need a link with a member to tell which rows they were"
-                    if isinstance(kind, wire.Vectors):
-                        break
-                problem = await self._stream(link, mailbox, parcel)
-                if problem:
-                    return problem
-        return "some tables are not here yet; run it again"
+    async def replay(self, parcel: Parcel) -> dict[str, str]:
+        """Take in a parcel; return the tables that could not be taken in whole, and why."""
 
-    async def _stream(self, link: VirtualLink, mailbox: Mailbox, parcel: list[Listed]) -> str:
-        """Send the recorded stream, each chunk once the one before is acknowledged."""
-        begun = False
-        for payload, message in self._messages(mailbox, parcel):
+        async def chunks() -> AsyncIterator[bytes]:
+            for each in parcel.envelopes:  # one envelope in memory at a time
+                for payload in (await self.open(each)).payloads:
+                    if isinstance(wire.decode(payload), wire.Chunk):
+                        yield payload
+
+        return await replay(self.surroundings, self.links, parcel.author.node_id, parcel.done, chunks)
+
+
+class _Packing:
+    """A parcel under way: the newest rows go first, in slices, each a recording of its own."""
+
+    def __init__(self, courier: Courier, floor: int) -> None:
+        self._courier = courier
+        self._run = Run(courier, Kind.PARCEL, 0, floor)
+        self._sent: dict[str, Vector] = {}  # the windows that the slices have read
+        self._vectors: dict[str, Vector] = {}  # of the last slice
+        self._collected: dict[str, Vector] = {}
+        self._left_out: tuple[str, ...] = ()
+        self._begun = False
+
+    async def record(self, oldest_ms: int | None) -> None:
+        """Record the changes that are not older than this Unix time, or all, and that no slice has brought."""
+        known = await self._courier.surroundings.query(_vectors)
+        rest: dict[str, Vector] | None = None
+        while rest is None or rest:  # tables with very many sites do not fit one round
+            have: dict[str, Vector] = {}
+
+            def choose(digests: wire.Digests, have: dict[str, Vector] = have, rest: Any = rest) -> Mapping[str, Vector]:
+                names, self._left_out = readable(self._courier.roster, [name for name, _, _ in digests.tables])
+                if not self._begun:
+                    self._begun = True
+                    self._run.put(wire.Digests(tuple(table for table in digests.tables if table[0] in names)))
+                for name in names if rest is None else sorted(rest):
+                    have[name] = self._sent.get(name, Vector()).copy()
+                    if oldest_ms is not None and name != SCHEMA_TABLE:
+                        _cover_older(have[name], known.get(name), oldest_ms)
+                return have
+
+            await record(self._courier.surroundings, self._courier.links, choose, self._take)
+            for name in [name for name in have if name in self._vectors]:
+                sent = self._sent.setdefault(name, Vector())
+                for site, (after, upto) in self._vectors[name].missing_from(have.pop(name)):
+                    sent.add(site, after, upto)
+            rest = have
+
+    async def _take(self, message: wire.Plan | wire.Chunk | wire.Done) -> None:
+        match message:
+            case wire.Done(vectors, collected):
+                self._vectors |= dict(vectors)
+                self._collected |= dict(collected)
+            case wire.Chunk():
+                self._run.put(message)
+                await self._run.flush()
+            case wire.Plan():
+                pass
+
+    async def end(self) -> Packed:
+        """Append the end of the parcel."""
+        vectors = tuple(sorted(self._vectors.items()))
+        run = self._run
+        run.put(wire.Done(vectors, tuple(sorted(self._collected.items()))))
+        await run.flush(all_of_it=True)
+        return Packed(run.envelopes, run.size, self._left_out, run.position, vectors)
+
+
+class Run:
+    """A run of envelopes of one kind: messages that belong together."""
+
+    def __init__(self, courier: Courier, kind: Kind, previous: int, floor: int) -> None:
+        self._courier = courier
+        self._kind = kind
+        self._floor = floor
+        self._writer = StreamWriter(courier.roster.identity, kind, previous)
+        self.appended: list[tuple[int, int]] = []  # position, bytes
+
+    @property
+    def envelopes(self) -> int:
+        """How many envelopes are in the mailbox."""
+        return len(self.appended)
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return sum(size for _, size in self.appended)
+
+    @property
+    def position(self) -> int:
+        """The position of the last envelope, or of the one before the run."""
+        return self._writer.previous
+
+    def put(self, message: wire.Message) -> None:
+        """Add a message of a round, in parts if it is long."""
+        for piece in cut(message):
+            self._writer.put(wire.encode(piece))
+
+    def put_bytes(self, payload: bytes) -> None:
+        """Add another message."""
+        self._writer.put(payload)
+
+    async def flush(self, *, all_of_it: bool = False) -> None:
+        """Append the envelopes that are full, or all.
+
+        Raises:
+            MailboxError, NodeError: the rest is not in the mailbox, and nobody reads a run without its end.
+        """
+        courier = self._courier
+        while self._writer.is_full or (all_of_it and self._writer.queued):
+            keys = courier.keys()
+            stream = self._kind.stream(keys, courier.roster.own_id)
+            envelope = self._writer.next_envelope(keys, self._floor)
+            assert envelope is not None
+            position, data = envelope
+            if not await courier.surroundings.storage(courier.mailbox.append, keys.mesh, stream, position, data):
+                raise NodeError("another program of this node writes to this mailbox; wait until it has ended")
+            self._writer.on_appended(position)
+            self.appended.append((position, len(data)))
+
+
+def _vectors(replica: Replica) -> dict[str, Vector]:
+    return {name: replica.vector(name) for name in replica.tables}
+
+
+def _cover_older(vector: Vector, known: Vector | None, oldest_ms: int) -> None:
+    """Let a vector cover what is older than a Unix time, of all sites that this node knows."""
+    for site, _ in [] if known is None else known.items():
+        vector.add(site, 0, hlc_from_ms(max(oldest_ms, 0)))
+
+
+class Ending:
+    """Looks for the `Done` of a run of envelopes, whose parts may be in several of them."""
+
+    def __init__(self) -> None:
+        self._joiner = Joiner()
+
+    def feed(self, opened: Opened) -> wire.Done | None:
+        """Return the `Done` if this envelope ends with it."""
+        ending: wire.Done | None = None
+        for payload in opened.payloads:
+            message = wire.decode(payload)
             whole = message.message if isinstance(message, wire.Part) else message
-            begun = begun or not isinstance(whole, wire.Digests)
-            if not begun:
-                continue
-            link.send(payload)
-            while isinstance(message, wire.Chunk):
-                answer = await link.receive(ANSWER_S)
-                if not isinstance(answer, bytes):
-                    return (
-                        f"the node dropped it: {answer}"
-                        if answer
-                        else "the file takes no rows now; see 'mycomesh status'"
-                    )
-                if isinstance(wire.decode(answer), wire.Ack):
-                    break
-        return ""
+            joined = self._joiner.on_message(message, len(payload)) if isinstance(whole, wire.Done) else None
+            ending = joined if isinstance(joined, wire.Done) else None
+        return ending

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.control.metrics_server import MetricsServer
     from mycomesh.mesh.node.home import Home
+    from mycomesh.mesh.node.mailbox_host import GatewayHost
     from mycomesh.mesh.node.snapshot import Snapshot
 
 __all__ = ["Daemon", "as_node_errors", "enrol", "serve"]
@@ -158,6 +159,7 @@ class Daemon:
         self._home_watch = HomeWatch(home, self._control, self._notify)
         self._node: ServingNode | None = None
         self._children: Children | None = None
+        self._gateway: GatewayHost | None = None
         self._identity: Identity | None = None
         loop = asyncio.get_running_loop()
         self._ending = _Ending(loop.create_future(), loop.create_future())
@@ -238,7 +240,7 @@ class Daemon:
         self._addresses = dict.fromkeys(known)
         clock_notes = ClockNotes(self._home.state / "clocks")
         credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.membership())
-        callbacks = NodeCallbacks(self._on_notice, self._on_failure, self._on_membership)
+        callbacks = NodeCallbacks(self._on_notice, self._on_failure, self._on_membership, self._on_commit)
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
         await node.start(known)
         self._node = node
@@ -252,9 +254,12 @@ class Daemon:
             watchdog.start()
             if self._config.children:
                 self._start_children()
+            self._start_gateway(node)
             await self._ending.requested
         finally:
             watchdog.stop()
+            if self._gateway is not None:
+                await self._gateway.close()
             if self._children is not None:
                 await self._children.close()
             self._node = None
@@ -268,6 +273,18 @@ class Daemon:
         module = importlib.import_module("mycomesh.mesh.node.children")
         self._children = module.Children(self._config.children, self._home, self._notify)
         self._children.start()
+
+    def _start_gateway(self, node: ServingNode) -> None:
+        """Start the gateway to the mailbox of config.toml. The modules are loaded only then, to save memory."""
+        base = self._config.base
+        if base is not None:
+            module = importlib.import_module("mycomesh.mesh.node.mailbox_host")
+            self._gateway = module.open_gateway(node, base, self._notify)
+            self._gateway.start()
+
+    def _on_commit(self) -> None:
+        if self._gateway is not None:
+            self._gateway.on_commit()
 
     async def _stop(self, node: ServingNode) -> None:
         """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
@@ -478,6 +495,7 @@ class Daemon:
             accounts=() if snapshot is None else snapshot.accounts,
             readers=() if snapshot is None else snapshot.readers,
             children=() if self._children is None else self._children.views,
+            mailboxes=() if self._gateway is None else (self._gateway.view(),),
             revoked=membership is not None and membership.is_revoked,
         )
 

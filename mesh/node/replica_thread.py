@@ -125,6 +125,10 @@ class ReplicaThread:
         """Run a request on the replica and publish what it changed; return its result."""
         return await self._call(lambda: self._run(request))
 
+    async def query(self, request: Callable[[Replica], T]) -> T:
+        """Run a short request on the replica that publishes nothing; return its result."""
+        return await self._call(lambda: request(self._replica))
+
     async def drain(self) -> None:
         """Stamp and publish local writes before the end, as many as the time allows.
 

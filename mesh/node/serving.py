@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.events import Close, MembershipChanged, Notice, PurgeWrites, RevokeMembers
+from mycomesh.mesh.events import CertificatesFound, Close, MembershipChanged, Notice, PurgeWrites, RevokeMembers
 from mycomesh.mesh.node.clock_notes import NOTE_EVERY_S, ClockNotes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
@@ -88,6 +88,7 @@ class NodeCallbacks:
     on_notice: Callable[[Notice], None]
     on_failure: Callable[[BaseException], None]  # the node cannot continue
     on_membership: Callable[[MembershipChanged], None]  # must store the change before it returns
+    on_commit: Callable[[], None] = lambda: None  # some program, or this node, has committed to the file
 
 
 class ServingNode:
@@ -260,6 +261,14 @@ class ServingNode:
         """Run a request on the replica and publish what it changed; return its result."""
         return await self._replica.run(request)
 
+    async def query_replica(self, request: Callable[[Replica], T]) -> T:
+        """Run a short request on the replica that publishes nothing; return its result."""
+        return await self._replica.query(request)
+
+    def learn(self, certificate: bytes) -> None:
+        """Record a certificate that came over no link, before anything of its member."""
+        self._shell.feed(CertificatesFound((certificate,)))
+
     def names_by_site(self) -> dict[str, str]:
         """Return the members' names by the first 16 hexadecimal digits of their node ids, with which their sites begin."""
         peers = {peer.node_id.hex()[:16]: peer.name for peer in self._mesh.peers(clock()[0])}
@@ -301,6 +310,7 @@ class ServingNode:
         self._idle_trim.touch()  # merges write to the file too, while the comparisons of an idle node do not
         self._replica.submit(CommitSeen(writing=True))
         self._commit_poll.hint()
+        self._callbacks.on_commit()
 
     def _on_replaced(self) -> None:
         text = f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"

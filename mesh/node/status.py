@@ -18,11 +18,13 @@ __all__ = [
     "AccountView",
     "ChildView",
     "LinkView",
+    "MailboxView",
     "PeerView",
     "ProgressView",
     "ReaderView",
     "ScrubView",
     "Status",
+    "StreamView",
     "TableView",
     "TroubleView",
     "WritePosition",
@@ -157,6 +159,50 @@ class ChildView:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamView:
+    """The progress of a gateway with the stream of another node in its mailbox.
+
+    base: the name of the other's base, "" if it has none or it is not known yet.
+    position: everything up to here was read. waiting, lag_s: envelopes after it, and by how much the newest is younger.
+    bytes, taken, copies, refused: bytes read, runs of changes taken in, runs that brought nothing new, envelopes refused.
+    why, behind: what it waits for or refused last, and the tables that do not follow.
+    proved_s_ago: when both had the same rows in all tables, None if that was not seen yet.
+    """
+
+    member: str
+    base: str
+    node_id: str
+    position: int
+    waiting: int
+    lag_s: float
+    bytes: int
+    taken: int
+    copies: int
+    refused: int
+    why: str
+    behind: tuple[str, ...]
+    proved_s_ago: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxView:
+    """The mailbox of a gateway: its URL, the name of this base, and starting, running or waiting, with the reason.
+
+    envelopes, bytes, parcels: appended since the start. kept_bytes: what this node has in the mailbox.
+    """
+
+    url: str
+    base: str
+    state: str
+    text: str
+    envelopes: int
+    bytes: int
+    parcels: int
+    kept_bytes: int
+    streams: tuple[StreamView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ScrubView:
     """The last complete scrub: when it ended, how many uncaptured rows it found, and in which tables."""
 
@@ -207,6 +253,7 @@ class Status:
     accounts: tuple[AccountView, ...] = ()
     readers: tuple[ReaderView, ...] = ()
     children: tuple[ChildView, ...] = ()
+    mailboxes: tuple[MailboxView, ...] = ()
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -233,6 +280,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),
+            "mailboxes": tuple(_mailbox(each) for each in value.get("mailboxes", ())),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})
@@ -242,6 +290,13 @@ def from_json(value: dict[str, Any]) -> Status:
 
 def _scrub(value: dict[str, Any]) -> ScrubView:
     return ScrubView(**{**_known(ScrubView, value), "tables": tuple(value["tables"])})
+
+
+def _mailbox(value: dict[str, Any]) -> MailboxView:
+    streams = tuple(
+        StreamView(**{**_known(StreamView, each), "behind": tuple(each["behind"])}) for each in value.get("streams", ())
+    )
+    return MailboxView(**{**_known(MailboxView, value), "streams": streams})
 
 
 def _peer(value: dict[str, Any]) -> PeerView:

@@ -6,14 +6,17 @@ queue instead of to the mesh.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.node.surroundings import Signal
 from mycomesh.sync.events import Action, DropLink, Event, LinkClosed, LinkOpened, MessageReceived, Send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from mycomesh.mesh.node.surroundings import Surroundings
 
 __all__ = ["NUMBERS_FROM", "VirtualLink", "VirtualLinks"]
 
@@ -26,18 +29,27 @@ class VirtualLink:
     def __init__(self, number: int, submit: Callable[[Event], None]) -> None:
         self._number = number
         self._submit = submit
-        self.queue: asyncio.Queue[bytes | str] = asyncio.Queue()
+        self._queue: deque[bytes | str] = deque()
+        self._arrived = Signal()
 
     def send(self, payload: bytes) -> None:
         """Let the exchange handle a message of a peer."""
         self._submit(MessageReceived(self._number, payload))
 
-    async def receive(self, seconds_max: float) -> bytes | str | None:
+    def put(self, answer: bytes | str) -> None:
+        """Take a message of the exchange, or, as text, why it dropped the link."""
+        self._queue.append(answer)
+        self._arrived.set()
+
+    async def receive(self, surroundings: Surroundings, ms_max: int) -> bytes | str | None:
         """Return the next message of the exchange; text if it dropped the link, and why; None if nothing came in time."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds_max):
-                return await self.queue.get()
-        return None
+        end_ms = surroundings.clock()[0] + ms_max
+        while not self._queue:
+            left_ms = end_ms - surroundings.clock()[0]
+            if left_ms <= 0:
+                return None
+            await surroundings.wait(self._arrived, left_ms)
+        return self._queue.popleft()
 
 
 class VirtualLinks:
@@ -68,5 +80,5 @@ class VirtualLinks:
             if not isinstance(action, Send | DropLink) or action.link < NUMBERS_FROM:
                 others.append(action)
             elif action.link in self._links:
-                self._links[action.link].queue.put_nowait(action.payload if isinstance(action, Send) else action.reason)
+                self._links[action.link].put(action.payload if isinstance(action, Send) else action.reason)
         return others

@@ -51,6 +51,7 @@ UNCERTIFIED_BYTES_MAX = 4 << 20
 PIECE_BYTES = 48 << 10  # records in one message: they fit one frame, so urgent messages need not wait long
 GATHER_MS = 50  # news is collected this long: one message carries many, and skips peers that sent it meanwhile
 GATHER_BUSY_MS = 500  # least time between two relays of link-states: while a mesh forms or heals, all of them are news
+_NO_LINK = -1
 # Rate of one member's requests for lists: two at link-up, then one at each news of certificates. A reply may have 300 KB.
 ANSWER_EVERY_MS = 500
 ANSWERS_AT_ONCE = 16
@@ -107,7 +108,7 @@ class Overlay:
         self._certificates_to_relay: dict[bytes, tuple[bytes, int]] = {}
         self._relay_certificates_ms: int | None = None
         # The link that brought certificates last. Before them, we skipped link-states of those members, so ask it again.
-        self._recheck_link = -1
+        self._recheck_link = _NO_LINK
         self._relay_not_before_ms = 0  # the last relay of link-states may still be in flight
         self.membership = membership
         self.roster = membership.roster
@@ -229,6 +230,10 @@ class Overlay:
             self._uncertified_bytes -= len(batch.payload)
             results += self._on_batch(link, batch, now_ms)
         return results
+
+    def record_certificates(self, raws: tuple[bytes, ...], now_ms: int, wall_ms: int) -> list[Result]:
+        """Record certificates that came over no link, and relay those that are new."""
+        return self._on_certificates(_NO_LINK, raws, now_ms, wall_ms)
 
     def _on_certificates(self, link: int, raws: tuple[bytes, ...], now_ms: int, wall_ms: int) -> list[Result]:
         results: list[Result] = []
@@ -361,7 +366,7 @@ class Overlay:
             results += (Send(link, LinkStates(piece), 1) for piece in _pieces(records))
         if self._recheck_link in self._links:
             results.append(Send(self._recheck_link, LinkStatesHave(self.topology.versions()), 1))
-        self._recheck_link = -1
+        self._recheck_link = _NO_LINK
         self._records_to_relay.clear()
         self._relay_records_ms = None
         return results

@@ -34,6 +34,9 @@ SAID = (
     (faults.Revoke(1, 4), "node4 is revoked"),
     (faults.Purge(1, 4, 0.5), "node4 is revoked, and its writes since 0.5 s are dropped"),
     (faults.Betray(1, 4, ("digests", "audits")), "node4 begins to lie in its digests, audits"),
+    (faults.MailboxDoes(1, ("lies", "loses")), "the mailbox does wrong: lies, loses"),
+    (faults.MailboxDoes(1, ()), "the mailbox is honest again"),
+    (faults.Window(1, 2, opens=False), "the way of base 2 to the mailbox closes"),
     (faults.ClockSet(1, 4, Clock(-1_500, 20)), "the clock of node4 jumps: -1.5 s off, +20 ppm"),
 )
 

@@ -10,20 +10,20 @@ import random
 import pytest
 
 from mycomesh.mesh.mailbox import streams
+from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.membership.roster import Roster
-from mycomesh.mesh.node import courier
+from mycomesh.mesh.node import recording
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.virtual_links import VirtualLink, VirtualLinks
+from mycomesh.mesh.node.virtual_links import VirtualLinks
 from mycomesh.sync.events import Notice
-from mycomesh.sync.wire import messages as wire
-from tests.mesh.pipes import WALL_MS, mesh_of
+from tests.mesh.node.surroundings import WorldSurroundings
+from tests.mesh.pipes import mesh_of
 from tests.sync.exchanges import World
 from tests.sync.scale import sweep
 
 SEEDS = sweep(range(500), 8)
-STEP_MS = 50
 
 
 class Storage:
@@ -85,7 +85,14 @@ class Bases(World):
             roster = Roster(identity)
             for each in identities:
                 roster.add(each.certificate)
-            self.couriers.append(Courier(identity, roster, (identity.secret,), links))
+            keys = EnvelopeKeys(identity.mesh_id, identity.secret, (identity.secret,))
+            around = WorldSurroundings(self, node)
+            self.couriers.append(Courier(None, roster, lambda keys=keys: keys, links, around))
+
+    def courier(self, number, storage):
+        """Return the courier of a base, with a mailbox."""
+        self.couriers[number].mailbox = storage
+        return self.couriers[number]
 
     def do(self, node, event):
         actions = node.exchange.handle(event, self.now, node.peer.wall_ms + self.now)
@@ -99,15 +106,6 @@ def bases(tmp_path, monkeypatch):
     """Return a function that makes bases, whose couriers wait in virtual time."""
     made = []
 
-    async def receive(link, seconds_max):
-        for _ in range(0, int(1000 * seconds_max) + 1, STEP_MS):
-            if not link.queue.empty():
-                return link.queue.get_nowait()
-            made[-1].run(STEP_MS)
-        return None
-
-    monkeypatch.setattr(VirtualLink, "receive", receive)
-    monkeypatch.setattr(courier, "clock", lambda: (0, WALL_MS + made[-1].now))
     monkeypatch.setattr(streams, "GATHER_BYTES", 300)  # many envelopes a parcel
 
     def make(count):
@@ -136,11 +134,11 @@ async def use(world, storage, number, rng):
     """Export, import or both, as a courier would. A lying mailbox may cause a clear error, never another exception."""
     if rng.random() < 0.6:
         try:
-            await world.couriers[number].export(storage)
+            await world.courier(number, storage).export()
         except (MailboxError, NodeError):
             assert storage.lies
     if rng.random() < 0.6:
-        taken = await world.couriers[number].take_in(storage)
+        taken = await world.courier(number, storage).take_in()
         assert storage.lies or all(each.state == "read" for each in taken), taken
 
 
@@ -148,9 +146,9 @@ async def live(world, storage, rng):
     """Run a lying time, then an honest one; return the oracle's rows."""
     oracle = {}
     world.write(world.nodes[0], "CREATE TABLE t(id TEXT PRIMARY KEY, v)")
-    await world.couriers[0].export(storage)
-    for each in world.couriers[1:]:
-        await each.take_in(storage)
+    await world.courier(0, storage).export()
+    for number in range(1, len(world.nodes)):
+        await world.courier(number, storage).take_in()
     storage.lies = True
     for _ in range(25):
         number = rng.randrange(len(world.nodes))
@@ -158,10 +156,10 @@ async def live(world, storage, rng):
         world.run(rng.randrange(2_000))
         await use(world, storage, number, rng)
     storage.lies = False
-    for each in world.couriers:
-        await each.export(storage)
-    for each in world.couriers:
-        await each.take_in(storage)
+    for number in range(len(world.nodes)):
+        await world.courier(number, storage).export()
+    for number in range(len(world.nodes)):
+        await world.courier(number, storage).take_in()
     return oracle
 
 
@@ -186,16 +184,18 @@ def test_bases_agree_after_a_lying_mailbox(bases, seed):
     assert not any("site.renewed" in node.noticed() for node in world.nodes)
 
 
-def test_the_oracle_notices_a_chunk_left_out(bases, monkeypatch):
-    whole = Courier._messages
+def test_the_oracle_notices_chunks_left_out(bases, monkeypatch):
+    replayed = recording._replay_once
 
-    def without_chunks(self, mailbox, parcel):
-        for payload, message in whole(self, mailbox, parcel):
-            if not isinstance(message, wire.Chunk) or not began or self._identity.name != "n1":
-                yield payload, message
+    async def without_chunks(surroundings, link, done, names, chunks):
+        async def none():
+            for each in ():
+                yield each
+
+        return await replayed(surroundings, link, done, names, chunks if not began else none)
 
     rng, world, began = random.Random(1), bases(3), []
-    monkeypatch.setattr(Courier, "_messages", without_chunks)
+    monkeypatch.setattr(recording, "_replay_once", without_chunks)
     monkeypatch.setattr(
         world, "run", lambda ms, run=world.run: (began.append(ms) if rows_of_any(world) else None, run(ms))
     )

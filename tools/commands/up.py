@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"serve the web console too, such as 127.0.0.1:{config.CONSOLE_PORT_DEFAULT}; see 'mycomesh web'",
     )
+    parser.add_argument(
+        "--mailbox",
+        metavar="URL",
+        help="be a gateway to this mailbox, such as dir:/media/share: it carries changes to and from other bases",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log debug events too")
 
 
@@ -114,6 +119,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         log_format=args.log_format,
         metrics=args.metrics,
         web=args.web,
+        mailbox=args.mailbox,
         **network_overrides(args),
     )
     serve(home, args.file, settings)

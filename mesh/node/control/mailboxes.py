@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.mailbox.storages import open_mailbox
-from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.credentials import mailbox_credentials
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.mailbox_host import courier_of
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.serving import ServingNode
@@ -28,14 +26,13 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
     action, url, credentials = request.get("action"), request.get("url"), request.get("credentials")
     if action not in ("export", "import") or not isinstance(url, str) or not isinstance(credentials, str | None):
         raise NodeError("a mailbox request needs 'action' and 'url'; use the same version for node and command")
-    membership = node.membership
-    roster = membership.roster
-    courier = Courier(roster.identity, roster, membership.secrets(clock()[1]), node.virtual_links)
     mailbox = open_mailbox(url, mailbox_credentials(None if credentials is None else Path(credentials)))
+    courier, surroundings = courier_of(node, mailbox)
     try:
         if action == "export":
-            packed = await courier.export(mailbox)
+            packed = await courier.export()
             return {"envelopes": packed.envelopes, "bytes": packed.size, "left_out": packed.left_out}
-        return {"parcels": [asdict(each) for each in await courier.take_in(mailbox)]}
+        return {"parcels": [asdict(each) for each in await courier.take_in()]}
     finally:
-        await asyncio.to_thread(mailbox.close)
+        await surroundings.storage(mailbox.close)
+        surroundings.close()

@@ -1,202 +1,139 @@
-"""Streams: every envelope is delivered once or reported as missing, whatever the storage does."""
+"""Streams: what a member has signed for one place is read there, and nothing else is."""
 
 import random
-from dataclasses import replace
 
 import pytest
 
-from mycomesh.mesh.mailbox import streams
-from mycomesh.mesh.mailbox.envelope import Contents, EnvelopeKeys, seal
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.mailbox.envelope import BATCHES_MAX, Contents, EnvelopeKeys, open_envelope, seal
 from mycomesh.mesh.mailbox.mailbox import Listed
-from mycomesh.mesh.mailbox.streams import AHEAD_MAX, GAP_MS, GATHER_BYTES, REFUSED_MAX, StreamReader, StreamWriter
+from mycomesh.mesh.mailbox.streams import GATHER_BYTES, POSITION_SHIFT, Kind, StreamWriter, open_signed
+from mycomesh.mesh.membership.roster import Roster
 from mycomesh.mesh.messages import Batch
+from tests.mesh.pipes import WALL_MS, mesh_of
 
-KEYS = EnvelopeKeys(bytes(16), b"\x01" * 32, (b"\x01" * 32,))
-STREAM = KEYS.stream_of(bytes(16))
-BATCH = Batch(bytes(16), 2, True, bytes(64), b"payload")
-FOLLOWING = {"AHEAD_MAX": 8, "REFUSED_MAX": 8}
-
-
-def numbered(number, size=8):
-    return replace(BATCH, payload=number.to_bytes(8, "big") + bytes(size - 8))
+(ALPHA, BRAVO, CHARLIE), _ = mesh_of(3)
+KEYS = EnvelopeKeys(ALPHA.mesh_id, ALPHA.secret, (ALPHA.secret,))
+FLOOR = WALL_MS << POSITION_SHIFT
 
 
-def writer(last=0):
-    return StreamWriter(STREAM, last, lambda origin: b"of " + origin)
+def reader():
+    roster = Roster(BRAVO)
+    return lambda raw: roster.verify(raw, WALL_MS)
 
 
-def written(count):
-    """Return the envelopes of `count` batches, one each, by position."""
-    writing, stored = writer(), {}
-    for number in range(count):
-        writing.put(numbered(number))
-        position, data = writing.next_envelope(KEYS, 1_000 + number // 3)
-        stored[position] = data
-        writing.on_appended(position)
+def written(payloads, kind=Kind.LIVE, previous=0, identity=ALPHA):
+    """Return the envelopes of messages, by position."""
+    writer, stored = StreamWriter(identity, kind, previous), {}
+    for payload in payloads:
+        writer.put(payload)
+    while (envelope := writer.next_envelope(KEYS, FLOOR)) is not None:
+        stored[envelope[0]] = envelope[1]
+        writer.on_appended(envelope[0])
     return stored
 
 
-def listed(positions):
-    return [Listed(STREAM, position, 0) for position in positions]
+def opened(position, data, kind=Kind.LIVE, identity=ALPHA):
+    return open_signed(KEYS, reader(), Listed(kind.stream(KEYS, identity.node_id), position, len(data)), data)
 
 
-def read_pass(reader, stored, now_ms):
-    """Read once what the storage shows; return the numbers of the batches, and whether a gap was reported."""
-    numbers = []
-    for each in reader.wanted(listed(stored)):
-        contents = reader.read(KEYS, each.position, stored[each.position])
-        numbers += [] if contents is None else [int.from_bytes(batch.payload, "big") for batch in contents.batches]
-    return numbers, reader.advance(now_ms)
+@pytest.mark.parametrize("kind", Kind)
+def test_messages_are_read_where_they_were_written(kind):
+    stored = written([b"one", b"two", bytes(GATHER_BYTES), b"three"], kind, previous=7)
+    read = [opened(position, data, kind) for position, data in stored.items()]
+    assert [each.previous for each in read] == [7, *list(stored)[:-1]]
+    assert [each.position for each in read] == list(stored)
+    assert [payload for each in read for payload in each.payloads] == [b"one", b"two", bytes(GATHER_BYTES), b"three"]
+    assert {each.author.node_id for each in read} == {ALPHA.node_id}
+    assert {each.kind for each in read} == {kind}
 
 
-def test_a_stream_read_in_order_has_no_gap():
-    stored, reader = written(20), StreamReader(STREAM)
-    assert read_pass(reader, stored, 0) == (list(range(20)), False)
-    assert read_pass(reader, stored, GAP_MS * 2) == ([], False)
-    assert reader.position == max(stored)
+def test_messages_are_gathered_up_to_the_limits():
+    assert [len(opened(*each).payloads) for each in written([b"x"] * (BATCHES_MAX + 1)).items()] == [BATCHES_MAX, 1]
+    half = bytes(GATHER_BYTES // 2)
+    assert [len(opened(*each).payloads) for each in written([half, half, b"x"]).items()] == [2, 1]
 
 
-def test_batches_are_gathered_and_the_large_travel_alone():
-    writing = writer()
-    for size in (GATHER_BYTES // 2, GATHER_BYTES // 2, 8, 3 * GATHER_BYTES, 8):
-        writing.put(numbered(0, size))
-    counts, reader = [], StreamReader(STREAM)
-    while (envelope := writing.next_envelope(KEYS, 5)) is not None:
-        counts.append(len(reader.read(KEYS, *envelope).batches))
-        writing.on_appended(envelope[0])
-    assert counts == [2, 1, 1, 1]
-    assert writing.queued == 0
+def test_an_envelope_that_was_not_stored_comes_again():
+    writer = StreamWriter(ALPHA, Kind.LIVE, 0)
+    writer.put(b"one")
+    first = writer.next_envelope(KEYS, FLOOR)
+    writer.put(b"two")
+    position, data = writer.next_envelope(KEYS, FLOOR)
+    assert position == first[0]
+    assert opened(position, data).payloads == (b"one", b"two")
+    assert not writer.is_full
+    writer.on_appended(position)
+    assert (writer.queued, writer.next_envelope(KEYS, FLOOR)) == (0, None)
 
 
-def test_an_envelope_carries_its_origins_certificates_once():
-    writing = writer()
-    for origin in (b"a" * 16, b"b" * 16, b"a" * 16):
-        writing.put(replace(BATCH, origin=origin))
-    position, data = writing.next_envelope(KEYS, 5)
-    assert StreamReader(STREAM).read(KEYS, position, data).certificates == (b"of " + b"a" * 16, b"of " + b"b" * 16)
+def test_positions_never_go_back_with_the_clock():
+    writer = StreamWriter(ALPHA, Kind.LIVE, FLOOR + 50)
+    writer.put(b"one")
+    assert writer.next_envelope(KEYS, FLOOR)[0] == FLOOR + 51
 
 
-def test_a_taken_position_is_followed_by_a_later_one():
-    writing = writer()
-    writing.put(BATCH)
-    position, _ = writing.next_envelope(KEYS, 5)
-    writing.on_taken(position)
-    later, data = writing.next_envelope(KEYS, 5)
-    assert later == position + 1
-    assert StreamReader(STREAM).read(KEYS, later, data).previous == position
+def test_the_two_streams_of_a_member_differ():
+    streams = {kind: kind.stream(KEYS, ALPHA.node_id) for kind in Kind}
+    assert streams[Kind.PARCEL] != streams[Kind.LIVE] == streams[Kind.STATEMENT]
 
 
-def test_a_batch_put_while_another_is_stored_stays_queued(monkeypatch):
-    monkeypatch.setattr(streams, "QUEUE_BYTES_MAX", 20)
-    writing = writer()
-    writing.put(numbered(1))
-    position, _ = writing.next_envelope(KEYS, 5)
-    for number in (2, 3, 4):
-        writing.put(numbered(number))
-    writing.on_appended(position)
-    contents = StreamReader(STREAM).read(KEYS, *writing.next_envelope(KEYS, 6))
-    assert [int.from_bytes(batch.payload, "big") for batch in contents.batches] == [4]
-    assert writing.skipped == 2
+def resealed(change, at=None, kind=Kind.LIVE, stream_of=ALPHA):
+    """Let a former member, who knows the secret, seal changed contents again."""
+    ((position, data),) = written([b"one", b"two", b"three"]).items()
+    stream = Kind.LIVE.stream(KEYS, ALPHA.node_id)
+    contents = open_envelope(KEYS, stream, position, data)
+    place = position if at is None else at
+    target = kind.stream(KEYS, stream_of.node_id)
+    return place, seal(KEYS, target, place, change(contents)), kind, stream_of
 
 
-def test_a_full_queue_drops_the_oldest_batches(monkeypatch):
-    monkeypatch.setattr(streams, "QUEUE_BYTES_MAX", 24)
-    writing = writer()
-    for number in range(3):
-        writing.put(numbered(number))
-    assert (writing.queued, writing.skipped) == (3, 0)
-    writing.put(numbered(3))
-    assert (writing.queued, writing.skipped) == (3, 1)
-    writing.put(numbered(4, 100))  # one batch beyond the limit still travels
-    assert (writing.queued, writing.skipped) == (1, 4)
+def with_batches(change):
+    return lambda contents: Contents(contents.previous, contents.certificates, change(contents.batches))
 
 
-def test_a_truncated_stream_is_reported_after_a_wait():
-    stored, reader = written(5), StreamReader(STREAM)
-    del stored[min(stored)]
-    assert read_pass(reader, stored, 100) == ([1, 2, 3, 4], False)
-    assert read_pass(reader, stored, 100 + GAP_MS) == ([], True)
-    assert (reader.position, reader.gaps) == (max(stored), 1)
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        resealed(with_batches(lambda batches: batches[:2])),
+        resealed(with_batches(lambda batches: (*batches[:1], *batches[2:]))),
+        resealed(with_batches(lambda batches: (batches[1], batches[0], batches[2]))),
+        resealed(with_batches(lambda batches: (*batches, batches[0]))),
+        resealed(lambda contents: Contents(1, contents.certificates, contents.batches)),
+        resealed(lambda contents: contents, at=FLOOR + 9),
+        resealed(lambda contents: contents, kind=Kind.PARCEL),
+        resealed(lambda contents: contents, stream_of=BRAVO),
+        resealed(lambda contents: Contents(0, (CHARLIE.certificate.raw,), contents.batches)),
+        resealed(lambda contents: Contents(0, (), contents.batches)),
+        resealed(
+            with_batches(
+                lambda batches: tuple(
+                    Batch(each.origin, 3, each.direct, each.signature, each.payload) for each in batches
+                )
+            )
+        ),
+    ],
+)
+def test_what_was_not_signed_for_its_place_is_refused(forgery):
+    position, data, kind, stream_of = forgery
+    with pytest.raises(DecodeError):
+        opened(position, data, kind, stream_of)
 
 
-def test_a_late_envelope_closes_the_gap():
-    stored, reader = written(5), StreamReader(STREAM)
-    late = sorted(stored)[2]
-    rest = {position: data for position, data in stored.items() if position != late}
-    assert read_pass(reader, rest, 0) == ([0, 1, 3, 4], False)
-    assert read_pass(reader, stored, GAP_MS - 1) == ([2], False)
-    assert (reader.position, reader.gaps) == (max(stored), 0)
+def test_a_certificate_that_is_refused_is_an_error():
+    ((position, data),) = written([b"one"]).items()
+
+    def refuse(_raw):
+        raise CertificateError("revoked", "the member was revoked")
+
+    with pytest.raises(CertificateError):
+        open_signed(KEYS, refuse, Listed(Kind.LIVE.stream(KEYS, ALPHA.node_id), position, len(data)), data)
 
 
-def test_a_refused_envelope_is_counted_and_tried_again():
-    stored, reader = written(2), StreamReader(STREAM)
-    whole = stored[min(stored)]
-    stored[min(stored)] = whole[:-1]
-    assert read_pass(reader, stored, 0) == ([1], False)
-    assert read_pass(reader, stored, 1) == ([], False)
-    assert (reader.refused, reader.refusal) == (1, "envelope was changed, or no member sealed it")
-    stored[min(stored)] = whole
-    reader.retry_refused()
-    assert read_pass(reader, stored, 2) == ([0], False)
-
-
-def test_envelopes_ahead_of_a_gap_are_bounded(monkeypatch):
-    assert AHEAD_MAX == 4_096
-    monkeypatch.setattr(streams, "AHEAD_MAX", 8)
-    stored, reader = written(20), StreamReader(STREAM)
-    del stored[min(stored)]
-    numbers, gap = read_pass(reader, stored, 0)
-    assert (numbers, gap) == (list(range(1, 9)), True)  # full: the missing one is given up at once
-    assert read_pass(reader, stored, 0) == (list(range(9, 17)), False)
-
-
-def test_remembered_refusals_are_bounded(monkeypatch):
-    assert REFUSED_MAX == 1_024
-    monkeypatch.setattr(streams, "REFUSED_MAX", 8)
-    reader = StreamReader(STREAM)
-    for position in range(1, 21):
-        assert reader.read(KEYS, position, b"junk") is None
-    assert (reader.refused, len(reader._refused)) == (20, 8)
-
-
-def test_a_stream_that_claims_earlier_positions_moves_on():
-    reader, contents = StreamReader(STREAM, 50), Contents(3, (), (BATCH,))
-    assert reader.read(KEYS, 60, seal(KEYS, STREAM, 60, contents)) == contents
-    assert reader.advance(0) is False
-    assert reader.position == 60
-    assert reader.read(KEYS, 40, seal(KEYS, STREAM, 40, contents)) is None  # a replay
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_lying_storage_neither_doubles_nor_hides(seed):
-    """Storage loses, withholds, repeats, reorders, swaps and damages; the last envelope it shows at last, whole."""
-    rng, stored, reader = random.Random(seed), written(30), StreamReader(STREAM)
-    positions, numbers, gaps = sorted(stored), [], 0
-    lost = {position for position in positions[:-1] if rng.random() < 0.1}
-    for step in range(12):
-        shown = [position for position in positions[:-1] if position not in lost and rng.random() < 0.7]
-        shown += rng.choices(shown, k=3) if shown else []
-        rng.shuffle(shown)
-        for each in reader.wanted(listed(shown)):
-            data = stored[each.position]
-            match rng.randrange(6):
-                case 0:
-                    data = stored[rng.choice(positions)]
-                case 1:
-                    data = data[: rng.randrange(len(data))]
-                case _:
-                    pass
-            contents = reader.read(KEYS, each.position, data)
-            numbers += [] if contents is None else [int.from_bytes(contents.batches[0].payload, "big")]
-        reader.retry_refused()
-        gaps += reader.advance(step * 100)
-    assert gaps == 0  # not yet: what is missing may still come
-    whole = {position: data for position, data in stored.items() if position not in lost}
-    news, _ = read_pass(reader, whole, GAP_MS)
-    numbers += news
-    assert sorted(numbers) == [number for number, position in enumerate(positions) if position not in lost]
-    gap = reader.advance(3 * GAP_MS) or reader.gaps > 0
-    for passes in range(4, 40):
-        gap = reader.advance(passes * GAP_MS) or gap
-    assert gap == bool(lost)
-    assert reader.position == positions[-1]
+def test_damaged_envelopes_never_open():
+    rng = random.Random(1)
+    ((position, data),) = written([b"one"]).items()
+    for _ in range(200):
+        at = rng.randrange(len(data))
+        with pytest.raises(DecodeError):
+            opened(position, data[:at] + bytes((data[at] ^ 1 << rng.randrange(8),)) + data[at + 1 :])

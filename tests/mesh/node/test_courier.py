@@ -6,27 +6,21 @@ import pytest
 
 from mycomesh.mesh.errors import CertificateError, DecodeError
 from mycomesh.mesh.mailbox.directory import DirectoryMailbox
-from mycomesh.mesh.mailbox.envelope import Contents, EnvelopeKeys, seal
+from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
+from mycomesh.mesh.mailbox.streams import Kind, StreamWriter
 from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.revocations import Revocation
 from mycomesh.mesh.membership.roster import Roster
-from mycomesh.mesh.messages import Batch, signed_part
-from mycomesh.mesh.node import courier
-from mycomesh.mesh.node.courier import PASSES_MAX, Courier, TakenIn
+from mycomesh.mesh.node.courier import Courier, TakenIn
 from mycomesh.mesh.node.virtual_links import VirtualLinks
-from mycomesh.sync.events import MessageReceived, Send
 from mycomesh.sync.wire import messages as wire
+from tests.mesh.node.surroundings import StillSurroundings
 from tests.mesh.pipes import WALL_MS, mesh_of
 
 (ALPHA, BRAVO, CHARLIE), ROOT_SEED = mesh_of(3)
 KEYS = EnvelopeKeys(ALPHA.mesh_id, ALPHA.secret, (ALPHA.secret,))
 DIGESTS, DONE = wire.encode(wire.Digests(())), wire.encode(wire.Done((), ()))
-
-
-@pytest.fixture(autouse=True)
-def fixed_clock(monkeypatch):
-    monkeypatch.setattr(courier, "clock", lambda: (0, WALL_MS))
-    monkeypatch.setattr(courier, "QUIET_S", 0.01)
+STREAM = KEYS.stream_of(ALPHA.node_id)
 
 
 @pytest.fixture
@@ -34,86 +28,82 @@ def mailbox(tmp_path):
     return DirectoryMailbox(tmp_path)
 
 
-def reading(links=None):
+def reading(mailbox):
     roster = Roster(BRAVO)
     roster.add(ALPHA.certificate)
     roster.add(CHARLIE.certificate)
-    return Courier(BRAVO, roster, (BRAVO.secret,), links or VirtualLinks(lambda _: None))
+    return Courier(mailbox, roster, lambda: KEYS, VirtualLinks(lambda _: None), StillSurroundings(NoTables()))
 
 
-def put(mailbox, position, payloads, *, previous=0, by=ALPHA, domain=b"parcel", stream_of=ALPHA, certificate=None):
-    batches = tuple(
-        Batch(by.node_id, 2, False, by.sign(domain, signed_part(2, payload, direct=False)), payload)
-        for payload in payloads
-    )
-    stream = KEYS.stream_of(stream_of.node_id)
-    contents = Contents(previous, ((certificate or by.certificate).raw,), batches)
-    assert mailbox.append(KEYS.mesh, stream, position, seal(KEYS, stream, position, contents))
-    return stream
+class NoTables:
+    """A replica that lacks nothing."""
+
+    inbox = type("Inbox", (), {"renew_site_if_behind": staticmethod(lambda _: False)})
+
+
+def put(mailbox, position, payloads, *, previous=0, by=ALPHA, kind=Kind.PARCEL):
+    writer = StreamWriter(by, kind, previous)
+    for payload in payloads:
+        writer.put(payload)
+    at, data = writer.next_envelope(KEYS, position)
+    assert at == position
+    assert mailbox.append(KEYS.mesh, kind.stream(KEYS, by.node_id), position, data)
+    return kind.stream(KEYS, by.node_id)
+
+
+def newest(mailbox, stream=STREAM):
+    return asyncio.run(reading(mailbox).newest(stream))
 
 
 def test_the_newest_complete_parcel_is_read(mailbox):
-    stream = put(mailbox, 10, [DIGESTS])
+    put(mailbox, 10, [DIGESTS])
     put(mailbox, 11, [DONE], previous=10)
     put(mailbox, 20, [DIGESTS])  # its end never reached the stick
-    author, parcel = reading()._newest(mailbox, stream)
-    assert (author, [each.position for each in parcel]) == (ALPHA.certificate, [10, 11])
+    parcel = newest(mailbox)
+    assert (parcel.author, [each.position for each in parcel.envelopes]) == (ALPHA.certificate, [10, 11])
     put(mailbox, 21, [DONE], previous=20)
-    assert [each.position for each in reading()._newest(mailbox, stream)[1]] == [20, 21]
+    assert [each.position for each in newest(mailbox).envelopes] == [20, 21]
 
 
 def test_a_parcel_with_a_hole_is_refused(mailbox):
     put(mailbox, 10, [DIGESTS])
-    stream = put(mailbox, 12, [DONE], previous=11)
+    put(mailbox, 12, [DONE], previous=11)
     with pytest.raises(DecodeError, match="no complete parcel"):
-        reading()._newest(mailbox, stream)
+        newest(mailbox)
 
 
-@pytest.mark.parametrize(
-    ("forgery", "reason"),
-    [
-        ({"domain": b"batch"}, "not signed by n0"),  # a live batch cannot pass for a parcel
-        ({"by": CHARLIE, "certificate": ALPHA.certificate}, "not signed by n0"),
-        ({"by": CHARLIE}, "stream of another member"),
-    ],
-)
-def test_what_its_member_has_not_signed_is_refused(mailbox, forgery, reason):
-    stream = put(mailbox, 10, [DIGESTS, DONE], **forgery)
-    with pytest.raises(DecodeError, match=reason):
-        reading()._newest(mailbox, stream)
+def test_the_end_may_be_in_several_envelopes(mailbox):
+    done = wire.Done((), ())
+    put(mailbox, 10, [DIGESTS, wire.encode(wire.Part(done))])
+    put(mailbox, 11, [DONE], previous=10)
+    assert newest(mailbox).done == done
+
+
+def test_live_changes_are_no_parcel(mailbox):
+    stream = put(mailbox, 10, [DONE], kind=Kind.LIVE)
+    assert newest(mailbox, stream) is None
+    assert newest(mailbox) is None
 
 
 def test_a_parcel_of_a_revoked_member_is_refused(mailbox):
-    stream = put(mailbox, 10, [DIGESTS, DONE])
-    reader = reading()
+    put(mailbox, 10, [DIGESTS, DONE])
+    reader = reading(mailbox)
     authority = Authority.of(ALPHA.certificate, ALPHA.root_public, ALPHA.node_seed, ROOT_SEED)
     revocation = Revocation.issue(ALPHA.certificate, authority, at_s=WALL_MS // 1_000)
-    reader._roster.revocations.add_revocation(revocation.raw)
+    reader.roster.revocations.add_revocation(revocation.raw)
     with pytest.raises(CertificateError):
-        reader._newest(mailbox, stream)
+        asyncio.run(reader.newest(STREAM))
+    assert [each.state for each in asyncio.run(reader.take_in())] == ["refused"]
 
 
-def test_tables_that_some_member_may_not_read_stay_home(monkeypatch):
-    reader = reading()
-    monkeypatch.setattr(Roster, "restricted_rights", lambda _: ((CHARLIE.node_id, (("secret*", "-"), ("*", "r"))),))
-    assert reader._readable(["drones", "secrets"]) == (["drones"], ("secrets",))
-
-
-def test_a_reader_that_never_has_enough_is_ended(mailbox):
+def test_a_parcel_teaches_its_author_before_its_rows(mailbox):
     put(mailbox, 10, [DIGESTS, DONE])
-    links = VirtualLinks(lambda event: asking(links, event))
-    passes = []
-
-    def asking(links, event):
-        if isinstance(event, MessageReceived) and event.payload == DIGESTS:
-            passes.append(event)
-            links.take([Send(event.link, wire.encode(wire.Vectors(())))])
-
-    taken = asyncio.run(reading(links).take_in(mailbox))
-    assert taken == [TakenIn("n0", "partly", "some tables are not here yet; run it again")]
-    assert len(passes) == PASSES_MAX
+    reader = reading(mailbox)
+    assert asyncio.run(reader.take_in()) == [TakenIn("n0", "read")]
+    assert set(reader.surroundings.learnt) == {ALPHA.certificate.raw}
 
 
-def test_own_parcels_are_not_taken_in(mailbox):
-    put(mailbox, 10, [DIGESTS, DONE], by=BRAVO, stream_of=BRAVO)
-    assert asyncio.run(reading().take_in(mailbox)) == []
+def test_own_streams_are_not_taken_in(mailbox):
+    put(mailbox, 10, [DIGESTS, DONE], by=BRAVO)
+    put(mailbox, 11, [DONE], by=BRAVO, kind=Kind.LIVE)
+    assert asyncio.run(reading(mailbox).take_in()) == []

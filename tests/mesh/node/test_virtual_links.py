@@ -4,6 +4,7 @@ import asyncio
 
 from mycomesh.mesh.node.virtual_links import NUMBERS_FROM, VirtualLinks
 from mycomesh.sync.events import DropLink, LinkClosed, LinkOpened, MessageReceived, Publish, Send
+from tests.mesh.node.surroundings import StillSurroundings
 
 
 def test_a_link_is_opened_fed_and_closed():
@@ -28,7 +29,8 @@ def test_other_actions_pass_in_their_order():
         assert links.take(mixed) == others
 
         async def received():
-            return [await link.receive(5), await link.receive(5), await link.receive(0.001)]
+            around = StillSurroundings()
+            return [await link.receive(around, 5_000) for _ in range(3)]
 
         assert asyncio.run(received()) == [b"mine", "broken", None]
     assert links.take([Send(NUMBERS_FROM, b"late")]) == []

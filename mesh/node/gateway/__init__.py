@@ -1,0 +1,1 @@
+"""Gateways: a node that carries its base's changes to and from a mailbox, all the time."""

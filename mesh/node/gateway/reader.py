@@ -1,0 +1,453 @@
+"""The reading half of a gateway: it follows the live streams of all others, and takes their parcels where that is not enough.
+
+A run is taken in when everything before it was, and when this node has what the run's gateway had from other streams.
+A stream with a hole waits `GAP_MS`, since folders are copied in any order; then the newest parcel fills it. Without such a
+parcel, the next statement asks its gateway for one.
+
+A table that this node cannot take in does not hold up the others: it falls behind in that stream until a parcel brings it.
+
+Invariants: a vector is taken only with everything that it covers. Whatever the storage does, each run is taken in whole or not
+at all, and reading it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX
+from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened
+from mycomesh.mesh.node.courier import Ending
+from mycomesh.mesh.node.gateway import statement
+from mycomesh.mesh.node.recording import AUDIT, lacking, replay
+from mycomesh.sync import errors as sync_errors
+from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.parts import Joiner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from mycomesh.mesh.mailbox.mailbox import Listed
+    from mycomesh.mesh.node.courier import Courier
+    from mycomesh.mesh.node.gateway.ledger import Ledger
+    from mycomesh.sync.crdt.version_vector import Vector
+    from mycomesh.sync.replica import Replica
+
+__all__ = ["GAP_MS", "LiveReader", "Stream"]
+
+GAP_MS = 60_000  # how long a missing envelope may still come
+RETRY_MS = 5_000  # between two tries of a run that waits
+LOOK_MS = 15_000  # between two looks for a parcel that is needed
+WANT_MS = 300_000  # between two requests for a parcel of one stream, doubled each time
+WANT_MS_LONGEST = 86_400_000
+REFUSED_MAX = 1_024  # positions of one stream whose envelope did not open, so that it is not fetched again and again
+REFUSED_MS = (
+    60_000  # then they are fetched again: the storage may have held half a file, or this node has learnt a secret
+)
+CACHE_BYTES = 2 << 20  # of a run that is kept between its first reading and its replay; a longer one is fetched again
+
+
+@dataclass(slots=True)
+class Stream:
+    """A live stream of another gateway, or the parcels of a node without a gateway."""
+
+    author: bytes = b""  # node id, b"" until an envelope has opened
+    member: str = ""
+    base: str = ""
+    kind: Kind = Kind.LIVE
+    waiting: int = 0  # envelopes that are listed and not passed
+    newest: int = 0  # position of the newest one
+    taken: int = 0  # runs and parcels since the start
+    copies: int = 0  # runs that brought nothing new
+    size: int = 0  # bytes read
+    refused: int = 0
+    why: str = ""  # what it waits for, or why the last envelope was refused
+    behind: dict[str, str] = field(default_factory=dict)  # tables that do not follow, and why
+    stuck_since_ms: int | None = None  # a hole, or a run that waits
+    parcel_from: int | None = None  # a parcel is needed that ends here or later
+    look_at_ms: int = 0  # when to look for it
+    want_at_ms: int = 0  # when to ask for it
+    want_ms: int = WANT_MS
+    peeked: int = 0  # position up to which envelopes beyond a hole were looked at
+    heard: int = 0  # position of the last statement whose requests were noted
+    doubts: dict[str, Vector] = field(default_factory=dict)  # table -> what a statement covers, and nothing has brought
+    doubted_ms: int = 0
+    proved_ms: int | None = None  # wall time of the last statement in which all tables were equal
+    receipts: dict[bytes, int] = field(default_factory=dict)
+    unopened: dict[int, int] = field(default_factory=dict)  # position -> when it did not open
+
+    def lag_ms(self, passed: int) -> int:
+        """Return how far the position lies behind the newest envelope."""
+        return max(0, (self.newest >> POSITION_SHIFT) - (passed >> POSITION_SHIFT)) if self.waiting else 0
+
+
+@dataclass(slots=True)
+class _LiveRun:
+    """A run that is being read: its envelopes, and the messages around its chunks."""
+
+    first: Opened
+    envelopes: list[Listed]
+    size: int
+    needed: tuple[tuple[str, Vector], ...] = ()
+    kept: list[bytes] | None = field(default_factory=list)
+    _ending: Ending = field(default_factory=Ending)
+    _joiner: Joiner = field(default_factory=Joiner)
+
+    def feed(self, opened: Opened) -> wire.Done | None:
+        """Read one envelope; return the end of the run if it is there."""
+        for payload in opened.payloads:
+            message = wire.decode(payload)
+            whole = message.message if isinstance(message, wire.Part) else message
+            if isinstance(whole, wire.Vectors):
+                self._ending = Ending()  # a run that broke off may stand before it: its rows do no harm, its end would
+                joined = self._joiner.on_message(message, len(payload))
+                self.needed = joined.vectors if isinstance(joined, wire.Vectors) else ()
+            elif isinstance(whole, wire.Chunk) and self.kept is not None:
+                self.kept.append(payload)
+        if self.size > CACHE_BYTES:
+            self.kept = None
+        return self._ending.feed(opened)
+
+
+class LiveReader:
+    """Reads the streams of one mailbox."""
+
+    def __init__(self, courier: Courier, ledger: Ledger) -> None:
+        self._courier = courier
+        self._ledger = ledger
+        self.streams: dict[bytes, Stream] = {}
+        self.parcel_wanted = False  # some other gateway asks for a parcel of this one
+        self.news = False  # something was taken in since the last statement
+        self.beside: dict[bytes, int] = {}  # gateways that append the same changes as this one -> when they last did
+
+    @property
+    def retry_ms(self) -> int | None:
+        """In how many milliseconds to read again although nothing may have come, None for no need."""
+        stuck = any(
+            stream.stuck_since_ms is not None or stream.unopened or stream.doubts or stream.parcel_from is not None
+            for stream in self.streams.values()
+        )
+        return RETRY_MS if stuck else None
+
+    def receipts(self) -> dict[bytes, int]:
+        """Return how far the streams were read that are in the mailbox."""
+        return {stream: self._ledger.passed[stream] for stream in self.streams if stream in self._ledger.passed}
+
+    def receipts_of(self, stream: bytes) -> tuple[int, ...]:
+        """Return how far each other gateway has read a stream."""
+        return tuple(
+            each.receipts.get(stream, 0) for each in self.streams.values() if each.kind is Kind.LIVE and each.author
+        )
+
+    def wanted(self) -> tuple[bytes, ...]:
+        """Return the live streams of which a parcel has to be asked for now."""
+        now_ms = self._courier.surroundings.clock()[0]
+        return tuple(
+            name
+            for name, stream in sorted(self.streams.items())
+            if stream.parcel_from is not None and stream.kind is Kind.LIVE and now_ms >= stream.want_at_ms
+        )
+
+    def on_asked(self, streams: Sequence[bytes]) -> None:
+        """Note that a statement has asked for parcels of these streams."""
+        now_ms = self._courier.surroundings.clock()[0]
+        for name in streams:
+            if name in self.streams:
+                stream = self.streams[name]
+                stream.want_at_ms = now_ms + stream.want_ms
+                stream.want_ms = min(2 * stream.want_ms, WANT_MS_LONGEST)
+
+    async def step(self) -> bool:
+        """Read what is new in all streams; return whether something was taken in.
+
+        Raises:
+            MailboxError, NodeError: the mailbox or the file cannot be used; what was read before stays.
+        """
+        courier, keys = self._courier, self._courier.keys()
+        listed = await courier.surroundings.storage(courier.mailbox.streams, keys.mesh)
+        own = keys.stream_of(courier.roster.own_id)
+        progress = False
+        for name in listed[:STREAMS_MAX]:
+            if name != own:
+                stream = self.streams.setdefault(name, Stream())
+                progress = await self._read(name, stream, listed) or progress
+        for name in [name for name in self.streams if name not in listed]:
+            del self.streams[name]
+        return progress
+
+    async def _read(self, name: bytes, stream: Stream, listed: Sequence[bytes]) -> bool:
+        """Read one stream; return whether something was taken in."""
+        courier, keys = self._courier, self._courier.keys()
+        passed = self._ledger.passed.get(name, 0)
+        news = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, name, passed)
+        stream.waiting, stream.newest = len(news), news[-1].position if news else stream.newest
+        if not stream.author and not (news and await self._meet(stream, news)):
+            return False
+        before = (passed, stream.taken)
+        if stream.kind is Kind.LIVE:
+            await self._settle_doubts(stream, passed)
+            await self._look_for_parcel(name, stream)
+            await self._follow(name, stream, news)
+        elif not news:
+            return False
+        elif keys.live_stream_of(stream.author) not in listed:
+            stream.parcel_from = 0
+            await self._take_parcel(name, stream)
+        else:  # its live stream brings all of it
+            stream.waiting = 0
+        return (self._ledger.passed.get(name, 0), stream.taken) != before
+
+    async def _meet(self, stream: Stream, news: Sequence[Listed]) -> bool:
+        """Learn from an envelope whose stream this is."""
+        for each in news:
+            opened = await self._open(stream, each)
+            if opened is not None:
+                stream.author, stream.member = opened.author.node_id, opened.author.name
+                stream.kind = Kind.PARCEL if opened.kind is Kind.PARCEL else Kind.LIVE
+                return True
+        return False
+
+    async def _open(self, stream: Stream, listed: Listed) -> Opened | None:
+        """Return an envelope, None if it does not open."""
+        now_ms = self._courier.surroundings.clock()[0]
+        at_ms = stream.unopened.get(listed.position)
+        if at_ms is not None and now_ms < at_ms + REFUSED_MS:
+            return None
+        try:
+            opened = await self._courier.open(listed)
+        except (DecodeError, CertificateError) as error:
+            stream.refused += at_ms is None
+            stream.why = str(error)
+            stream.unopened.pop(listed.position, None)
+            stream.unopened[listed.position] = now_ms
+            while len(stream.unopened) > REFUSED_MAX:
+                del stream.unopened[next(iter(stream.unopened))]
+            return None
+        stream.unopened.pop(listed.position, None)
+        stream.size += listed.size
+        return opened
+
+    # ---- live streams
+
+    async def _follow(self, name: bytes, stream: Stream, news: Sequence[Listed]) -> None:
+        """Take in the runs of a live stream in their order, up to the first that has to wait."""
+        run: _LiveRun | None = None
+        for each in news:
+            opened = await self._open(stream, each)
+            if opened is None:
+                run = None
+                continue
+            if run is not None and opened.previous == run.envelopes[-1].position:
+                run.envelopes.append(each)
+                run.size += each.size
+            elif opened.previous <= self._ledger.passed.get(name, 0) and self._ledger.passed.get(name, 0):
+                run = _LiveRun(opened, [each], each.size)
+            else:
+                await self._on_hole(name, stream, opened.previous)
+                if opened.previous > self._ledger.passed.get(name, 0):
+                    await self._peek(stream, news)
+                    return
+                run = _LiveRun(opened, [each], each.size)
+            if opened.kind is Kind.STATEMENT:
+                try:
+                    await self._on_statement(stream, opened)
+                except (DecodeError, sync_errors.DecodeError) as error:
+                    stream.why = str(error)
+            else:
+                try:
+                    done = run.feed(opened)
+                except sync_errors.DecodeError as error:
+                    stream.why, run = str(error), None
+                    continue
+                if done is None:
+                    continue
+                if not await self._take_run(name, stream, run, done):
+                    return
+            self._pass(name, stream, each.position)
+            run = None
+
+    def _pass(self, name: bytes, stream: Stream, position: int) -> None:
+        self._ledger.on_passed(name, position)
+        stream.stuck_since_ms = None
+        stream.waiting = max(0, stream.waiting - 1)
+        stream.unopened = {at: since for at, since in stream.unopened.items() if at > position}
+
+    def _is_stuck(self, stream: Stream, why: str) -> bool:
+        """Return whether a stream has been stuck for as long as what it lacks may take to come."""
+        now_ms = self._courier.surroundings.clock()[0]
+        stream.why = why
+        if stream.stuck_since_ms is None:
+            stream.stuck_since_ms = now_ms
+        return now_ms >= stream.stuck_since_ms + GAP_MS
+
+    async def _on_hole(self, name: bytes, stream: Stream, needed: int) -> None:
+        """Fill a hole before a run that follows `needed` from the newest parcel, once it has been there for long."""
+        first = name not in self._ledger.passed
+        if stream.parcel_from is None and (self._is_stuck(stream, "an envelope is missing") or first):
+            stream.parcel_from = needed
+            await self._take_parcel(name, stream)
+
+    async def _peek(self, stream: Stream, news: Sequence[Listed]) -> None:
+        """Read the statements beyond a hole: what they ask for must not wait for the hole, which may wait for this node."""
+        for each in news:
+            if each.position > stream.peeked:
+                opened = await self._open(stream, each)
+                if opened is not None:
+                    stream.peeked = each.position
+                    if opened.kind is Kind.STATEMENT:
+                        self._hear(stream, opened)
+
+    def _hear(self, stream: Stream, opened: Opened) -> None:
+        """Note what the first message of a statement says."""
+        try:
+            said = statement.decode(opened.payloads[0])
+        except sync_errors.DecodeError as error:
+            stream.why = str(error)
+            return
+        if opened.position <= stream.heard:
+            return
+        stream.heard = opened.position
+        stream.base, stream.receipts = said.base, dict(said.receipts)
+        own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
+        if stream.author != self._courier.roster.own_id and own in said.wanted:
+            self.parcel_wanted = True
+
+    async def _take_run(self, name: bytes, stream: Stream, run: _LiveRun, done: wire.Done) -> bool:
+        """Take in one run; return False if it has to wait."""
+        query, author = self._courier.surroundings.query, stream.author
+        missing = await query(lambda replica: lacking(replica, author, run.needed))
+        missing = [table for table in missing if table not in stream.behind]
+        if missing and not self._is_stuck(stream, f"what others have brought of {missing[0]} is not here yet"):
+            return False
+        self._fall_behind(name, stream, dict.fromkeys(missing, "the mailbox lacks what others have brought"))
+        news = any(vector.missing_from(self._ledger.inside(table)) for table, vector in done.vectors)
+        fresh = await query(lambda replica: lacking(replica, author, done.vectors))
+        left = await self._replay(stream, run, done)
+        if left and AUDIT not in left.values() and not self._is_stuck(stream, next(iter(left.values()))):
+            return False
+        self._fall_behind(name, stream, left)
+        for table, vector in done.vectors:
+            if table not in stream.behind:
+                self._ledger.on_read(table, vector)
+        if fresh:
+            stream.taken += 1
+            self.news = True
+        elif news and author != self._courier.roster.own_id:  # it came over the LAN: that gateway is in this base
+            stream.copies += 1
+            self.beside[author] = self._courier.surroundings.clock()[0]
+        stream.why = next(iter(stream.behind.values()), "")
+        return True
+
+    async def _replay(self, stream: Stream, run: _LiveRun, done: wire.Done) -> dict[str, str]:
+        """Replay a run for the tables that follow; return those that it did not bring, and why."""
+        courier = self._courier
+
+        async def chunks() -> AsyncIterator[bytes]:
+            if run.kept is not None:
+                for payload in run.kept:
+                    yield payload
+                return
+            for each in run.envelopes:
+                for payload in (await courier.open(each)).payloads:
+                    if isinstance(wire.decode(payload), wire.Chunk):
+                        yield payload
+
+        try:
+            return await replay(courier.surroundings, courier.links, stream.author, done, chunks, tuple(stream.behind))
+        except (DecodeError, CertificateError, sync_errors.DecodeError) as error:
+            return dict.fromkeys((table for table, _ in done.vectors), str(error))
+
+    def _fall_behind(self, name: bytes, stream: Stream, tables: dict[str, str]) -> None:
+        """Let tables not follow a stream any more, until a parcel brings them."""
+        if tables:
+            stream.behind |= tables
+            stream.why = next(iter(tables.values()))
+            stream.parcel_from = max(stream.parcel_from or 0, self._ledger.passed.get(name, 0) + 1)
+
+    # ---- parcels
+
+    async def _look_for_parcel(self, name: bytes, stream: Stream) -> None:
+        """Take in a parcel that is needed, if it has come."""
+        now_ms = self._courier.surroundings.clock()[0]
+        if stream.parcel_from is not None and now_ms >= stream.look_at_ms:
+            await self._take_parcel(name, stream)
+
+    async def _take_parcel(self, name: bytes, stream: Stream) -> None:
+        """Take in the newest parcel of a stream's author if it ends at `parcel_from` or later."""
+        courier, keys = self._courier, self._courier.keys()
+        needed, stream.look_at_ms = stream.parcel_from or 0, courier.surroundings.clock()[0] + LOOK_MS
+        parcels = keys.stream_of(stream.author)
+        listed = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, parcels, max(0, needed - 1))
+        if not listed:
+            return
+        try:
+            parcel = await courier.newest(parcels)
+            if parcel is None or parcel.position < needed:
+                return
+            left = await courier.replay(parcel)
+        except (
+            DecodeError,
+            CertificateError,
+            sync_errors.DecodeError,
+        ) as error:  # perhaps it is replaced at this moment
+            stream.why = str(error)
+            return
+        stream.behind = left
+        for table, vector in parcel.done.vectors:
+            if table not in left:
+                self._ledger.on_read(table, vector)
+        stream.size += sum(each.size for each in parcel.envelopes)
+        stream.taken += 1
+        stream.parcel_from = None
+        if not left:
+            stream.want_ms, stream.want_at_ms = WANT_MS, 0
+        stream.why = next(iter(left.values()), "")
+        self.news = True
+        self._pass(name, stream, max(parcel.position, self._ledger.passed.get(name, 0)))
+        self._fall_behind(name, stream, left)
+
+    # ---- statements
+
+    async def _on_statement(self, stream: Stream, opened: Opened) -> None:
+        """Compare what another gateway states with this node, once everything before it was taken in."""
+        surroundings = self._courier.surroundings
+        self._hear(stream, opened)
+        if stream.author == self._courier.roster.own_id:
+            return
+        joiner = Joiner()
+        digests: wire.Digests | None = None
+        vectors: dict[str, Vector] = {}
+        for payload in opened.payloads[1:]:
+            message = joiner.on_message(wire.decode(payload), len(payload))
+            if isinstance(message, wire.Digests):
+                digests = message
+            elif isinstance(message, wire.Vectors):
+                vectors |= dict(message.vectors)
+        author, stated = stream.author, tuple(vectors.items())
+        missing = await surroundings.query(lambda replica: lacking(replica, author, stated))
+        for table in [table for table in vectors if table in stream.behind and table not in missing]:
+            del stream.behind[table]  # other members have brought it
+        stream.doubts = {table: vectors[table] for table in missing if table not in stream.behind}
+        stream.doubted_ms = surroundings.clock()[0]
+        if digests is not None:
+            tables = digests.tables
+            equal = await surroundings.query(lambda replica: _is_equal(replica, tables))
+            stream.proved_ms = surroundings.clock()[1] if equal else stream.proved_ms
+
+    async def _settle_doubts(self, stream: Stream, passed: int) -> None:
+        """Let a table fall behind if other streams have not brought in time what a statement covers."""
+        surroundings, author = self._courier.surroundings, stream.author
+        if not stream.doubts or surroundings.clock()[0] < stream.doubted_ms + GAP_MS:
+            return
+        stated, stream.doubts = tuple(stream.doubts.items()), {}
+        missing = await surroundings.query(lambda replica: lacking(replica, author, stated))
+        if missing:
+            stream.behind |= dict.fromkeys(missing, "a statement covers what the mailbox has not brought")
+            stream.parcel_from = max(stream.parcel_from or 0, passed + 1)
+
+
+def _is_equal(replica: Replica, tables: Sequence[tuple[str, bytes, bytes]]) -> bool:
+    """Return whether this node has the same rows in all tables that it takes."""
+    own = replica.digest_pairs()
+    return all(own.get(name) == (vector, entries) for name, vector, entries in tables if replica.admits(name))

@@ -1,0 +1,218 @@
+"""Reading live streams: each run is taken in whole and in order, holes are found, and parcels fill them."""
+
+import asyncio
+
+from mycomesh.mesh.mailbox.mailbox import Listed
+from mycomesh.mesh.node.gateway import reader as module
+from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS
+from mycomesh.mesh.node.recording import AUDIT
+from tests.mesh.node.gateway.conftest import settle
+
+
+def append(base, script, *values):
+    """Write, and append what that has changed; return the position of the run."""
+    base.write(script, *values)
+    assert asyncio.run(base.writer.write())
+    return base.ledger.own
+
+
+def read(*bases):
+    for each in bases:
+        asyncio.run(settle(each))
+
+
+def lose(base, position):
+    base.courier.mailbox.remove(base.keys.mesh, Listed(base.live, position, 0))
+
+
+def test_changes_of_every_base_reach_the_others(three):
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    append(bravo, "INSERT INTO t VALUES('b', 2)")
+    read(*three)
+    append(charlie, "UPDATE t SET v = 3 WHERE id = 'a'")
+    append(charlie, "DELETE FROM t WHERE id = 'b'")
+    read(*three)
+    assert [each.rows() for each in three] == [[("a", 3), ("first", 1)]] * 3
+    assert not asyncio.run(alpha.writer.write())  # what came from others is there already
+    assert [stream.why for each in three for stream in each.reader.streams.values()] == [""] * 15
+
+
+def test_a_run_that_is_read_twice_opens_no_link(three, monkeypatch):
+    alpha, bravo, _ = three
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    bravo.ledger.passed[alpha.live] = position - 1
+    monkeypatch.setattr(bravo.courier.links, "open", None)
+    read(bravo)
+    assert bravo.ledger.passed[alpha.live] == position
+
+
+def test_a_hole_waits_and_is_filled_by_a_parcel(three):
+    alpha, bravo, _ = three
+    lost = append(alpha, "INSERT INTO t VALUES('lost', 1)")
+    append(alpha, "INSERT INTO t VALUES('after', 2)")
+    lose(alpha, lost)
+    read(bravo)
+    assert bravo.rows() == [("first", 1)]
+    assert bravo.stream_of(alpha).why == "an envelope is missing"
+    assert bravo.reader.wanted() == ()
+    bravo.world.run(GAP_MS + 1)
+    read(bravo)
+    assert bravo.reader.wanted() == (alpha.live,)
+    asyncio.run(bravo.writer.state({}, bravo.reader.wanted()))
+    bravo.reader.on_asked((alpha.live,))
+    assert bravo.reader.wanted() == ()
+    read(alpha)
+    assert alpha.reader.parcel_wanted
+    asyncio.run(alpha.writer.pack())
+    bravo.world.run(LOOK_MS)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+    assert bravo.stream_of(alpha).parcel_from is None
+    append(alpha, "INSERT INTO t VALUES('more', 3)")
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+
+
+def test_requests_beyond_a_hole_are_heard(three):
+    alpha, bravo, _ = three
+    for one in (alpha, bravo):
+        lost = append(one, f"INSERT INTO t VALUES('lost by {one.identity.name}', 1)")
+        append(one, f"INSERT INTO t VALUES('of {one.identity.name}', 1)")
+        lose(one, lost)
+    read(alpha, bravo)
+    alpha.world.run(GAP_MS + 1)
+    for one, other in ((alpha, bravo), (bravo, alpha)):
+        read(one)
+        assert one.reader.wanted() == (other.live,)
+        asyncio.run(one.writer.state({}, one.reader.wanted()))
+    read(alpha)
+    assert alpha.reader.parcel_wanted
+    alpha.reader.parcel_wanted = False
+    read(alpha)
+    assert not alpha.reader.parcel_wanted  # each request counts once
+    asyncio.run(alpha.writer.pack())
+    bravo.world.run(LOOK_MS)
+    read(bravo)
+    assert set(bravo.rows()) > set(alpha.rows()) - {("lost by n0", 1)}
+
+
+def test_an_envelope_that_comes_late_fills_its_hole(three):
+    alpha, bravo, _ = three
+    late = append(alpha, "INSERT INTO t VALUES('late', 1)")
+    append(alpha, "INSERT INTO t VALUES('after', 2)")
+    mailbox, listed = alpha.courier.mailbox, Listed(alpha.live, late, 0)
+    data = mailbox.get(alpha.keys.mesh, listed)
+    lose(alpha, late)
+    read(bravo)
+    mailbox.append(alpha.keys.mesh, alpha.live, late, data)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+    assert bravo.stream_of(alpha).stuck_since_ms is None
+
+
+def test_a_run_waits_for_what_others_have_brought(three):
+    alpha, bravo, charlie = three
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    append(bravo, "UPDATE t SET v = 2 WHERE id = 'a'")
+    data = alpha.courier.mailbox.get(alpha.keys.mesh, Listed(alpha.live, position, 0))
+    lose(alpha, position)
+    read(charlie)
+    assert charlie.rows() == [("first", 1)]
+    assert charlie.stream_of(bravo).why == "what others have brought of t is not here yet"
+    alpha.courier.mailbox.append(alpha.keys.mesh, alpha.live, position, data)
+    read(charlie)
+    assert charlie.rows() == bravo.rows()
+
+
+def test_a_table_that_lacks_something_holds_up_no_other(three):
+    alpha, bravo, charlie = three
+    alpha.write("CREATE TABLE other(id INTEGER PRIMARY KEY)")
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(*three)
+    lost = append(alpha, "INSERT INTO t VALUES('lost', 1)")
+    read(bravo)
+    lose(alpha, lost)
+    append(bravo, "UPDATE t SET v = 2 WHERE id = 'lost'")
+    append(bravo, "INSERT INTO other VALUES(7)")
+    read(charlie)
+    charlie.world.run(GAP_MS + 1)
+    read(charlie)
+    assert charlie.node.sql("SELECT id FROM other") == [(7,)]
+    assert list(charlie.stream_of(bravo).behind) == ["t"]
+    assert charlie.reader.wanted() == (bravo.live,)
+    asyncio.run(bravo.writer.pack())
+    charlie.world.run(LOOK_MS)
+    read(charlie)
+    assert charlie.stream_of(bravo).behind == {}
+    assert ("lost", 2) in charlie.rows()
+
+
+def test_a_statement_proves_equal_tables(three):
+    alpha, bravo, _ = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    asyncio.run(alpha.writer.state({bravo.live: 5}, ()))
+    read(bravo)
+    stream = bravo.stream_of(alpha)
+    assert (stream.base, stream.receipts) == ("n0", {bravo.live: 5})
+    assert stream.proved_ms is not None
+    assert bravo.reader.receipts_of(bravo.live) == (5, 0)
+
+
+def test_a_statement_finds_what_no_run_has_brought(three):
+    alpha, bravo, _ = three
+    lost = append(alpha, "INSERT INTO t VALUES('lost', 1)")
+    bravo.ledger.on_passed(alpha.live, lost)  # as if it had been read, before a backup was restored by hand
+    asyncio.run(alpha.writer.state({}, ()))
+    read(bravo)
+    assert list(bravo.stream_of(alpha).doubts) == ["t"]
+    bravo.world.run(GAP_MS + 1)
+    read(bravo)
+    assert bravo.reader.wanted() == (alpha.live,)
+    asyncio.run(alpha.writer.pack())
+    bravo.world.run(LOOK_MS)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+
+
+def test_collected_deletes_are_left_to_a_link(three, monkeypatch):
+    alpha, bravo, _ = three
+
+    async def audited(*_args):
+        return {"t": AUDIT}
+
+    monkeypatch.setattr(module, "replay", audited)
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    assert bravo.stream_of(alpha).behind == {"t": AUDIT}
+    assert bravo.ledger.passed[alpha.live] == position
+
+
+def test_remembered_refusals_are_bounded(three, monkeypatch):
+    alpha, bravo, _ = three
+    read(bravo)
+    monkeypatch.setattr(module, "REFUSED_MAX", 8)
+    mailbox, before = alpha.courier.mailbox, bravo.stream_of(alpha).refused
+    first = bravo.ledger.passed[alpha.live]
+    for count, size in ((7, 7), (8, 8), (9, 8)):
+        mailbox.append(alpha.keys.mesh, alpha.live, first + count, b"no envelope")
+        for number in range(1, count):
+            mailbox.append(alpha.keys.mesh, alpha.live, first + number, b"no envelope")
+        read(bravo)
+        assert len(bravo.stream_of(alpha).unopened) == size
+        assert bravo.stream_of(alpha).refused == before + count
+    assert "which none can have" in bravo.stream_of(alpha).why
+    assert bravo.rows() == [("first", 1)]
+    assert bravo.reader.retry_ms is not None
+    assert REFUSED_MS > 0
+
+
+def test_a_restored_file_reads_its_own_stream(three):
+    alpha, bravo, _ = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    own = alpha.ledger.passed.pop(alpha.live)
+    read(alpha)
+    assert alpha.ledger.passed[alpha.live] == own

@@ -1,0 +1,172 @@
+"""Writing the two streams: runs bring what the mailbox lacks, parcels come when they must, and old envelopes go."""
+
+import asyncio
+
+import pytest
+
+from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.node.gateway import writer as module
+from mycomesh.mesh.node.gateway.writer import PARCEL_MS
+from tests.mesh.node.gateway.conftest import settle
+from tests.mesh.node.gateway.test_reader import append, lose, read
+
+
+def listed(base, stream=None):
+    found = base.courier.mailbox.list_after(base.keys.mesh, stream or base.live, 0)
+    return [each.position for each in found]
+
+
+def look(base):
+    asyncio.run(base.writer.look())
+    return base.writer.needs_parcel
+
+
+def test_an_unchanged_file_appends_nothing(three):
+    alpha = three[0]
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    before = listed(alpha)
+    for _ in range(3):
+        assert not asyncio.run(alpha.writer.write())
+    assert listed(alpha) == before
+
+
+def test_a_run_that_broke_off_is_repeated(three, monkeypatch):
+    alpha, bravo, _ = three
+    alpha.write("INSERT INTO t SELECT 'r' || value, randomblob(9000) FROM json_each('[1,2,3,4,5,6,7,8,9]')")
+    monkeypatch.setattr("mycomesh.mesh.mailbox.streams.GATHER_BYTES", 20_000)
+    mailbox, calls = alpha.courier.mailbox, []
+
+    def append_once(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise MailboxError("disk full")
+        return type(mailbox).append(mailbox, *args)
+
+    monkeypatch.setattr(mailbox, "append", append_once, raising=False)
+    alpha.write("INSERT INTO t SELECT 'q' || value, randomblob(90000) FROM json_each('[1,2,3,4,5,6,7,8,9]')")
+    with pytest.raises(MailboxError):
+        asyncio.run(alpha.writer.write())
+    read(bravo)
+    assert bravo.rows() == [("first", 1)]
+    assert asyncio.run(alpha.writer.write())
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+
+
+def test_lost_envelopes_lead_to_a_parcel(three):
+    alpha = three[0]
+    assert not look(alpha)
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    append(alpha, "INSERT INTO t VALUES('b', 1)")
+    assert not look(alpha)
+    lose(alpha, position)
+    assert look(alpha)
+    asyncio.run(alpha.writer.pack())
+    assert not look(alpha)
+    alpha.courier.mailbox.remove(alpha.keys.mesh, Listed(alpha.parcels, listed(alpha, alpha.parcels)[0], 0))
+    assert look(alpha)
+
+
+def test_a_stream_may_lose_its_end_meanwhile(three):
+    alpha = three[0]
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    alpha.ledger.store(alpha.node.peer.replica)
+    alpha.begin()
+    assert not look(alpha)
+    lose(alpha, position)
+    alpha.begin()
+    assert look(alpha)
+    asyncio.run(alpha.writer.pack())
+    read(three[1])
+    append(alpha, "INSERT INTO t VALUES('b', 1)")
+    read(three[1])
+    assert three[1].rows() == [("first", 1)]  # a hole, until its time is over
+    three[1].world.run(module.PARCEL_MS)
+    read(three[1])
+    assert three[1].rows() == alpha.rows()
+
+
+def test_an_emptied_mailbox_is_filled_again(three):
+    alpha, bravo, charlie = three
+    for each in three:
+        for stream in (each.live, each.parcels):
+            for position in listed(each, stream):
+                each.courier.mailbox.remove(each.keys.mesh, Listed(stream, position, 0))
+    alpha.write("INSERT INTO t VALUES('a', 1)")
+    assert look(alpha)
+    asyncio.run(alpha.writer.pack())
+    asyncio.run(alpha.writer.state({}, ()))
+    charlie.ledger.passed.clear()
+    read(bravo, charlie)
+    bravo.world.run(PARCEL_MS)
+    read(bravo)
+    assert bravo.rows() == charlie.rows() == alpha.rows()
+
+
+def test_a_large_live_stream_leads_to_a_parcel(three, monkeypatch):
+    alpha = three[0]
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    assert not alpha.writer.needs_parcel
+    monkeypatch.setattr(module, "LIVE_BYTES", 100)
+    append(alpha, "INSERT INTO t VALUES('b', hex(zeroblob(5000)))")
+    append(alpha, "INSERT INTO t VALUES('c', hex(randomblob(5000)))")
+    assert alpha.writer.needs_parcel
+    asyncio.run(alpha.writer.pack())
+    assert not alpha.writer.needs_parcel
+    monkeypatch.setattr(module, "LIVE_COUNT", 0)
+    append(alpha, "INSERT INTO t VALUES('d', 1)")
+    assert alpha.writer.needs_parcel
+
+
+def test_parcels_that_readers_ask_for_keep_a_distance(three):
+    alpha = three[0]
+    alpha.world.run(PARCEL_MS)
+    alpha.writer.request_parcel()
+    assert alpha.writer.needs_parcel
+    asyncio.run(alpha.writer.pack())
+    alpha.writer.request_parcel()
+    assert not alpha.writer.needs_parcel
+    assert alpha.writer.next_deadline() == alpha.world.now + PARCEL_MS
+    alpha.world.run(PARCEL_MS)
+    assert alpha.writer.needs_parcel
+
+
+def test_envelopes_go_once_all_have_read_them(three):
+    alpha, bravo, _ = three
+    before = listed(alpha)
+    first = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    second = append(alpha, "INSERT INTO t VALUES('b', 1)")
+    asyncio.run(alpha.writer.prune((second, second)))
+    assert listed(alpha) == [*before, first, second]  # they are after the parcel
+    asyncio.run(alpha.writer.pack())
+    third = append(alpha, "INSERT INTO t VALUES('c', 1)")
+    for receipts in ((), (third, 0)):
+        asyncio.run(alpha.writer.prune(receipts))
+        assert listed(alpha) == [*before, first, second, third]
+    asyncio.run(alpha.writer.prune((first, third)))
+    assert listed(alpha) == [second, third]
+    asyncio.run(alpha.writer.prune((third, third)))
+    assert listed(alpha) == [third]
+    read(bravo)  # the others have said that they read them, and this one has not
+    bravo.world.run(PARCEL_MS)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+
+
+@pytest.mark.parametrize("limit", ["age", "size"])
+def test_old_envelopes_go_by_age_and_by_size(three, monkeypatch, limit):
+    alpha, bravo, _ = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    asyncio.run(alpha.writer.pack())
+    last = append(alpha, "INSERT INTO t VALUES('b', 1)")
+    if limit == "age":
+        monkeypatch.setattr(module, "KEEP_MS", 0)
+        alpha.world.run(5)
+    else:
+        monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    asyncio.run(alpha.writer.prune((0, 0)))
+    assert listed(alpha) == [last]
+    asyncio.run(settle(bravo))
+    bravo.world.run(module.PARCEL_MS)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
