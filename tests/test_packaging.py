@@ -104,7 +104,7 @@ def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["project"]["optional-dependencies"]
     lists = {"core": project["project"]["dependencies"], "build": project["build-system"]["requires"], **groups}
-    return {group: dict(each.split(">=") for each in wanted) for group, wanted in lists.items()}
+    return {group: dict(re.split(">=|==", each) for each in wanted) for group, wanted in lists.items()}
 
 
 def pins(file):

@@ -279,6 +279,16 @@ CATALOGUE = {
             goal=1.5,
         ),
         Kind("flow_latency_p50_ms", "flows", "ms", "a program's commit to the result in the file", goal=10),
+        Kind(
+            "model_batch_ratio",
+            "models",
+            "",
+            "a page of rows through a worker with a network of 280,000 weights; the bare runtime on the same rows is 1",
+            goal=1.3,
+        ),
+        Kind("model_us_per_row", "models", "us", "the same, microseconds of a row"),
+        Kind("model_small_ratio", "models", "", "the same with the bundled model of 100 weights"),
+        Kind("model_small_us_per_row", "models", "us", "the same, microseconds of a row"),
         Kind("bridge_latency_p50_ms", "bridges", "ms", "a program's commit to the message at the broker", goal=5),
         Kind(
             "bridge_rss_mb", "bridges", "MB", "memory of a bridge beyond a program that has the client alone", goal=15

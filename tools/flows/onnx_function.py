@@ -53,6 +53,11 @@ class ModelWorker:
         self._worker.close()
         self._file.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that runs, 0 if none does."""
+        return self._worker.pid
+
     def load(self) -> bool:
         """Take the version that this node uses by now; return whether it is another one.
 

@@ -67,6 +67,11 @@ class Worker:
                 singly = len(asked) > 1
         return made
 
+    @property
+    def pid(self) -> int:
+        """The process that runs, 0 if none does."""
+        return self._process.pid if self._process is not None else 0
+
     def close(self) -> None:
         """End the worker and what it has started."""
         if self._process is not None:

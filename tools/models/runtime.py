@@ -137,8 +137,8 @@ class _Model:
             if len(content) % (dtype.itemsize * rows):
                 raise ValueError(f"a blob of {len(content) // rows} bytes is no {stated.type} for the input {name!r}")
             return np.frombuffer(content, dtype.newbyteorder("<"))
-        values = np.frombuffer(content, np.float64 if code == "d" else np.int64)
-        made = values.astype(dtype)
+        values = np.frombuffer(content, code)
+        made = values.astype(dtype, copy=False)
         if dtype.kind in "iu" and not np.array_equal(made.astype(values.dtype), values):
             raise ValueError(f"a number does not fit {stated.type} of the input {name!r}")
         return made
@@ -156,8 +156,8 @@ class _Model:
             return {"text": [[str(each) for each in row] for row in flat.tolist()]}
         if not count:
             return {"bytes": np.ascontiguousarray(flat).astype(flat.dtype.newbyteorder("<")).tobytes()}
-        code, dtype = ("d", np.float64) if output.dtype.kind == "f" else ("q", np.int64)
-        return {code: flat.astype(dtype).tobytes()}
+        code = "q" if output.dtype.kind != "f" else "f" if output.dtype == np.float32 else "d"
+        return {code: flat.astype(code, copy=False).tobytes()}
 
 
 def _kind(stated: Any) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.sync.sqlite.identifiers import fold
@@ -270,8 +272,9 @@ def length_of(made: Plan, row: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _numbers(tensor: Tensor, names: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    values = [row[names[0]] for row in rows] if len(names) == 1 else [row[name] for row in rows for name in names]
-    code = "d" if tensor.kind in _FLOATS else "q"
+    found = map(itemgetter(*names), rows)
+    values = list(found if len(names) == 1 else chain.from_iterable(found))
+    code = "f" if tensor.kind == "float" else "d" if tensor.kind in _FLOATS else "q"
     try:
         return {code: array(code, values).tobytes()}
     except TypeError:
@@ -279,7 +282,7 @@ def _numbers(tensor: Tensor, names: tuple[str, ...], rows: Sequence[Mapping[str,
             for name in names:
                 if isinstance(rows[0][name], bool) or not isinstance(rows[0][name], int | float):
                     raise TensorError(f"{name} is {_shown(rows[0][name])}, and the model takes numbers") from None
-        if code == "d":
+        if code != "q":
             raise
         return {"d": array("d", values).tobytes()}  # REAL columns hold whole numbers too; the worker looks
 
@@ -309,7 +312,7 @@ def results(made: Plan, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, 
     for output, wanted, _ in made.outputs:
         (kind, content), *_ = answer[output].items()
         names += wanted
-        if kind in "dq":
+        if kind in "fdq":
             values = array(kind)
             values.frombytes(content)
             columns += [values[place :: len(wanted)].tolist() for place in range(len(wanted))]
