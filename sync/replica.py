@@ -31,6 +31,7 @@ from mycomesh.sync.replication.map_extents import MAP_CONTENTS, MapExtents
 from mycomesh.sync.replication.outbox import Hooks, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.purges import Purges
+from mycomesh.sync.replication.retention import Retention
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
 from mycomesh.sync.replication.site import Site
@@ -104,6 +105,7 @@ class Replica:
         self.outbox = Outbox(store, catalog, site, priority, hooks)
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
         self.purges = Purges(store, catalog.registry, site, self.outbox)
+        self.retention = Retention(store, catalog, site, self.outbox)
         self.drop_guard = DropGuard(catalog.registry, site.unseen_after)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
@@ -158,6 +160,7 @@ class Replica:
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
                 catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)
                 replica.feed.open()
+                replica.retention.refresh()
                 table_scan.begin_for_lost_records(catalog.registry.tables.values(), store.recreated)
         except BaseException:
             store.close()

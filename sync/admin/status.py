@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mycomesh.sync.admin.limits import near_limit
 from mycomesh.sync.capture import table_scan
@@ -13,6 +13,7 @@ from mycomesh.sync.replication.scrub import Scrubbed
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.storage.accounts import Account
+from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -25,7 +26,10 @@ WITHHELD = "this node may not write it: what it writes stays here, and others re
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """Status of one table. `digest` is hexadecimal; `note` says what is wrong with the table, "" for nothing."""
+    """Status of one table. `digest` is hexadecimal; `note` says what is wrong with the table, "" for nothing.
+
+    Rows older than `horizon_ms` (Unix) are gone; 0 without a rule. `cut` rows have gone so, and `refused` came too late.
+    """
 
     name: str
     rows: int
@@ -33,6 +37,9 @@ class TableStatus:
     conflicts: int
     parked: int
     note: str = ""
+    horizon_ms: int = 0
+    cut: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +79,23 @@ def read_status(
         note = notes.get(name, "")
         if not note and not rights.may_write(rights.own, name) and _has_entries_of(table, own):
             note = WITHHELD
-        tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
+        status = TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note)
+        tables.append(status if table.coverage.horizon is None else _retained(status, table.coverage.horizon))
     tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
     warning = near_limit(store, registry)
     accounts = tuple(store.accounts.read())
     return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning, accounts)
+
+
+def _retained(status: TableStatus, horizon: Horizon) -> TableStatus:
+    """Return the status of a table whose rows go with time."""
+    figures, note = horizon.figures, status.note
+    if not note and figures.untimed:
+        note = f"{figures.untimed} row(s) have no time in {horizon.rule.by!r}, and stay"
+    if not note and horizon.is_pinned:
+        note = "keeps less than the mesh, on this node alone"
+    return replace(status, note=note, horizon_ms=horizon.bound_ms, cut=figures.cut, refused=figures.refused)
 
 
 def _has_entries_of(table: Table, numbers: Sequence[int]) -> bool:

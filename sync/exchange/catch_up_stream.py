@@ -76,7 +76,7 @@ class CatchUpStream:
             changes_in(tables[name], site, window)
             for name, sent in sorted(self._sent.items())
             if name in tables
-            for site, window in tables[name].coverage.vector.missing_from(sent)
+            for site, window in tables[name].coverage.vouched.missing_from(sent)
         )
 
     def next(self, wall_ms: int) -> StreamChunk:
@@ -102,7 +102,7 @@ class CatchUpStream:
                 break  # end the chunk here, so that urgent rows do not wait until other rows fill it
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
-            for site, window in self._replica.vector(name).missing_from(self._sent[name]):
+            for site, window in self._vouched(name).missing_from(self._sent[name]):
                 # Every write has its stamp, so the rows have the values that their entries own.
                 groups, reached, rows, weight = read_range(
                     tables[name],
@@ -126,10 +126,14 @@ class CatchUpStream:
         if sections:
             chunk.bundle = self._encode(sections)
             return
-        chunk.vectors = {name: self._replica.vector(name) for name in self._sent}
+        chunk.vectors = {name: self._vouched(name) for name in self._sent}
         chunk.collected = {
             name: tombstones.watermarks(tables[name]) if name in tables else Vector() for name in self._sent
         }
+
+    def _vouched(self, name: str) -> Vector:
+        table = self._replica.tables.get(name)
+        return Vector() if table is None else table.coverage.vouched
 
     def _encode(self, sections: list[Section]) -> bytes:
         """Return a bundle of sections, those of signed tables with the proofs of their changes."""

@@ -54,6 +54,11 @@ class ClockCorrection:
         """Return whether the clock has run on steadily since the mesh compared it."""
         return abs(self._apart_ms - self._time.apart_ms) <= STEP_MS
 
+    @property
+    def is_confirmed(self) -> bool:
+        """True if at least one other clock agrees with the corrected time."""
+        return self._time.confirmed and self._is_current()
+
     def record_covered(self, clock: int) -> None:
         """Record that a peer covers this replica's site up to a clock in some table."""
         self._covered = max(self._covered, clock)
@@ -73,7 +78,7 @@ class ClockCorrection:
         """If this replica's stamps are ahead of the mesh, ask peers how far they cover them; later replace the other stamps."""
         if self._covered > self._recorded and turn.now_ms >= self._recorded_at:
             self._record(turn)
-        if not (self._time.confirmed and self._is_current()) or not self._replica.outbox.is_ahead(turn.wall_ms):
+        if not self.is_confirmed or not self._replica.outbox.is_ahead(turn.wall_ms):
             self._set_back_at = None
         elif self._set_back_at is None:
             self._acknowledgements.request_coverage(turn)

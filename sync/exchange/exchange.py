@@ -54,6 +54,7 @@ from mycomesh.sync.exchange.link import Link
 from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.purge_schedule import PurgeSchedule
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
+from mycomesh.sync.exchange.retention_schedule import RetentionSchedule
 from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
 from mycomesh.sync.exchange.scrub_schedule import ScrubSchedule
 from mycomesh.sync.exchange.serve import CatchUpServer
@@ -99,6 +100,7 @@ class Exchange:
         self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
         self._clock_correction = ClockCorrection(replica, self.acknowledgements, config)
+        self._retention = RetentionSchedule(replica, config, self._clock_correction)
         self._schema_debounce = SchemaDebounce()
         self._drain_at: int | None = 0
         self._safety_ms = config.safety_ms
@@ -198,7 +200,7 @@ class Exchange:
         times = [link.compare_at for link in self._links.values()]
         parts = (
             self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
-            self._purges,
+            self._purges, self._retention,
         )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
@@ -225,6 +227,7 @@ class Exchange:
         match event:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
+                self._retention.on_members(len(members))
             case RightsKnown(own, grants, certificates, purges):
                 self._replica.set_rights(Rights(own, grants))
                 self._purges.on_orders(purges, turn)
@@ -448,6 +451,14 @@ class Exchange:
         link.digests = theirs
         first, link.compared_at = link.compared_at is None, turn.now_ms
         mine = self._digests()
+        for table in self._replica.retention.retained():
+            name = table.spec.folded
+            if (
+                name in theirs
+                and theirs[name][0] != mine[name][0]
+                and table.coverage.is_alike(theirs[name][0], link.peer)
+            ):
+                theirs[name] = mine[name]  # nothing is missing, and entries are compared at one horizon only
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
             self._clock_correction.record_covered(self._replica.tables[name].coverage.staged.top(self._replica.site))
@@ -474,6 +485,7 @@ class Exchange:
             self._drain_if_due,
             self._fetcher.on_timer,
             self._purges.on_timer,
+            self._retention.on_timer,
             self._tombstone_gc.on_timer,
             self._scrub.on_timer,
             self._checkpoints.on_timer,

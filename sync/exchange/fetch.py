@@ -224,6 +224,7 @@ class Fetcher:
             and self._unclaimed(name, now_ms)
             and link.doubted.get(name, 0) <= now_ms
             and self._replica.admits(name)
+            and not self._replica.retention.is_cutting(name)  # else an audit would meet rows that are about to go
             and self._replica.rights.may_write(link.peer, name)
         ]
 
@@ -402,7 +403,7 @@ class Fetcher:
         current = self._links[number].round
         assert current is not None
         assert current.audit is not None
-        self._notify_doubted(self._links[number], current.audit.judge(self._links[number].peer), turn)
+        self._notify_doubted(self._links[number], current.audit.judge(self._links[number].peer, turn.wall_ms), turn)
         outcome = current.audit.step(turn.wall_ms)
         turn.publish(outcome.published)
         current.dropped += outcome.rows

@@ -16,9 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mycomesh.sync.codec import require
+from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.merge import tombstones
+from mycomesh.sync.merge.cut import younger
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
@@ -132,8 +134,11 @@ class TombstoneAudit:
             self._requests.appendleft(wire.AuditRequest(request.table, request.site, reply.reached, request.upto))
         return self._requests[0] if self._requests else None
 
-    def judge(self, peer: bytes) -> dict[str, int]:
-        """Decide, once, what may be removed on the word of this peer; return the tables in doubt, with numbers of entries."""
+    def judge(self, peer: bytes, wall_ms: int) -> dict[str, int]:
+        """Decide, once, what may be removed on the word of this peer; return the tables in doubt, with numbers of entries.
+
+        `wall_ms` is the time of this node: rows that go with time, here or where a clock is a little ahead, were not deleted.
+        """
         if self._doubted is not None:
             return {}
         self._doubted, absent = {}, self._absent
@@ -141,7 +146,7 @@ class TombstoneAudit:
         self._peer = peer
         self._reason = f"deleted elsewhere, as member {peer.hex()[:8]} reports"
         for name in self._vectors:
-            stamps, size = self._ending(name, absent.get(name, array("q")))
+            stamps, size = self._ending(name, absent.get(name, array("q")), wall_ms)
             verdict = self._replica.drop_guard.judge(name, peer, stamps, size)
             if verdict.stamps:
                 self._absent[name] = verdict.stamps
@@ -151,12 +156,13 @@ class TombstoneAudit:
                 self._doubted[name] = verdict.doubted
         return {name: count for name, count in self._doubted.items() if name not in self._kept}
 
-    def _ending(self, name: str, absent: array[int]) -> tuple[array[int], int]:
+    def _ending(self, name: str, absent: array[int], wall_ms: int) -> tuple[array[int], int]:
         """Return the entries that would go, and their bytes; all entries if there are too many to read each row."""
         table = self._replica.tables.get(name)
         if table is None or len(absent) > 2 * LOOKED_AT_MAX:
             return absent, 0
-        stamps, size = tombstones.ending(table, list(zip(absent[::2], absent[1::2], strict=True)))
+        pairs = younger(table, list(zip(absent[::2], absent[1::2], strict=True)), wall_ms + DRIFT_MS_MAX)
+        stamps, size = tombstones.ending(table, pairs)
         return array("q", [number for stamp in stamps for number in stamp]), size
 
     def step(self, wall_ms: int) -> AuditStep:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mycomesh.sync.merge.bulk_edit import merge_edits
 from mycomesh.sync.merge.bulk_insert import insert_new_rows, slice_group
 from mycomesh.sync.merge.conflicts import Apart
+from mycomesh.sync.merge.cut import admitted
 from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.merge import merge_rows
 from mycomesh.sync.merge.merged import Merged
@@ -129,6 +130,7 @@ class SectionMerge:
             taken: Group | None = self._take(rest, budget)
             if taken is not None and not self._states_facts:
                 taken = table.store.purged.without(taken)
+                taken = None if taken is None else admitted(table, taken)
             head = None if taken is None else without_columns(taken, table.columns.dropped)
             if head is not None:
                 part = Merged()

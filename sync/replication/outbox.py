@@ -18,6 +18,7 @@ from mycomesh.sync.capture import table_scan
 from mycomesh.sync.capture.drain import Drained, drain_table
 from mycomesh.sync.capture.stamps import Times, captured_ms
 from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX
+from mycomesh.sync.merge.cut import note_written
 from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
 from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX, EDIT_WEIGHT, PARK_WEIGHT, WorkBudget
@@ -306,7 +307,10 @@ class Outbox:
     def _drain_table(self, table: Table, wall_ms: int, budget: int) -> Drained:
         untimed_ms = self._untimed_ms if table.spec.lacks_primary_key else None
         times = Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
-        return drain_table(table, self._site.own(), self._site.early, times, budget)
+        drained = drain_table(table, self._site.own(), self._site.early, times, budget)
+        if drained.section is not None:
+            note_written(table, drained.section.groups)
+        return drained
 
     def _record_drained(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:

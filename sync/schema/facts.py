@@ -57,6 +57,8 @@ KINDS = frozenset(
             "generated",
             "header",
             "floor",
+            "retain",
+            "adopted",
         ),
         *("name", "dropped"),
     )

@@ -16,6 +16,7 @@ class Source(enum.Enum):
     WAITS = "waits"  # why rows of other nodes are not taken in yet
     DROPS = "drops"  # which rows a member reports as deleted, and stay
     PARKED = "parked"  # whose rows are left out until some of its parked rows fit
+    RETAIN = "retain"  # why rows do not go with time
     SIZE = "size"  # which columns have values that are too large to send
     IDS = "ids"  # why rows of two nodes may get one id, although each should number its own
     INDEX = "index"  # which index is not kept up to date; appended to the main note

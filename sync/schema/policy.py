@@ -12,9 +12,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from mycomesh.sync.schema.retain import ADOPTED, RETAIN, adoption_of, rule_of
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, is_reserved
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
 from mycomesh.sync.sqlite.versions import Version, parse_version
+from mycomesh.sync.storage.horizon import RetainRule
 
 __all__ = [
     "COUNTER",
@@ -83,6 +85,8 @@ class Policies:
     generated: the texts of generated columns by table and column, "" for a dropped one.
     floor: the oldest SQLite of the programs beside the nodes; None if nobody has stated it.
     header: the header numbers that programs have set, by name.
+    retain: how long rows of a table are kept, by table.
+    adopted: the Unix milliseconds at which a node took in rows from before the mesh, by the early site that stamps them.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -94,6 +98,8 @@ class Policies:
     floor: Version | None = None
     own_ids: frozenset[str] = frozenset()
     header: dict[str, int] = field(default_factory=dict)
+    retain: dict[str, RetainRule] = field(default_factory=dict)
+    adopted: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
     def read(  # noqa: C901, PLR0912  (one branch a kind)
@@ -112,7 +118,9 @@ class Policies:
         floor: Version | None = None
         own_ids: set[str] = set()
         header: dict[str, int] = {}
-        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED)
+        retain: dict[str, RetainRule] = {}
+        adopted: dict[bytes, int] = {}
+        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED, RETAIN, ADOPTED)
         listing = (
             f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY name"
         )
@@ -135,6 +143,10 @@ class Policies:
                     own_ids.add(table)
                 case "signed", [table], _:
                     stated.add(table)
+                case "retain", [table], str() as text:
+                    retain |= {table: rule} if (rule := rule_of(text)) is not None else {}
+                case "adopted", [site], str() as text:
+                    adopted |= adoption_of(site, text)
                 case "name", [_] | [_, _] as subject, str() as renamed if is_valid_name(renamed):
                     renames[tuple(subject)] = renamed
                 case "dropped", [_] | [_, _] as subject, _:
@@ -158,6 +170,8 @@ class Policies:
             floor,
             frozenset(own_ids),
             header,
+            retain,
+            adopted,
         )
 
     def dropped_of(self, table: str) -> frozenset[str]:

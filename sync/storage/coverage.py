@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Range, Vector
+from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Coverage"]
@@ -28,6 +29,7 @@ class Coverage:
         self._digest = b""
         self.remembered: deque[bytes] = deque(maxlen=REMEMBERED_MAX)  # digests of vectors that peers have seen
         self.loss: object = None  # another object each time that coverage of other sites is given up
+        self.horizon: Horizon | None = None  # of a table whose rows go with time
 
     def load(self) -> None:
         """Read the vector."""
@@ -39,10 +41,26 @@ class Coverage:
 
     @property
     def digest(self) -> bytes:
-        """The digest of the committed vector."""
+        """The digest of the committed vector, and of the horizon if there is one."""
         if not self._digest:
             self._digest = self.vector.digest()
+            if self.horizon is not None:
+                self._digest = self.horizon.mixed(self._digest)
         return self._digest
+
+    def on_horizon(self, horizon: Horizon | None) -> None:
+        """Take the horizon of the table, or one that has moved."""
+        self.horizon = horizon
+        self._digest = b""
+
+    def is_alike(self, digest: bytes, peer: bytes) -> bool:
+        """Return True if a peer (16-byte node id) covers the same, under another horizon than this replica's, or none."""
+        return self.horizon is not None and self.horizon.alike(self.vector.digest(), digest, peer)
+
+    @property
+    def vouched(self) -> Vector:
+        """A copy of the committed vector, as far as a peer may take it over (`Horizon.vouched`)."""
+        return (self.vector if self.horizon is None else self.horizon.vouched(self.vector)).copy()
 
     def remember(self) -> None:
         """Keep the digest of the committed vector: a peer that has this vector later has nothing that is missing here."""

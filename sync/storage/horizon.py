@@ -1,0 +1,240 @@
+"""The horizon of one table's coverage: rows older than it are gone, and are not taken in again (ADR 55).
+
+A horizon only moves forward, in steps that are the same on every node. It is part of the digest of the vector, so that two
+nodes compare entries only at one horizon; `alike` recognises the same vector under another one. A pin is a second horizon, of
+this file alone: it removes more, and limits what the file vouches for in rounds.
+
+Invariant: what this file does not vouch for in a round, it may have removed by its pin; all else that it covers it holds, up to
+the horizon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["AGE_MS_MAX", "AGE_MS_MIN", "Horizon", "RetainRule", "step_of"]
+
+AGE_MS_MIN = 1_000
+AGE_MS_MAX = 100 * 366 * 86_400_000
+# A horizon moves this often within an age, at least each second and at most once a day.
+STEPS = 64
+STEP_MS_MIN = 1_000
+STEP_MS_MAX = 86_400_000
+# Rows whose time has to be looked at because of a write; beyond these the whole table is.
+SUSPECTS_MAX = 65_536
+_PLAIN, _CUTTING, _PINNED = b"", b"c", b"p"
+
+
+def step_of(age_ms: int) -> int:
+    """Return by how much the horizon of an age moves at a time, in milliseconds: whole seconds."""
+    return min(max(age_ms // STEPS // 1_000 * 1_000, STEP_MS_MIN), STEP_MS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class RetainRule:
+    """How long the mesh keeps the rows of a table.
+
+    age_ms: from `AGE_MS_MIN` to `AGE_MS_MAX`.
+    by: the column that has the time of a row, by canonical name, folded; "" for the stamp of its insert.
+    floor_ms: a horizon that some node had reached when the rule was made. It counts from then on.
+    """
+
+    age_ms: int
+    by: str = ""
+    floor_ms: int = 0
+
+    def due(self, wall_ms: int) -> int:
+        """Return the horizon at a time: a Unix time in milliseconds."""
+        step_ms = step_of(self.age_ms)
+        floor_ms = self.floor_ms if self.floor_ms <= wall_ms else 0
+        return max((wall_ms - self.age_ms) // step_ms * step_ms, floor_ms, 0)
+
+
+@dataclass(slots=True)
+class Pin:
+    """The horizon of this file alone.
+
+    dropped: by site, the greatest clock of what the pin has removed or refused.
+    reach_ms: the pin when it last did that; the mesh has cut all of it once its horizon is there.
+    """
+
+    age_ms: int = 0  # 0: none
+    ms: int = 0
+    cut_ms: int = 0
+    dropped: dict[bytes, int] = field(default_factory=dict)
+    reach_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Figures:
+    """Counts of one table, for people.
+
+    cut: rows that went since the rule is known here.
+    refused: inserts of other nodes that were older than the horizon when they came.
+    untimed: rows without a time, at the last look at the whole table.
+    """
+
+    cut: int = 0
+    refused: int = 0
+    untimed: int = 0
+
+
+@dataclass(slots=True)
+class _Looked:
+    """The rows that were or have to be looked at: `oldest_ms` is the least time in the table, None if that is not known."""
+
+    oldest_ms: int | None = None
+    suspects: dict[Any, None] = field(default_factory=dict)  # keys of rows that a write may have put below the horizon
+
+
+class Horizon:
+    """The horizon of one table, and the pin of this file."""
+
+    def __init__(self, store: Store, table_id: int, rule: RetainRule, node: bytes) -> None:
+        """Take the first bytes of the sites of this node."""
+        self._store = store
+        self._name = f"retain/{table_id}"
+        self._node = node
+        self.rule = rule
+        self.adopted: Mapping[bytes, int] = {}  # early site -> since when its rows count, in Unix milliseconds
+        self.ms = 0  # older rows are refused
+        self.cut_ms = 0  # older rows are gone
+        self.pin = Pin()
+        self.figures = _Figures()
+        self.looked = _Looked()
+        self.changed = False  # not in the file yet
+
+    def load(self) -> None:
+        """Read what `save` wrote; figures that were edited by hand count from zero again."""
+        found = self._store.meta(self._name)
+        try:
+            value = json.loads(found) if isinstance(found, str) else {}
+            self.ms, self.cut_ms = int(value["ms"]), int(value["cut_ms"])
+            self.figures = _Figures(int(value["cut"]), int(value["refused"]), int(value["untimed"]))
+            dropped = {bytes.fromhex(site): int(hlc) for site, hlc in value["dropped"].items()}
+            self.pin = Pin(int(value["pin_age_ms"]), int(value["pin_ms"]), int(value["pin_cut_ms"]), dropped)
+            self.pin.reach_ms = int(value["pin_reach_ms"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.changed = True
+
+    def save(self) -> None:
+        """Write the state; inside a transaction."""
+        value = {
+            "ms": self.ms,
+            "cut_ms": self.cut_ms,
+            "pin_age_ms": self.pin.age_ms,
+            "pin_ms": self.pin.ms,
+            "pin_cut_ms": self.pin.cut_ms,
+            "pin_reach_ms": self.pin.reach_ms,
+            "cut": self.figures.cut,
+            "refused": self.figures.refused,
+            "untimed": self.figures.untimed,
+            "dropped": {site.hex(): hlc for site, hlc in sorted(self.pin.dropped.items())},
+        }
+        self._store.meta_set(self._name, json.dumps(value))
+        self.changed = False
+
+    # ---- where it is
+
+    @property
+    def bound_ms(self) -> int:
+        """The horizon that holds in this file: the mesh's, or the pin if that is later."""
+        return max(self.ms, self.pin.ms if self.pin.age_ms else 0)
+
+    @property
+    def is_pinned(self) -> bool:
+        """True if this file keeps less than the mesh, or still lacks what a pin has removed."""
+        return bool(self.pin.dropped) or self.bound_ms > self.ms
+
+    @property
+    def is_cutting(self) -> bool:
+        """True while rows older than the mesh's horizon may be left."""
+        return self.cut_ms < self.ms
+
+    @property
+    def is_behind(self) -> bool:
+        """True while rows older than the horizon of this file may be left."""
+        return self.is_cutting or (self.pin.age_ms > 0 and self.pin.cut_ms < self.pin.ms)
+
+    def move(self, wall_ms: int) -> bool:
+        """Move to the horizons that are due at a time; return whether one has moved. Neither moves back."""
+        before = self.ms, self.pin.ms
+        self.ms = max(self.ms, self.rule.due(wall_ms))
+        if self.pin.age_ms:
+            self.pin.ms = max(self.pin.ms, RetainRule(self.pin.age_ms).due(wall_ms))
+        moved = before != (self.ms, self.pin.ms)
+        self.changed |= moved
+        return moved
+
+    def settle(self, ms: int, pin_ms: int) -> None:
+        """Note that no row older than these two horizons is left. The first ends what the pin lacks."""
+        self.cut_ms, self.pin.cut_ms = max(self.cut_ms, ms), max(self.pin.cut_ms, pin_ms)
+        if self.cut_ms >= self.pin.reach_ms:
+            self.pin.dropped.clear()
+        self.changed = True
+
+    @property
+    def next_due(self) -> int:
+        """The Unix time in milliseconds at which the horizon or the pin moves on."""
+        moves = [(self.ms, self.rule.age_ms), *([(self.pin.ms, self.pin.age_ms)] if self.pin.age_ms else [])]
+        return min((ms // step_of(age_ms) + 1) * step_of(age_ms) + age_ms for ms, age_ms in moves)
+
+    def suspect(self, key: Any) -> None:
+        """Note a row that a write may have put below the horizon."""
+        if len(self.looked.suspects) < SUSPECTS_MAX:
+            self.looked.suspects[key] = None
+        else:
+            self.looked.oldest_ms = None
+
+    def drop(self, site: bytes, hlc: int) -> None:
+        """Note that the pin has removed or refused a change."""
+        if self.pin.dropped.get(site, 0) < hlc:
+            self.pin.dropped[site] = hlc
+        self.pin.reach_ms = max(self.pin.reach_ms, self.pin.ms)
+        self.changed = True
+
+    def vouched(self, vector: Vector) -> Vector:
+        """Return the part of a vector whose changes this file holds, as far as it has not superseded them."""
+        if not self.pin.dropped:
+            return vector
+        kept = Vector()
+        for site, ranges in vector.items():
+            first = self.pin.dropped.get(site, 0)
+            for after, upto in ranges:
+                if upto > first:
+                    kept.add(site, max(after, first), upto)
+        return kept
+
+    # ---- comparing
+
+    def mixed(self, digest: bytes) -> bytes:
+        """Return the digest of a vector at this horizon; equal only for nodes that have cut what lies below it, and no more.
+
+        A node that keeps less than the mesh, or has more than it should, compares equal to none.
+        """
+        if self.is_pinned:
+            return _mix(digest, self.ms, _PINNED + self._node)
+        return _mix(digest, self.ms, _CUTTING + self._node if self.is_cutting else _PLAIN)
+
+    def alike(self, digest: bytes, theirs: bytes, peer: bytes) -> bool:
+        """Return True if a peer has the vector of this digest at this horizon, the one before or the next, or without a rule."""
+        return theirs == digest or any(theirs == _mix(digest, *state) for state in self._states(peer))
+
+    def _states(self, peer: bytes) -> Iterator[tuple[int, bytes]]:
+        step_ms = step_of(self.rule.age_ms)
+        for ms in dict.fromkeys((self.ms, self.cut_ms, self.ms - step_ms, self.ms + step_ms)):
+            if ms >= 0:
+                for tag in (_PLAIN, _CUTTING + peer[:SITE_PREFIX], _PINNED + peer[:SITE_PREFIX]):
+                    yield ms, tag
+
+
+def _mix(digest: bytes, ms: int, tag: bytes) -> bytes:
+    return blake2b(digest + ms.to_bytes(8, "big") + tag, digest_size=len(digest), person=b"mycomesh-horizon").digest()
