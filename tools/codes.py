@@ -625,6 +625,11 @@ _MEMBERS = (
         "what was dropped is in mycomesh_conflicts as far as it had room; mycomesh restore writes it again",
     ),
     Code(
+        "retain.cut",
+        "rows have gone with time",
+        "they were older than their table keeps rows ('mycomesh retain' shows for how long); no node keeps them",
+    ),
+    Code(
         "mesh.epoch",
         "the mesh secret was rotated",
         "a member was revoked; members that were away receive the new secret when they return",

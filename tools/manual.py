@@ -49,6 +49,20 @@ _TABLE = {
     "parked": "int",
     "note": "text",
     "equal_on": "int?",
+    "horizon": "text",
+    "cut": "int",
+    "refused": "int",
+}
+_RETAINED = {
+    "table": "text",
+    "age_ms": "int",
+    "by": "text",
+    "local_ms": "int",
+    "horizon": "text",
+    "cutting": "bool",
+    "cut": "int",
+    "refused": "int",
+    "untimed": "int",
 }
 _ACCOUNT = {
     "node_id": "text",
@@ -367,6 +381,16 @@ MANUAL = {
             ("mycomesh policy orders signed", "take in only rows that their writers have signed"),
         ),
         {"table": "text", "policy": "text", "ids": "text", "next_id": "int?", "ids_left": "int?"},
+    ),
+    "retain": Page(
+        (
+            ("mycomesh retain", "list the tables whose rows go with time, and what has gone"),
+            ("mycomesh retain telemetry 7d BY at", "keep rows for a week, by the time in their column"),
+            ("mycomesh retain log 90d", "keep rows for 90 days after their insert"),
+            ("mycomesh retain telemetry --local 1d", "keep only a day on this node"),
+            ("mycomesh retain telemetry off", "keep all rows from now on"),
+        ),
+        {"tables": [_RETAINED]},
     ),
     "migrate": Page(
         (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.status import AccountView, PeerView, ReaderView, TableView
 
-__all__ = ["equality", "linked_of", "show_accounts", "show_peers", "show_readers", "show_tables"]
+__all__ = ["equality", "linked_of", "retained", "show_accounts", "show_peers", "show_readers", "show_tables"]
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -31,11 +31,19 @@ def show_tables(tables: Sequence[TableView], linked: int) -> None:
             "-" if table.equal_on is None else f"{table.equal_on} of {linked}",
             str(table.conflicts),
             str(table.parked),
-            table.note,
+            "; ".join(filter(None, (retained(table), table.note))),
         )
         for table in tables
     ]
     print_table(("TABLE", "ROWS", "HASH", "EQUAL ON", "CONFLICTS", "PARKED", "NOTE"), rows)
+
+
+def retained(table: TableView) -> str:
+    """Return since when a table has rows, and how many have gone or come too late; "" if its rows stay."""
+    if not table.horizon:
+        return ""
+    late = f", {table.refused} came too late" if table.refused else ""
+    return f"rows since {table.horizon[:19]}Z, {table.cut} older are gone{late}"
 
 
 def show_accounts(accounts: Sequence[AccountView]) -> None:

@@ -384,6 +384,7 @@ class Daemon:
                 | "keep-rows"
                 | "counter"
                 | "policy"
+                | "retain"
                 | "migrate"
                 | "conflicts"
                 | "restore"

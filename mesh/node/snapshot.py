@@ -85,6 +85,9 @@ def table_views(status: ReplicaStatus, links: Sequence[LinkStatus]) -> tuple[Tab
             table.parked,
             table.note,
             equal[fold(table.name)] if compared and table.digest else None,
+            time_text(table.horizon_ms) if table.horizon_ms else "",
+            table.cut,
+            table.refused,
         )
         for table in status.tables
     )

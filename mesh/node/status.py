@@ -85,7 +85,8 @@ class PeerView:
 class TableView:
     """One replicated table. Two nodes have the same `digest` (hexadecimal) exactly if their contents are equal.
 
-    `equal_on` counts the linked peers whose table was equal when last compared; None before the first comparison.
+    `equal_on` counts the linked peers whose table was equal when last compared; None before the first comparison. `horizon` is
+    the time (ISO 8601) before which rows are gone, "" if rows stay; `cut` rows have gone, and `refused` came too late.
     """
 
     name: str
@@ -95,6 +96,9 @@ class TableView:
     parked: int
     note: str
     equal_on: int | None = None
+    horizon: str = ""
+    cut: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

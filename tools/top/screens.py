@@ -19,6 +19,7 @@ from mycomesh.tools.top.detail import keys, node_lines
 from mycomesh.tools.top.grid import cells, is_crowded
 from mycomesh.tools.top.signs import COLOURS, appearance, content_letter, legend, signs
 from mycomesh.tools.top.traffic import ROWS_MIN, traffic
+from mycomesh.tools.views import retained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -335,7 +336,7 @@ def _tables(picture: Picture, width: int, height: int) -> list[Text]:
             "-" if table.equal_on is None else f"{table.equal_on}/{linked}",
             str(table.conflicts),
             str(table.parked),
-            printable(table.note) or "-",
+            printable("; ".join(filter(None, (retained(table), table.note)))) or "-",
         ]
         for table in picture.tables
     ]

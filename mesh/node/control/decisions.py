@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.control import retention_requests
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
 from mycomesh.sync.schema.policy import OWN_IDS, SHARED_IDS
@@ -57,10 +58,8 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
                     table
                 )
             }
-        case "policy":
-            table = _text(request, "table")
-            policy = None if request.get("policy") is None else _text(request, "policy")
-            return lambda replica: _policy(replica, table, policy)
+        case "policy" | "retain" as rule:
+            return retention_requests.prepare(request) if rule == "retain" else _prepare_policy(request)
         case "migrate":
             script, dry_run = _text(request, "sql"), request.get("dry_run") is True
             return lambda replica: {"done": replica.migrate(script, clock()[1], dry_run=dry_run)}
@@ -80,6 +79,12 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
             return lambda replica: {"done": replica.conflicts.restore(which, clock()[1], as_new_row=beside)}
         case other:
             raise AssertionError(f"{other!r} is not a request about tables")
+
+
+def _prepare_policy(request: dict[str, Any]) -> Callable[[Replica], dict[str, Any]]:
+    table = _text(request, "table")
+    policy = None if request.get("policy") is None else _text(request, "policy")
+    return lambda replica: _policy(replica, table, policy)
 
 
 def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def _of_tables(status: Status) -> Iterator[_Metric]:
     for field, text in fields:
         samples = tuple(({"table": table.name}, float(getattr(table, field))) for table in status.tables)
         yield _Metric(f"table_{field}", "gauge", text, samples)
+    kept = [({"table": table.name}, table) for table in status.tables if table.horizon]
+    if kept:
+        ends = tuple((labels, datetime.fromisoformat(table.horizon).timestamp()) for labels, table in kept)
+        yield _Metric("table_horizon_seconds", "gauge", "Unix time before which rows of a table are gone.", ends)
+        cut = tuple((labels, float(table.cut)) for labels, table in kept)
+        yield _Metric("table_cut_rows_total", "counter", "Rows that have gone because of their age.", cut)
+        refused = tuple((labels, float(table.refused)) for labels, table in kept)
+        yield _Metric("table_refused_rows_total", "counter", "Rows of peers that came when they were too old.", refused)
 
 
 def _of_origins(status: Status) -> Iterator[_Metric]:

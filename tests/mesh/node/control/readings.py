@@ -26,7 +26,7 @@ STATUS = Status(
     hint="",
     clock_offset_ms=-250.0,
     peers=(PEER, replace(PEER, node_id="bb", name="charlie", state="down")),
-    tables=(TableView("drones", 7, "00", 2, 1, ""),),
+    tables=(TableView("drones", 7, "00", 2, 1, "", None, "2026-11-24T00:00:00+00:00", 5, 3),),
     not_after_s=1_900_000_000,
     scrub=ScrubView(2_500, 4, ("drones",)),
     lock_held_ms=12.5,
