@@ -176,6 +176,16 @@ CATALOGUE = {
         Kind("adopt_status_ms", "adopt", "ms", "the longest answer of `status` meanwhile", goal=1_000),
         Kind("adopt_wait_ms", "adopt", "ms", "the longest wait of a write meanwhile", goal=50),
         Kind("adopt_file_ratio", "adopt", "ratio", "the file afterwards", "the file before", 1.3),
+        Kind("retain_us_per_row", "retain", "us", "CPU to remove a row of a million that are too old", goal=20),
+        Kind("retain_lock_ms", "retain", "ms", "longest hold of the write lock meanwhile, CPU time", goal=25),
+        Kind(
+            "retain_freed_percent",
+            "retain",
+            "%",
+            "of the file given back afterwards, with auto_vacuum = INCREMENTAL",
+            goal=90,
+            more=True,
+        ),
         Kind(
             "spread_rows_per_s",
             "spread",
