@@ -35,6 +35,7 @@ SCENARIOS = (
     "late-returner",
     "copies",
     "traitor",
+    "retention",
 )
 
 

@@ -1,0 +1,49 @@
+"""The facts of retention: what they state, and what has no effect."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mycomesh.sync.schema.retain import _TEXT_MAX, adopted_fact, adoption_of, retain_fact, rule_of
+from mycomesh.sync.storage.horizon import AGE_MS_MAX, AGE_MS_MIN, RetainRule
+
+
+@pytest.mark.parametrize("age_ms", [AGE_MS_MIN, AGE_MS_MAX - 1, AGE_MS_MAX])
+def test_rule_comes_back_from_its_fact(age_ms):
+    rule = RetainRule(age_ms, "at", 7)
+    assert rule_of(retain_fact("t", rule)[2]) == rule
+    assert retain_fact("t", rule)[:2] == ('retain:["t"]', "retain")
+
+
+@pytest.mark.parametrize("age_ms", [0, AGE_MS_MIN - 1, AGE_MS_MAX + 1, 1.5, "7d", None, True])
+def test_age_out_of_range_has_no_effect(age_ms):
+    assert rule_of(json.dumps({"age_ms": age_ms})) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["off", "", "[]", "{}", "[" * 5_000, '{"age_ms": 5000, "by": 1}', '{"age_ms": 5000, "floor_ms": -1}']
+)
+def test_other_text_ends_the_rule(text):
+    assert rule_of(text) is None
+
+
+def test_text_beyond_its_limit_has_no_effect():
+    blank = json.dumps({"age_ms": 5_000, "by": ""})
+    for size in (_TEXT_MAX - 1, _TEXT_MAX):
+        assert rule_of(blank.replace('""', f'"{"c" * (size - len(blank))}"')) is not None
+    assert rule_of(blank.replace('""', f'"{"c" * (_TEXT_MAX + 1 - len(blank))}"')) is None
+
+
+@pytest.mark.parametrize(
+    ("site", "text"), [("zz", "5"), ("00" * 15, "5"), ("00" * 16, "-5"), ("00" * 16, "9" * 16), ("00" * 16, "x")]
+)
+def test_other_adoption_has_no_effect(site, text):
+    assert adoption_of(site, text) == {}
+
+
+def test_adoption_comes_back_from_its_fact():
+    site = bytes(range(16))
+    name, _, text = adopted_fact(site, 5_000)
+    assert adoption_of(*json.loads(name.partition(":")[2]), text) == {site: 5_000}
