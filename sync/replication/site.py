@@ -137,8 +137,8 @@ class Site:
             del clocks[min(clocks, key=lambda each: (clocks[each], each))]
 
     def confirmed_upto(self, table: Table) -> int:
-        """Return the clock up to which some peer was found to have this site's entries of a table, in this run; 0 for none."""
-        return self._confirmed.get(table.table_id, 0)
+        """Return the clock up to which peers were found to have this site's entries of a table, in this run; 0 for none."""
+        return min(self._confirmed.get(table.table_id, {}).values(), default=0)
 
     def unseen_after(self, table: Table) -> tuple[int, int]:
         """Return (site number, clock): nobody is known to have this site's later entries of a table, so none was deleted.
