@@ -55,7 +55,9 @@ class Coverage:
 
     def is_alike(self, digest: bytes, peer: bytes) -> bool:
         """Return True if a peer (16-byte node id) covers the same, under another horizon than this replica's, or none."""
-        return self.horizon is not None and self.horizon.alike(self.vector.digest(), digest, peer)
+        if self.horizon is None or digest == self.digest:
+            return False
+        return self.horizon.alike(self.vector.digest(), digest, peer)
 
     @property
     def vouched(self) -> Vector:
