@@ -25,7 +25,7 @@ from mycomesh.tools.tasks import end_tasks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["HttpScheme"]
+__all__ = ["HttpConnection", "HttpScheme"]
 
 CONNECT_S = 5
 ANSWER_S = 30
@@ -48,7 +48,7 @@ class HttpScheme(Scheme):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._slots = [_Connection(options) for _ in range(CONNECTIONS)]
+        self._slots = [HttpConnection(options) for _ in range(CONNECTIONS)]
         self._listener: Listener | None = None
         self._pumps = Pumps()
         self.port = 0  # of the listener, once it listens
@@ -87,7 +87,7 @@ class HttpScheme(Scheme):
             lanes[zlib.crc32(message.key.encode()) % len(lanes)].append(number)
         answers = [""] * len(messages)
 
-        async def send(slot: _Connection, numbers: list[int]) -> None:
+        async def send(slot: HttpConnection, numbers: list[int]) -> None:
             for number in numbers:
                 answers[number] = self._judged(await slot.post(messages[number]))
 
@@ -162,7 +162,7 @@ class HttpScheme(Scheme):
         return [Finding("connect", True, urlsplit(self.options.url).netloc), Finding("POST", good, f"status {status}")]
 
 
-class _Connection:
+class HttpConnection:
     """One connection, that is opened again when the server has closed it."""
 
     def __init__(self, options: Options) -> None:
@@ -200,19 +200,23 @@ class _Connection:
 
     async def post(self, message: Message) -> int:
         """Send a message; return the status. Tries again once if the server has closed an idle connection meanwhile."""
+        return (await self.exchange(message, ANSWER_BYTES_MAX))[0]
+
+    async def exchange(self, message: Message, bytes_max: int) -> tuple[int, bytes | None]:
+        """Send a message as `post` does; return the status and the body, None if that is larger than `bytes_max`."""
         for last in (False, True):
             used = self._streams is not None
             await self.open()
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    return await self._post(message)
+                    return await self._exchange(message, bytes_max)
             except (OSError, EOFError, h11.RemoteProtocolError, TimeoutError) as error:
                 self.close()
                 if last or not used or isinstance(error, TimeoutError):
                     raise LinkError(f"the connection was lost: {error or type(error).__name__}") from error
         raise AssertionError
 
-    async def _post(self, message: Message) -> int:
+    async def _exchange(self, message: Message, bytes_max: int) -> tuple[int, bytes | None]:
         assert self._streams is not None
         reader, writer = self._streams
         protocol = self._protocol
@@ -225,7 +229,7 @@ class _Connection:
         data += protocol.send(h11.EndOfMessage()) or b""
         writer.write(data)
         await writer.drain()
-        status, size = 0, 0
+        status, answer = 0, b""
         while True:
             event: Any = protocol.next_event()
             if event is h11.NEED_DATA:
@@ -236,10 +240,10 @@ class _Connection:
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > ANSWER_BYTES_MAX:
+                answer += event.data
+                if len(answer) > bytes_max:
                     self.close()
-                    return status
+                    return status, None
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif isinstance(event, h11.ConnectionClosed):
@@ -249,7 +253,7 @@ class _Connection:
         else:
             with contextlib.suppress(h11.LocalProtocolError):
                 protocol.start_next_cycle()
-        return status
+        return status, answer
 
     def _target(self, topic: str) -> str:
         return f"{self._parts.path.rstrip('/')}/{quote(topic, safe='/%')}" if topic else self._parts.path or "/"

@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Run `MIB exec COMMAND`, `MIB python MODULE:FUNCTION DIRECTORY` or `MIB onnx OPEN-FILE`."""
+    """Run `MIB exec COMMAND`, `MIB python MODULE:FUNCTION DIRECTORY`, `MIB onnx OPEN-FILE` or `MIB http URL CREDENTIALS CA`."""
     mib, kind, what, *more = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -42,6 +42,9 @@ def main() -> None:
     if kind == "onnx":
         _serve(importlib.import_module("mycomesh.tools.models.runtime").load(int(what)), answers)
         return
+    if kind == "http":
+        _serve(importlib.import_module("mycomesh.tools.flows.http_call").caller(what, *more), answers)
+        return
     sys.path.insert(0, more[0])
     module, _, name = what.partition(":")
     _serve(getattr(importlib.import_module(module), name), answers)
@@ -49,15 +52,18 @@ def main() -> None:
 
 def _serve(function: Callable[[dict[str, Any]], Any], answers: int) -> None:
     rest = b""
-    while piece := os.read(0, READ_BYTES):
-        *lines, rest = (rest + piece).split(b"\n")
-        rows = [json.loads(line, object_hook=_blob) for line in lines]
-        if inspect.iscoroutinefunction(function):
-            made = asyncio.run(_all(function, rows))
-        else:
-            made = [_answer(function, row) for row in rows]
-        with open(answers, "wb", closefd=False) as file:
-            file.write(b"".join(made))
+    # One loop, so that a function may keep its connections; the worker of a model could open none.
+    runner = asyncio.Runner() if inspect.iscoroutinefunction(function) else None
+    with runner or contextlib.nullcontext():
+        while piece := os.read(0, READ_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            rows = [json.loads(line, object_hook=_blob) for line in lines]
+            step = getattr(function, "at_once", len(rows)) or 1
+            for start in range(0, len(rows), step):
+                some = rows[start : start + step]
+                made = runner.run(_all(function, some)) if runner else [_answer(function, row) for row in some]
+                with open(answers, "wb", closefd=False) as file:
+                    file.write(b"".join(made))
 
 
 def _answer(function: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> bytes:

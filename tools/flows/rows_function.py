@@ -41,6 +41,8 @@ class RowsFunction(SqlFunction):
         words = [settings.kind, settings.call]
         if settings.kind == "python":
             words.append(settings.directory)
+        if settings.kind == "http":
+            words += [settings.credentials, settings.ca]
         self._worker = Worker(words, settings.directory, settings.timeout_s, settings.memory_mib)
         self._answers: dict[str, list[dict[str, Any]] | str] = {}  # id of a change -> results, or why there are none
         self._inserts: dict[tuple[str, ...], str] = {}

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.tools.bridges.scheme import SchemeError
+from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.models.tensors import TensorError, Tensors, declared
 
 if TYPE_CHECKING:
@@ -38,11 +42,24 @@ __all__ = [
 ]
 
 KIND = "flow"
-KEYS = ("on", "run", "into", "where", "from", "timeout_s", "memory_mib", "inputs", "outputs", "keep")
+KEYS = (
+    "on",
+    "run",
+    "into",
+    "where",
+    "from",
+    "timeout_s",
+    "memory_mib",
+    "inputs",
+    "outputs",
+    "keep",
+    "credentials",
+    "ca",
+)
 HERE, EVERYWHERE, ONE = "here", "everywhere", "one"
 TIMEOUT_S_MAX = 3_600
 MEMORY_MIB_MAX = 65_536
-KINDS = ("sql", "python", "exec", "onnx")
+KINDS = ("sql", "python", "exec", "onnx", "http", "https")
 SQL_CHARS_MAX = 100_000  # of `on` and `run`; a person writes them
 _IDENTIFIER = r'("(?:[^"]|"")+"|\[[^\]]+\]|`[^`]+`|\w+)'
 _FROM = re.compile(rf"\bFROM\s+{_IDENTIFIER}", re.IGNORECASE)
@@ -63,11 +80,13 @@ class FlowSettings:
         names of the nodes that run it for all.
     begin: `now` takes writes after the flow was added, `start` those before it too.
     timeout_s: seconds that one call may take, 1..3,600.
-    kind: `sql`, `python`, `exec` or `onnx`.
-    call: MODULE:FUNCTION, a command for the shell, or MODEL or MODEL@VERSION; "" for SQL.
+    kind: `sql`, `python`, `exec`, `onnx` or `http`.
+    call: MODULE:FUNCTION, a command for the shell, MODEL or MODEL@VERSION, or a URL; "" for SQL.
     memory_mib: of the worker's address space, 64..65,536 MiB.
     directory: where Python modules are found and commands run.
     tensors: how columns become the model's inputs, and its outputs columns.
+    credentials, ca: paths of the webhook's files, "" for none.
+    author: the member that wrote the row of `mycomesh_flows`, "" for a section of config.toml.
     """
 
     name: str
@@ -83,6 +102,9 @@ class FlowSettings:
     memory_mib: int = 512
     directory: str = "."
     tensors: Tensors = field(default_factory=Tensors)
+    credentials: str = ""
+    ca: str = ""
+    author: str = ""
 
     @property
     def inserts(self) -> bool:
@@ -185,6 +207,8 @@ def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSe
     settings = FlowSettings(
         name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory, tensors
     )
+    credentials, ca = _files(name, kind, section, directory)
+    settings = replace(settings, credentials=credentials, ca=ca)
     if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
         raise wrong(
             name,
@@ -198,10 +222,13 @@ def _function(name: str, text: str) -> tuple[str, str, str]:
     """Return the kind of a function, its SQL and what is called, of which one is ""."""
     kind, colon, rest = text.partition(":")
     kind, rest = kind.strip(), rest.strip()
+    if kind in ("http", "https"):
+        return "http", "", _url(name, f"{kind}:{rest}" if rest.startswith("//") else rest)
     if not colon or kind not in KINDS or not rest:
         raise wrong(
             name,
-            "run must begin with 'sql:', 'python:', 'exec:' or 'onnx:': run = \"sql: INSERT INTO alerts SELECT id, at FROM new\"",
+            "run must begin with 'sql:', 'python:', 'exec:', 'onnx:' or 'https:', such as"
+            ' run = "sql: INSERT INTO alerts SELECT id, at FROM new"',
         )
     if kind == "sql":
         return kind, _statement(name, "run", rest), ""
@@ -212,6 +239,33 @@ def _function(name: str, text: str) -> tuple[str, str, str]:
     if kind == "onnx" and not re.fullmatch(r"[^@\n]+(@[1-9][0-9]{0,8})?", rest):
         raise wrong(name, f'run = "onnx: MODEL" names a model, or a version of it as MODEL@3, not {rest!r}')
     return kind, "", rest
+
+
+def _url(name: str, text: str) -> str:
+    """Check the URL of a webhook."""
+    try:
+        scheme_named("http")
+        parts = urlsplit(text)
+        _ = parts.port
+    except (SchemeError, ValueError) as error:
+        raise wrong(name, f"run {text!r}: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+        raise wrong(
+            name,
+            f'run = "https://HOST/PATH" names a webhook, without a password (put it into a file: credentials), not {text!r}',
+        )
+    return text
+
+
+def _files(name: str, kind: str, section: Mapping[str, Any], directory: str) -> list[str]:
+    """Return the paths of `credentials` and `ca`, which only a webhook has."""
+    found = []
+    for key in ("credentials", "ca"):
+        value = section.get(key, "")
+        if not isinstance(value, str) or (value and kind != "http"):
+            raise wrong(name, f"{key} must be the path of a file, for a webhook alone, not {value!r}")
+        found.append(str(Path(directory) / Path(value).expanduser()) if value else "")
+    return found
 
 
 def _input(name: str, text: str) -> tuple[str, str]:

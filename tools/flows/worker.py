@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ANSWER_BYTES_MAX", "Failure", "Worker"]
+__all__ = ["ANSWER_BYTES_MAX", "AwayError", "Failure", "Worker"]
 
 ANSWER_BYTES_MAX = 4 << 20  # of one line
 READ_BYTES = 1 << 20
 TOO_MANY = "answered with more lines than it got; it has to write one line for each"
 ERRORS_BYTES = 4_096  # of the standard error that are kept to say why a worker ended
+
+
+class AwayError(Exception):
+    """The system that the function asks cannot be reached, which is no fault of a row."""
 
 
 @dataclass(frozen=True, slots=True)

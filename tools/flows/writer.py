@@ -381,6 +381,10 @@ def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:
         from mycomesh.tools.flows.onnx_function import OnnxFunction  # noqa: PLC0415 -- SQL needs no worker
 
         return OnnxFunction(db, settings)
+    if settings.kind == "http":
+        from mycomesh.tools.flows.http_function import HttpFunction  # noqa: PLC0415
+
+        return HttpFunction(db, settings)
     from mycomesh.tools.flows.rows_function import RowsFunction  # noqa: PLC0415
 
     return RowsFunction(db, settings)

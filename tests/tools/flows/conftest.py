@@ -42,7 +42,7 @@ def writer(tmp_path):
         file = str(tmp_path / "f.db")
         section = {
             "on": "drones",
-            "run": run if run.startswith(("python:", "exec:", "onnx:")) else f"sql: {run}",
+            "run": run if run.startswith(("python:", "exec:", "http", "onnx:")) else f"sql: {run}",
             **({"into": into} if into else {}),
             **section,
         }
