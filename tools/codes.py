@@ -301,6 +301,13 @@ _DATABASE = (
         "mycomesh dead lists them with the reasons; repair the cause, then run mycomesh bridge resume NAME",
     ),
     Code(
+        "flow.refused",
+        "a flow that a member shares does not run here",
+        "its section is wrong, or asks for what only this node's own config.toml may: a Python function, a command, a webhook"
+        " at a host that [flows] does not name, or more than 16 flows",
+        "ask its author, add the host to hosts in [flows], or write the flow into config.toml yourself",
+    ),
+    Code(
         "flow.stopped",
         "a flow has stopped",
         "its function failed for 20 of the last 50 changes, so that going on would set all aside; its position stays where it is",

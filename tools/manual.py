@@ -501,6 +501,10 @@ MANUAL = {
                 "mycomesh flow add low_battery --on drones --into alerts --run 'sql: SELECT id FROM new WHERE battery < 20'",
                 "check a flow and write its section into config.toml",
             ),
+            (
+                "mycomesh flow add low_battery --share --on drones --into alerts --run 'sql: SELECT id FROM new'",
+                "let the nodes run it that accept flows of this one",
+            ),
         ),
         [_CHILD],
     ),

@@ -20,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.events import Notice
-from mycomesh.mesh.node.config import load
+from mycomesh.mesh.node.config import SECTIONS_MAX, Section, load
 from mycomesh.mesh.node.errors import HomeError, NodeError
 from mycomesh.mesh.node.home import read_private, write_private
 from mycomesh.mesh.node.status import ChildView
@@ -29,7 +29,6 @@ from mycomesh.sync.feed.letters_sql import RECEIVER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mycomesh.mesh.node.config import Section
     from mycomesh.mesh.node.home import Home
 
 __all__ = ["Children", "command_line"]
@@ -41,6 +40,7 @@ REPORT_BYTES_MAX = 64 * 1024  # one line of a child
 ERRORS_BYTES_MAX = 4_096  # of a child's standard error that are kept to say why it ended
 REFUSED = 2  # the exit code of a command that cannot use its arguments or its section
 _Key = tuple[str, str]  # kind and name of a section
+COMMANDS = {"flows": ("flow", "accept")}  # of kinds that are not the command themselves
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -60,6 +60,7 @@ class Children:
         self._notify = notify
         self._runs = {(each.kind, each.name): _Child(each, self._words, notify) for each in sections}
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._also: tuple[Section, ...] = ()  # that a child has asked for, without a section in config.toml
         self._paused_file = home.state / "paused"
 
     def start(self) -> None:
@@ -76,7 +77,14 @@ class Children:
         Raises:
             ConfigError: the file cannot be used; nothing changes.
         """
-        found = {(each.kind, each.name): each for each in load(self._home.config_file).children}
+        sections = load(self._home.config_file).children
+        if any(each.kind in COMMANDS for each in sections):  # the one that asked
+            sections += self._also
+        found = {(each.kind, each.name): each for each in sections}
+        if len(found) > SECTIONS_MAX:
+            raise NodeError(
+                f"{len(found)} processes beside the node are more than {SECTIONS_MAX}; remove some sections"
+            )
         given = {key: run for key, run in self._runs.items() if key in found or run.is_of_command_line}
         gone = [self._tasks.pop(key) for key in self._runs if key not in given]
         fresh = {key: _Child(each, self._words, self._notify) for key, each in found.items() if key not in given}
@@ -123,11 +131,15 @@ class Children:
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Pause or resume one child (`action`, `kind`, `name`), reload all, or do neither; return all children as plain values.
 
+        With the action `also`, the children of a kind with these `names` run beside those of config.toml.
+
         Raises:
             NodeError: config.toml has no such section or cannot be used, or the pause cannot be kept.
         """
         action = request.get("action")
-        if action == "reload":
+        if action == "also":
+            self._also = Section.parse(str(request.get("kind")), {name: {} for name in request.get("names", ())})
+        if action in ("reload", "also"):
             await self.reload()
         if action in ("pause", "resume"):
             key = str(request.get("kind")), str(request.get("name"))
@@ -148,7 +160,12 @@ class _Child:
 
     def __init__(self, section: Section, words: Sequence[str], notify: Callable[[Notice], None]) -> None:
         self._section = section
-        self._words = [*words, section.kind, "run", *([section.name] if section.name else []), *section.words]
+        self._words = [
+            *words,
+            *COMMANDS.get(section.kind, (section.kind, "run")),
+            *([section.name] if section.name else []),
+            *section.words,
+        ]
         self._notify = notify
         self._process: asyncio.subprocess.Process | None = None
         self._ended = asyncio.Event()  # no process runs

@@ -47,7 +47,8 @@ HOOK_TIMEOUT_S_MAX = 86_400
 SECTIONS_MAX = 32  # each is a process
 # Sections that a process of its own runs, as `mycomesh KIND run NAME` -> whether there are several, as [KIND.NAME]. The command
 # checks what is in its section.
-KINDS = {"bridge": True, "flow": True, "web": False}
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a section or a hook
+KINDS = {"bridge": True, "flow": True, "flows": False, "web": False}
 BASE_CHARS_MAX = 16  # of a base's name, which goes into every statement
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
@@ -166,7 +167,7 @@ class Hook:
         Raises:
             ConfigError: a key is missing, unknown or of another type.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        if not NAME.fullmatch(name):
             raise ConfigError(f"hook {name!r}: a name has 1 to 64 letters, digits, '-' and '_'")
         if not isinstance(value, dict) or not {"on", "run"} <= value.keys() <= {"on", "run", "from", "timeout_s"}:
             raise ConfigError(
@@ -239,7 +240,7 @@ class Section:
             return (cls(kind, ""),)
         if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
             raise ConfigError(f"{kind!r} must be tables such as [{kind}.NAME]")
-        wrong = next((name for name in value if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)), None)
+        wrong = next((name for name in value if not NAME.fullmatch(name)), None)
         if wrong is not None:
             raise ConfigError(f"{kind} {wrong!r}: a name has 1 to 64 letters, digits, '-' and '_'")
         return tuple(cls(kind, name) for name in value)

@@ -258,3 +258,36 @@ def test_a_dead_letter_is_tried_again_when_asked(machine):
     alpha.done("dead", "--retry", str(letter["number"]))
     alpha.shows("SELECT what FROM alerts", "7\n")
     eventually(lambda: json.loads(alpha.done("dead", "--json")) == [], "it is done with")
+
+
+@pytest.mark.slow
+def test_a_shared_flow_runs_where_it_is_accepted(machine, tmp_path):
+    alpha = machine("")
+    bravo = Machine(tmp_path, "bravo")
+    bravo.done("join", alpha.done("invite").strip(), "--no-multicast", "--peer", alpha.address)
+    bravo.home.config_file.write_text('[flows]\naccept = ["alpha"]\n')
+    bravo.home.config_file.chmod(0o600)
+    bravo.up("--port", "0", "--peer", alpha.address)
+    share = ("flow", "add", "low", "--share", "--on", "drones", "--into", "alerts", "--run")
+    try:
+        assert "python: runs only from" in alpha.run(*share, "python: a:b").stderr
+        alpha.done(*share, "sql: SELECT id AS drone FROM new")
+        eventually(is_in("running", bravo), "it runs there")
+        assert child(alpha) == {}, "nobody has asked for it here"
+        (listed,) = json.loads(bravo.done("flow", "list", "--json"))
+        assert (listed["name"], listed["author"]) == ("low", "alpha")
+        bravo.sql("INSERT INTO drones VALUES('d1', 10)")
+        bravo.shows("SELECT drone FROM alerts", "d1\n")
+        alpha.done(*share, "sql: SELECT id AS drone, 'again' AS what FROM new")
+        eventually(lambda: "again" in bravo.done("flow", "list"), "the other version runs")
+        eventually(is_in("running", bravo), "it runs there")
+        bravo.sql("INSERT INTO drones VALUES('d2', 10)")
+        bravo.shows("SELECT what FROM alerts WHERE drone = 'd2'", "again\n")
+        text = '{"on": "drones", "run": "sql: INSERT OR IGNORE INTO alerts SELECT _key, 1, 2 FROM new"}'
+        bravo.sql(f"INSERT INTO mycomesh_flows VALUES('mine', '{text}')")
+        eventually(lambda: "of 2 shared flows" in child(bravo, "")["text"], "it is seen")
+        assert child(bravo, "mine") == {}, "its author is not accepted"
+        alpha.done("flow", "remove", "low")
+        eventually(lambda: child(bravo) == {}, "it has ended")
+    finally:
+        bravo.terminate()

@@ -42,6 +42,7 @@ INNER = {
     "FlowStoppedError",
     "FunctionError",
     "MovedError",
+    "AwayError",
     "RowError",
     "UnfitError",
     "_LostError",

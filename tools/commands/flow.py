@@ -25,12 +25,13 @@ ACTIONS = {
     "add": "check a flow and write its section into config.toml",
     "test": "run one for the latest rows, and write nothing",
     "remove": "end one, and remove its section and its position; results stay",
+    "accept": "follow the flows that other members share, as the node does for [flows]",
     "run": "run one in the foreground, as the node does in the background",
     "pause": "end the process of one",
     "resume": "start one that was paused, refused or stopped",
 }
 SHOWN = ("inputs", "failed")  # figures
-WITHOUT_NAME = ("list", "status")
+WITHOUT_NAME = ("list", "status", "accept")
 SAMPLE_DEFAULT = 10
 SAMPLE_MAX = 1_000
 
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--where", metavar="PLACE", help="of 'add': here (default), everywhere, one, or names with commas"
     )
     parser.add_argument("--from", dest="begin", metavar="WHEN", help="of 'add': now (default) or start")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="of 'add': share it with the nodes that accept it, instead of running it here",
+    )
     parser.add_argument(
         "--sample", type=int, default=SAMPLE_DEFAULT, metavar="N", help=f"of 'test': how many rows, 1 to {SAMPLE_MAX:,}"
     )
@@ -67,6 +73,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
             _add(args, home)
         case "remove":
             _remove(args, home)
+        case "accept":
+            importlib.import_module("mycomesh.tools.flows.accepting").run(home)
         case "run":
             importlib.import_module("mycomesh.tools.flows.process").run(home, args.name)
         case "test":
@@ -88,6 +96,7 @@ def _list(args: argparse.Namespace, home: Home) -> None:
             "into": each.into,
             "where": each.where if isinstance(each.where, str) else list(each.where),
             "run": f"{each.kind}: {each.sql or each.call}",
+            "author": each.author,
         }
         for each in _settings().load_all(home)
     ]
@@ -125,6 +134,10 @@ def _add(args: argparse.Namespace, home: Home) -> None:
     section = {key: value for key, value in section.items() if value is not None}
     if args.name in settings.names(home):
         raise ConfigError(f"{home.config_file} has a section [flow.{args.name}] already; edit it there")
+    if args.share:
+        importlib.import_module("mycomesh.tools.flows.sharing").share(home, args.name, section)
+        print("shared: nodes run it whose [flows] in config.toml accepts this node")
+        return
     found = settings.parse(args.name, section)
     settings.check_cycles(found, settings.load_all(home))
     sections = importlib.import_module("mycomesh.tools.flows.sections")
@@ -134,6 +147,11 @@ def _add(args: argparse.Namespace, home: Home) -> None:
 
 def _remove(args: argparse.Namespace, home: Home) -> None:
     """Remove a section, and with it the position of the flow; its results stay."""
+    if args.name not in _settings().names(home) and importlib.import_module("mycomesh.tools.flows.sharing").unshare(
+        home, args.name
+    ):
+        print("no longer shared: it ends on every node that runs it; its results stay")
+        return
     flow = _settings().load(home, args.name)
     importlib.import_module("mycomesh.tools.flows.sections").remove_section(home, args.name)
     said = _taken_up(home, "it has ended", "no node runs")

@@ -97,10 +97,12 @@ class RowsFunction(SqlFunction):
         cursor = self._db.execute(self._with_new(columns, "SELECT * FROM new"), self.bindings(change))
         return [_line(dict(zip([each[0] for each in cursor.get_description()], row, strict=True))) for row in cursor]
 
-    def statement(self, columns: tuple[str, ...]) -> str:  # noqa: ARG002 -- of the base
+    def statement(self, columns: tuple[str, ...]) -> str:
         """Check the table of the results; there is no statement for rows that come in."""
         if not self._inserts:
             self._shape_of_results()
+            if self._settings.select and self._settings.author:
+                self._check(self._with_new(columns, "SELECT * FROM new"))
         return ""
 
     def run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ later, when the tables exist.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,6 +131,11 @@ def load(home: Home, name: str) -> FlowSettings:
     """
     sections = sections_of(home.config_file, KIND)
     if name not in sections:
+        found = _accepted(home)
+        number = next((number for number, each in enumerate(found) if each.name == name), None)
+        if number is not None:
+            check_cycles(found[number], [*_before(sections, ""), *found[:number]])
+            return found[number]
         known = ", ".join(sections) or "none"
         raise ConfigError(f"{home.config_file} has no section [flow.{name}]; its flows are: {known}")
     directory = str(home.config.absolute())
@@ -140,7 +146,14 @@ def load(home: Home, name: str) -> FlowSettings:
 
 def load_all(home: Home) -> list[FlowSettings]:
     """Read the settings of all flows; raises `ConfigError` as `load`."""
-    return [load(home, name) for name in names(home)]
+    return [*(load(home, name) for name in names(home)), *_accepted(home)]
+
+
+def _accepted(home: Home) -> list[FlowSettings]:
+    """Return the flows that other members share and this node accepts. Few nodes have some."""
+    module = importlib.import_module("mycomesh.tools.flows.accepted")
+    found: list[FlowSettings] = module.accepted_flows(home)
+    return found
 
 
 def _before(sections: Mapping[str, Any], name: str) -> list[FlowSettings]:

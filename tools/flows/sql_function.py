@@ -14,7 +14,7 @@ import apsw
 import apsw.ext
 
 from mycomesh.sync.merge.records import value_of
-from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 from mycomesh.tools.flows.keys import dot_of, integer_key, text_key
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class SqlFunction:
         sql = self._with_new(columns, settings.sql)
         self._uses_key = not settings.inserts or "_key" in fold(settings.sql + settings.select) or "*" in settings.sql
         if settings.inserts:
-            apsw.ext.query_info(self._db, sql)
+            self._check(sql)
             return sql
         made = [each[0] for each in apsw.ext.query_info(self._db, sql).description]
         known = {fold(name) for name, *_ in shape}
@@ -163,8 +163,26 @@ class SqlFunction:
         again = self._on_repetition(made, [name for name, _ in key], derived=bool(missing))
         self.insertion = Insertion(settings.into, made, missing, again)
         text = self.insertion.text(f"SELECT *{derived} FROM ({sql}) WHERE true")
-        apsw.ext.query_info(self._db, text)
+        self._check(text)
         return text
+
+    def _check(self, text: str) -> None:
+        """Compile a statement. That of another member may only read the user's tables, and write that of its results."""
+        settings = self._settings
+        if not settings.author:
+            apsw.ext.query_info(self._db, text)
+            return
+        for action in apsw.ext.query_info(self._db, text, actions=True).actions or ():
+            name, table = str(action.action_name).removeprefix("SQLITE_"), fold(action.table_name or "")
+            if action.trigger_or_view and name in ("INSERT", "UPDATE", "DELETE"):  # of the owner of this file
+                continue
+            own = name in ("INSERT", "UPDATE") and table == fold(settings.into)
+            reads = name == "READ" and (action.trigger_or_view or not table.startswith(INTERNAL_PREFIX))
+            if not own and not reads and name not in ("SELECT", "FUNCTION", "RECURSIVE"):
+                raise FunctionError(
+                    f"a flow that {settings.author} shares may read your tables and write {settings.into} alone, and this one"
+                    f" does {name} {action.table_name or ''}".rstrip()
+                )
 
     def _choose_key(self, key: Sequence[tuple[str, str]]) -> None:
         whole = len(key) == 1 and key[0][1].upper() == "INTEGER"

@@ -74,7 +74,7 @@ def test_a_webhook_answers_rows(hook, writer, change, rows, tmp_path):
         (200, b"7", "answered with something else than rows: 7"),
     ],
 )
-def test_an_answer_that_is_no_row_is_a_dead_letter(hook, writer, change, rows, status, answer, why):
+def test_an_answer_without_rows_is_a_dead_letter(hook, writer, change, rows, status, answer, why):
     kind, url = hook
     kind.status, kind.answer = status, answer
     flow = writer(f"http: {url}")
