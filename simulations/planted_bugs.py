@@ -329,7 +329,7 @@ MUTATIONS = (
             ),
             Edit(
                 "mycomesh.sync.replication.site:Site.renew_if_behind",
-                "if not self.is_behind(tables, tops):",
+                "if not self.is_behind(tops):",
                 "if True:",
             ),
         ),
@@ -377,9 +377,7 @@ MUTATIONS = (
         "a node takes another site each time that a peer claims to have more of it",
         (
             Edit("mycomesh.sync.replication.site:Site.is_behind", "if self.site_number != self._found:", "if False:"),
-            Edit(
-                "mycomesh.sync.replication.site:Site.is_behind", "if table.table_id not in self._confirmed", "if True"
-            ),
+            Edit("mycomesh.sync.replication.site:Site.is_behind", "if unit.name not in self._confirmed", "if True"),
         ),
         BETRAYED,
         8,

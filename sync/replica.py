@@ -31,6 +31,7 @@ from mycomesh.sync.replication.map_extents import MAP_CONTENTS, MapExtents
 from mycomesh.sync.replication.outbox import Hooks, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.purges import Purges
+from mycomesh.sync.replication.releases import Releases
 from mycomesh.sync.replication.retention import Retention
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
@@ -43,6 +44,7 @@ from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Interest
 from mycomesh.sync.wire.bundle import Section
 
 __all__ = [
@@ -67,6 +69,7 @@ class ReplicaConfig:
     conflicts: what the record of conflicts may grow to.
     sqlite_floor: the oldest SQLite of the programs beside the nodes, for the mesh to know; None to state nothing.
     cursor_days: days after which a cursor of the change feed that has not moved holds nothing back.
+    interest: which areas of tables this node keeps; None for a node that does not know areas.
     extensions: paths of loadable extensions whose modules and functions the user's index triggers need.
     """
 
@@ -77,6 +80,7 @@ class ReplicaConfig:
     sqlite_floor: Version | None = None
     cursor_days: int = IDLE_DAYS
     extensions: tuple[str, ...] = ()
+    interest: Interest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Replica:
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
         self.purges = Purges(store, catalog.registry, site, self.outbox)
         self.retention = Retention(store, catalog, site, self.outbox)
+        self.releases = Releases(store, catalog.registry, site, self.outbox)
         self.drop_guard = DropGuard(catalog.registry, site.unseen_after)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
@@ -148,7 +153,7 @@ class Replica:
         store.conflict_room.limits = config.conflicts
         store.set_authority(node_id, hooks.authority)
         try:
-            catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
+            catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude), config.interest)
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
@@ -171,6 +176,10 @@ class Replica:
         """Take the rights of all nodes, as the mesh reports them."""
         self.rights = rights
         self.catalog.views.may_write = rights.member_may_write
+
+    def set_interest(self, interest: Interest) -> None:
+        """Keep other areas from here on: rounds bring those that are missing, and others go once enough members keep them."""
+        self.registry.interest = interest
 
     def close(self) -> None:
         """Close the file. The triggers stay and log later writes for the next run."""
@@ -215,28 +224,29 @@ class Replica:
 
     def admits(self, name: str) -> bool:
         """Return True if a table of that canonical name may be replicated here, whether the file has it or not."""
-        return (name == SCHEMA_TABLE or self.registry.admits(name)) and self.rights.may_read(self.rights.own, name)
+        known = name == SCHEMA_TABLE or self.registry.admits(name.split("\0")[1] if "\0" in name else name)
+        return known and self.registry.keeps(name) and self.rights.may_read(self.rights.own, name)
 
     def digests(self) -> list[TableDigest]:
         """Return the digest pair of each replicated table, by name."""
         return [TableDigest(name, *pair) for name, pair in self.digest_pairs().items()]
 
     def digest_pairs(self, *, remember: bool = False) -> dict[str, tuple[bytes, bytes]]:
-        """Return (digest of the vector, digest of the entries) of each replicated table, in the order of names.
+        """Return (digest of the vector, digest of the entries) of each unit, whole tables first, in the order of names.
 
         With `remember`, a peer that has one of these vectors later is recognised as behind. Only the protocol remembers: a look
         at a node must not change what it does.
         """
-        tables = sorted(self.tables.items())
+        units = list(self.registry.units())
         if remember:
-            for _, table in tables:
-                table.coverage.remember()
-        return {name: (table.coverage.digest, table.log.digest) for name, table in tables}
+            for unit in units:
+                unit.remember()
+        return {unit.name: (unit.vector_digest, unit.digest) for unit in units}
 
     def vector(self, name: str) -> Vector:
-        """Return a copy of a table's vector; empty for a table that is not here."""
-        table = self.tables.get(name)
-        return Vector() if table is None else table.coverage.vector.copy()
+        """Return a copy of a unit's vector; empty for a unit that is not here."""
+        unit = self.registry.unit(name)
+        return Vector() if unit is None else unit.vector.copy()
 
     def status(self) -> ReplicaStatus:
         """Return the status of the replica, for people."""

@@ -620,6 +620,12 @@ _MEMBERS = (
         "create another mesh and let the members join it",
     ),
     Code(
+        "area.released",
+        "this node has removed rows of an area that it does not keep",
+        "it had written them or kept the area before, and enough members that keep the area have them",
+        "",
+    ),
+    Code(
         "purge.ordered",
         "what a revoked member has written is dropped",
         "the holder of the root key ran 'mycomesh revoke NAME --drop-since T'; every node obeys, also later",

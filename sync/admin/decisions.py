@@ -15,6 +15,8 @@ from mycomesh.sync.schema.policy import (
     SAME_ROW,
     SHARED_IDS,
     SIGNED,
+    area_fact,
+    area_refusal,
     counter_fact,
     counter_refusal,
     keep_both_fact,
@@ -54,6 +56,28 @@ class Decisions:
             raise PolicyError(f"not a counter: {refusal}")
         with self._store.transaction():
             self._catalog.decide(counter_fact(spec.folded, spec.to_canonical(column)))
+
+    def decide_area(self, table: str, column: str) -> None:
+        """Cut a table into areas by a column, on every replica.
+
+        Raises:
+            PolicyError: there is no such table or column; the column cannot cut it; it is cut already; or rows of a table with
+                a primary key are there, whose keys say nothing of areas.
+        """
+        found = find_table(self._store, self._registry, table)
+        spec, now = found.spec, self._registry.policies.areas.get(found.spec.folded)
+        canonical = spec.to_canonical(column)
+        if now == canonical:
+            return
+        if now is not None:
+            raise PolicyError(f"{spec.name} is cut by {now}, which cannot be undone; create another table")
+        with self._store.transaction():
+            refusal = area_refusal(spec, canonical, self._registry.policies)
+            if not refusal and not spec.lacks_primary_key and found.log.count:
+                refusal = f"{spec.name} has or had rows; create a table, cut that one, and copy the rows into it"
+            if refusal:
+                raise PolicyError(f"not cut: {refusal}")
+            self._catalog.decide(area_fact(spec.folded, canonical))
 
     def policy(self, table: str) -> str:
         """Return the policy of a table: `same-row` or `keep-both` for two nodes that insert one id, or `signed`."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import apsw
 
+from mycomesh.sync.capture.drain_areas import by_stamper, has_moved, sections, stamper_of
 from mycomesh.sync.capture.drain_edits import Groups, PlainEdit, find_plain_edits, stamp_edits
 from mycomesh.sync.capture.drain_uniform import stamp_uniform
 from mycomesh.sync.capture.pending_rows import PendingRow, pending_sql, read_pending
@@ -64,13 +65,13 @@ SPREAD_MS = 100
 class Drained:
     """Result of draining one chunk.
 
-    section: the changes to publish, None if nothing has changed.
+    sections: the changes to publish, one section for each unit of the table that has changed.
     more: the pending log has more records.
     weight: the work done, in new rows (`EDIT_WEIGHT`).
     too_large: columns some of whose values are too large to send.
     """
 
-    section: Section | None
+    sections: Sequence[Section]
     more: bool
     weight: int = 0
     too_large: tuple[str, ...] = ()
@@ -93,21 +94,23 @@ def drain_table(
     chunk = Chunk(table, site, early)
     groups: Groups = {}
     too_large = 0
-    done = _drain_run(chunk, times, budget, groups)
-    if done is None and not table.pending.special:
-        done = stamp_uniform(chunk, times, budget, groups)
+    done = None
+    if table.areas is None:
+        done = _drain_run(chunk, times, budget, groups)
+        if done is None and not table.pending.special:
+            done = stamp_uniform(chunk, times, budget, groups)
     if done is None:
         sorted_rows, last, more, weight = _read_sorted(chunk, times, budget)
         if not sorted_rows.rows:
             table.pending.unread = False
-            return Drained(None, more=False)
+            return Drained((), more=False)
         done = last, more, weight
         sorted_rows.tick(chunk)
         # Deletes and updates first: the new rows may have taken UNIQUE values that these gave up.
         stamp_edits(chunk, sorted_rows.plain, groups)
         too_large = _drain_rows(chunk, sorted_rows.other, groups)
-        if sorted_rows.new:
-            _drain_inserts(chunk, sorted_rows.new, groups)
+        for stamper, rows in by_stamper(chunk, sorted_rows.new):
+            _drain_inserts(table, stamper, rows, groups)
     last, more, weight = done
     table.log.flush()
     log = pending_name(table.table_id)
@@ -119,11 +122,8 @@ def drain_table(
         table.pending.unread = False
     names = table.columns.names_of(too_large)
     if not groups:
-        return Drained(None, more, weight, names)
-    section = Section(table.spec.folded, chunk.cover(), list(groups.values()))
-    if table.seals is not None:
-        table.seals.seal(section)
-    return Drained(section, more, weight, names)
+        return Drained((), more, weight, names)
+    return Drained(sections(chunk, groups), more, weight, names)
 
 
 # ---- the common case: rows inserted one after the other and not changed since
@@ -257,7 +257,7 @@ def _sort(table: Table, rows: dict[Row, PendingRow]) -> _Sorted:
         new = {row: pending for row, pending in new.items() if row not in known} if known else new
     if len(new) == len(rows):
         return _Sorted(rows, new, {}, {})
-    plain = find_plain_edits(table, rows)
+    plain = find_plain_edits(table, rows) if table.areas is None else {}
     done = {edit[0] for edits in plain.values() for edit in edits}
     other = {}
     if len(new) + len(done) < len(rows):
@@ -277,14 +277,13 @@ def _known(table: Table, rows: list[Row]) -> set[Row]:
     return table.log.rows_with_entries(rows)
 
 
-def _drain_inserts(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> None:
+def _drain_inserts(table: Table, stamper: Stamper, rows: dict[Row, PendingRow], groups: Groups) -> None:
     """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
-    stamper = chunk.early() if next(iter(rows.values())).early else chunk.site
     hlcs = [pending.hlc for pending in rows.values()]
     values = [pending.values or () for pending in rows.values()]
     encoded = encode_rows(values)
-    mask = chunk.table.columns.local_mask | EXISTENCE
-    group = _enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)
+    mask = table.columns.local_mask | EXISTENCE
+    group = _enter_inserts(table, stamper.site_number, hlcs, list(rows), values, encoded)
     earlier = groups.setdefault((stamper.site_number, Kind.INSERT, mask), group)
     if earlier is not group:
         earlier.hlcs[:0] = group.hlcs
@@ -317,22 +316,24 @@ def _drain_rows(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> in
             view = adopted
         # An insert under a rowid that has a visible row means that the old row is gone. REPLACE fires no delete trigger, so the
         # log may not say so. Where inserts name the rows these are two rows, and the old one needs a delete.
-        replaced = by_insert and view.visible and pending.inserted
+        replaced = by_insert and view.visible and (pending.inserted or has_moved(view, pending))
+        stamper = stamper_of(chunk, view)
         if view.visible and (present is None or replaced):
-            _change(table, chunk.site, view, pending, Kind.DELETE, EXISTENCE, groups)
+            _change(table, stamper, view, pending, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
                 continue
             view = RowView(table, row, present, (), holds=False)
+            stamper = stamper_of(chunk, view)
         if present is None:
             continue
         # A deleted row, or one whose insert has not arrived, does not exist for the user. So his write is an insert.
         if pending.inserted or not view.visible:
             mask = (columns.local_mask | EXISTENCE) & ~too_large
-            _change_in_portions(table, chunk.site, view, pending, mask, groups)
+            _change_in_portions(table, stamper, view, pending, mask, groups)
             continue
-        mask = _changed_columns(view, pending, chunk.site.site_number, too_large)
+        mask = _changed_columns(view, pending, stamper.site_number, too_large)
         if mask:
-            _change_in_portions(table, chunk.site, view, pending, mask, groups)
+            _change_in_portions(table, stamper, view, pending, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None

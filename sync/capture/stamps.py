@@ -7,13 +7,14 @@ clock begins at 0, so they lose to every write on the mesh. ADR 0031.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync.crdt.hlc import Clock
 from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.units import unit_name
 
 __all__ = ["Chunk", "Stamper", "Times", "captured_ms", "is_early_record", "stamps_of"]
 
@@ -72,13 +73,14 @@ def stamps_of(stamper: Stamper, times: Times, written: Sequence[Any], what: int)
 class Chunk:
     """The stamps of one chunk: the sites that give them, and what they cover."""
 
-    __slots__ = ("_after", "_early", "_make_early", "site", "table")
+    __slots__ = ("_after", "_areas", "_early", "_make_early", "site", "table")
 
     def __init__(self, table: Table, site: Stamper, early: Callable[[], Stamper]) -> None:
         self.table = table
         self.site = site
         self._make_early = early
         self._early: Stamper | None = None
+        self._areas: dict[str, Stamper] = {}
         self._after = {site.site_number: self._top(site)}
 
     def early(self) -> Stamper:
@@ -88,24 +90,48 @@ class Chunk:
             self._after[self._early.site_number] = self._top(self._early)
         return self._early
 
+    def of_area(self, area: str | None) -> Stamper:
+        """Return what stamps the writes to an area of a table that is cut; to its base for None."""
+        areas = self.table.areas
+        if area is None or areas is None:
+            return self.site
+        found = self._areas.get(area)
+        if found is None:
+            store = self.table.store
+            site = areas.own_site(store.site(self.site.site_number), area)
+            learnt = areas.learn(site, area)
+            assert learnt, "no other file has this site"
+            found = self._areas[area] = Stamper(store.site_number_or_new(site), self.site.clock)
+            self._after[found.site_number] = areas.top(site)
+        return found
+
     def cover_early(self) -> None:
         """Cover what the early site has stamped, before a change of this chunk overwrites it."""
         early = self.early()
         self.table.coverage.cover(self.table.store.site(early.site_number), self._top(early), early.clock.last)
 
-    def cover(self) -> list[tuple[bytes, int, int]]:
-        """Cover the stamps of the chunk in the table's vector; return their ranges.
+    def cover(self, used: Collection[int]) -> dict[str, list[tuple[bytes, int, int]]]:
+        """Cover the stamps of the chunk in the table's vector; return their ranges by the name of their unit.
+
+        `used` are the numbers of the sites that have changes in it: if all are of areas, the base has nothing to say.
 
         A stamp of the early site is below every tombstone, so the collection of tombstones could not wait for it. So this site
         answers for it: its clock goes on by one in the same batch, and a replica that misses the batch has a gap in this site.
         """
-        ranges = []
-        for stamper in filter(None, (self._early, self.site)):
+        ranges: dict[str, list[tuple[bytes, int, int]]] = {}
+        name = self.table.spec.folded
+        stampers = [(name, self._early), (name, self.site)]
+        stampers += [(unit_name(name, area), stamper) for area, stamper in self._areas.items()]
+        for unit, stamper in stampers:
+            if stamper is None:
+                continue
+            if stamper is self.site and self._areas and self._early is None and stamper.site_number not in used:
+                continue
             clock = stamper.clock
             upto = clock.tick(0) if stamper is self.site and self._early is not None else clock.last
             site, after = self.table.store.site(stamper.site_number), self._after[stamper.site_number]
             self.table.coverage.cover(site, after, upto)
-            ranges.append((site, after, upto))
+            ranges.setdefault(unit, []).append((site, after, upto))
         return ranges
 
     def _top(self, stamper: Stamper) -> int:

@@ -21,8 +21,8 @@ REPLY_MS_MAX = 1_000
 
 
 def write_position(replica: Replica) -> dict[str, int]:
-    """Return the clock of the last stamped write of this replica's own site, by folded table name."""
-    tops = {name: table.coverage.vector.top(replica.site) for name, table in sorted(replica.tables.items())}
+    """Return the clock of the last stamped write of this replica's own site, by the name of the unit."""
+    tops = {unit.name: unit.vector.top(unit.own_site(replica.site)) for unit in replica.registry.units()}
     return {name: top for name, top in tops.items() if top}
 
 
@@ -57,12 +57,15 @@ class Acknowledgements:
                 turn.send(number, wire.CoverageRequest(self._site))
 
     def on_coverage_request(self, number: int, site: bytes, turn: Turn) -> None:
-        """Tell a peer how far this replica covers a site, in the tables that the peer may read."""
-        peer, rights = self._links[number], self._replica.rights
+        """Tell a peer how far this replica covers a site, in the units that it keeps and the peer may read.
+
+        A file writes each area under a site that follows from its own; a peer may also ask about such a site itself.
+        """
+        peer, registry = self._links[number], self._replica.registry
         tops = [
-            (name, table.coverage.vector.upto(site))
-            for name, table in sorted(self._replica.tables.items())
-            if rights.may_read(peer, name)
+            (unit.name, max(unit.vector.upto(site), unit.vector.upto(unit.own_site(site))))
+            for unit in registry.units()
+            if self._replica.rights.may_read(peer, unit.name) and registry.keeps(unit.name)
         ]
         turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top)))
 

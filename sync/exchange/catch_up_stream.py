@@ -32,8 +32,8 @@ def fitting(replica: Replica, names: Iterable[str]) -> list[str]:
     found: list[str] = []
     ranges = 0
     for name in sorted(names, key=lambda name: (name != SCHEMA_TABLE, name)):
-        table = replica.tables.get(name)
-        ranges += 0 if table is None else table.coverage.vector.count
+        unit = replica.registry.unit(name)
+        ranges += 0 if unit is None else unit.vector.count
         if found and ranges > ROUND_RANGES_MAX:
             break
         found.append(name)
@@ -71,12 +71,12 @@ class CatchUpStream:
 
     def estimate(self) -> int:
         """Return about how many changes the stream will have."""
-        tables = self._replica.tables
+        units = ((self._replica.registry.unit(name), sent) for name, sent in sorted(self._sent.items()))
         return sum(
-            changes_in(tables[name], site, window)
-            for name, sent in sorted(self._sent.items())
-            if name in tables
-            for site, window in tables[name].coverage.vouched.missing_from(sent)
+            changes_in(unit.table, site, window)
+            for unit, sent in units
+            if unit is not None
+            for site, window in unit.vouched.missing_from(sent)
         )
 
     def next(self, wall_ms: int) -> StreamChunk:
@@ -93,7 +93,7 @@ class CatchUpStream:
 
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
-        tables = self._replica.tables
+        registry = self._replica.registry
         size = 0
         for name in sorted(self._sent, key=self._order):
             if len(sections) == SECTIONS_MAX - 1:
@@ -102,10 +102,13 @@ class CatchUpStream:
                 break  # end the chunk here, so that urgent rows do not wait until other rows fill it
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
-            for site, window in self._vouched(name).missing_from(self._sent[name]):
+            unit = registry.unit(name)
+            if unit is None:
+                continue
+            for site, window in unit.vouched.missing_from(self._sent[name]):
                 # Every write has its stamp, so the rows have the values that their entries own.
                 groups, reached, rows, weight = read_range(
-                    tables[name],
+                    unit.table,
                     site,
                     window[0],
                     window[1],
@@ -126,20 +129,18 @@ class CatchUpStream:
         if sections:
             chunk.bundle = self._encode(sections)
             return
-        chunk.vectors = {name: self._vouched(name) for name in self._sent}
+        units = {name: registry.unit(name) for name in self._sent}
+        chunk.vectors = {name: Vector() if unit is None else unit.vouched for name, unit in units.items()}
         chunk.collected = {
-            name: tombstones.watermarks(tables[name]) if name in tables else Vector() for name in self._sent
+            name: Vector() if unit is None else tombstones.watermarks(unit) for name, unit in units.items()
         }
-
-    def _vouched(self, name: str) -> Vector:
-        table = self._replica.tables.get(name)
-        return Vector() if table is None else table.coverage.vouched
 
     def _encode(self, sections: list[Section]) -> bytes:
         """Return a bundle of sections, those of signed tables with the proofs of their changes."""
         signers: dict[bytes, None] = {}
         for section in sections:
-            seals = self._replica.tables[section.table].seals
+            table = self._replica.tables.get(section.table)
+            seals = None if table is None else table.seals  # no area is of a signed table
             if seals is not None:
                 signers |= dict.fromkeys(seals.attach(section))
         return Bundle(sections, list(signers)).encode()

@@ -37,6 +37,7 @@ class ExchangeConfig:
     scrub_ms: how often the background scrub takes a step. With `scrub_rows`, a million rows take eleven hours, at 0.03 %
         of a core (3 ms of work in ten seconds).
     scrub_rows: how many rows one background step compares with their entries.
+    release_ms: how often a node asks which members cover the areas that it holds and does not keep.
     retention_ms: how long a silent member holds up the collection of tombstones.
     """
 
@@ -55,6 +56,7 @@ class ExchangeConfig:
     doubt_ms: int = 300_000
     scrub_ms: int = 10_000
     scrub_rows: int = 256
+    release_ms: int = 10_000
     retention_ms: int = 30 * _DAY_MS
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ from mycomesh.sync.events import (
 )
 from mycomesh.sync.exchange import notices, tombstone_audit
 from mycomesh.sync.exchange.acknowledgements import Acknowledgements
+from mycomesh.sync.exchange.area_release import AreaRelease
 from mycomesh.sync.exchange.checkpoint_schedule import CheckpointSchedule
 from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
@@ -96,6 +97,7 @@ class Exchange:
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
         self._purges = PurgeSchedule(replica, config)
+        self._releases = AreaRelease(replica, config)
         self._scrub = ScrubSchedule(replica, config)
         self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
@@ -185,11 +187,13 @@ class Exchange:
     def _finish_turn(self, turn: Turn) -> None:
         """Schedule what follows from the changes of this turn."""
         if turn.covered_more:
+            self._releases.wake(turn.now_ms)
             self._compare_all(turn)
         if turn.changed:
             self._safety_ms = self._config.safety_ms
             if self._drain_at is not None:
                 self._drain_at = min(self._drain_at, turn.now_ms + self._safety_ms)
+            self._releases.wake(turn.now_ms)
             self._checkpoints.on_commit(turn.now_ms)
             self._settle(turn.now_ms)
             if self._replica.outbox.has_retries:
@@ -200,7 +204,7 @@ class Exchange:
         times = [link.compare_at for link in self._links.values()]
         parts = (
             self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
-            self._purges, self._retention,
+            self._purges, self._retention, self._releases,
         )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
@@ -228,6 +232,7 @@ class Exchange:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
                 self._retention.on_members(len(members))
+                self._releases.on_members(len(members))
             case RightsKnown(own, grants, certificates, purges):
                 self._replica.set_rights(Rights(own, grants))
                 self._purges.on_orders(purges, turn)
@@ -262,6 +267,8 @@ class Exchange:
         self._server.on_link_opened(number, window)
         self._repairs.on_link_opened(number, peer, window)
         self.acknowledgements.on_link_opened(number, peer)
+        self._releases.on_link_opened(number, peer)
+        self._releases.wake(turn.now_ms)
         self._drain(turn)
         self._compare(number, turn)
 
@@ -271,6 +278,7 @@ class Exchange:
         self._server.on_link_closed(number)
         self._repairs.on_link_closed(number)
         self.acknowledgements.on_link_closed(number)
+        self._releases.on_link_closed(number)
 
     # ---- local writes
 
@@ -373,9 +381,9 @@ class Exchange:
                 self._on_round_message(number, message, size, turn)
             case wire.Vectors(vectors):
                 self._attempt(lambda: self._on_met(vectors, turn), turn)  # after an error the next request repeats this
-                self._clock_correction.record_covered(
-                    max((vector.top(self._replica.site) for _, vector in vectors), default=0)
-                )
+                units = ((self._replica.registry.unit(name), vector) for name, vector in vectors)
+                tops = [vector.top(unit.own_site(self._replica.site)) for unit, vector in units if unit is not None]
+                self._clock_correction.record_covered(max(tops, default=0))
                 peer = self._links[number].peer
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._server.on_vectors(number, readable, turn)
@@ -408,6 +416,7 @@ class Exchange:
     def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):
             self.acknowledgements.on_coverage_reply(number, message)
+            self._releases.on_coverage_reply(number, message)
         elif self._links[number].requests.take(turn.now_ms):
             self.acknowledgements.on_coverage_request(number, message.site, turn)
 
@@ -457,7 +466,9 @@ class Exchange:
                 theirs[name] = mine[name]  # nothing is missing, and entries are compared at one horizon only
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
-            self._clock_correction.record_covered(self._replica.tables[name].coverage.staged.top(self._replica.site))
+            unit = self._replica.registry.unit(name)
+            if unit is not None:
+                self._clock_correction.record_covered(unit.own_top(self._replica.site))
         self._replica.inbox.confirm_equal(equal, link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
         self._fetcher.on_digests(number, theirs, turn, first=first)
@@ -483,6 +494,7 @@ class Exchange:
             self._purges.on_timer,
             self._retention.on_timer,
             self._tombstone_gc.on_timer,
+            self._releases.on_timer,
             self._scrub.on_timer,
             self._checkpoints.on_timer,
             self._clock_correction.check,

@@ -229,13 +229,13 @@ class Fetcher:
         ]
 
     def _has_entries(self, name: str) -> bool:
-        table = self._replica.tables.get(name)
-        return table is not None and table.log.count > 0
+        unit = self._replica.registry.unit(name)
+        return unit is not None and unit.has_entries
 
     def _peer_is_behind(self, name: str, vector: bytes) -> bool:
         """Return whether this replica had the peer's vector a moment ago: the peer requests from us, not we from it."""
-        table = self._replica.tables.get(name)
-        return table is not None and vector in table.coverage.remembered
+        unit = self._replica.registry.unit(name)
+        return unit is not None and unit.has_had(vector)
 
     def _unclaimed(self, name: str, now_ms: int) -> bool:
         claim = self._claims.get(name)

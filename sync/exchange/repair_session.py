@@ -141,13 +141,13 @@ class RepairSession:
 
 def _entries(replica: Replica, name: str, after: tuple[int, int]) -> list[tuple[int, int, Row, int]]:
     """Return the next (site number, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
-    table = replica.tables.get(name)
-    return [] if table is None else table.log.scan(after[0], after[1], STEP_ENTRIES)
+    unit = replica.registry.unit(name)
+    return [] if unit is None else unit.scan(after[0], after[1], STEP_ENTRIES)
 
 
 def read_bundles(replica: Replica, name: str, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[bytes], int]:
     """Return bundles of all entries of the first of some rows, and how many rows that are; the caller has drained."""
-    table = replica.tables.get(name)
+    table = replica.registry.table_of(name)
     if table is None:
         return [], len(rows)
     parts, count = read_rows(table, rows, bytes_max=bytes_max)
@@ -162,7 +162,7 @@ def _encode(table: Table, section: Section) -> bytes:
 
 def _read_same_rows(replica: Replica, section: Section) -> Iterator[Section]:
     """Yield sections with all entries here of the rows in a section; the caller has drained."""
-    table = replica.tables.get(section.table)
+    table = replica.registry.table_of(section.table)
     if table is None or has_other_key_form(table, section):
         return
     keys = [key for group in section.groups for key in keys_of(table, group)]
@@ -183,8 +183,9 @@ def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
         sent = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
         for reply in _read_same_rows(replica, section):
             groups = [group for group in reply.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
-            if groups:
-                replies.append(_encode(replica.tables[section.table], Section(section.table, [], groups)))
+            table = replica.registry.table_of(section.table)
+            if groups and table is not None:
+                replies.append(_encode(table, Section(section.table, [], groups)))
     return replies
 
 

@@ -49,7 +49,7 @@ class AuditStep:
 
 def reply_to(replica: Replica, request: wire.AuditRequest) -> wire.AuditReply:
     """Return which entries this replica has; the caller has drained local writes."""
-    table = replica.tables.get(request.table)
+    table = replica.registry.table_of(request.table)
     found: Sequence[int] = []
     reached = request.upto
     if table is not None:
@@ -99,14 +99,14 @@ class TombstoneAudit:
     def begin(self) -> wire.AuditRequest | None:
         """Return the first request, None if no table needs one."""
         for name in self._not_empty:
-            watermarks, table = self._watermarks.get(name), self._replica.tables.get(name)
-            if watermarks is None or table is None or not watermarks.missing_from(table.coverage.vector):
+            watermarks, unit = self._watermarks.get(name), self._replica.registry.unit(name)
+            if watermarks is None or unit is None or not watermarks.missing_from(unit.vector):
                 continue
             self._requests += [
                 wire.AuditRequest(name, site, after, upto)
                 for site, ranges in self._vectors.get(name, Vector()).items()
                 for after, upto in ranges
-                if tombstones.stamps(table, site, after, upto, 1)[0]
+                if tombstones.stamps(unit.table, site, after, upto, 1)[0]
             ]
         return self._requests[0] if self._requests else None
 
@@ -121,7 +121,7 @@ class TombstoneAudit:
         request = self._requests.popleft()
         same = (reply.table, reply.site, reply.after) == (request.table, request.site, request.after)
         require(same and request.after < reply.reached <= request.upto, "replies to another audit request")
-        table = self._replica.tables.get(reply.table)
+        table = self._replica.registry.table_of(reply.table)
         site_number = None if table is None else table.store.site_number(reply.site)
         if table is not None and site_number is not None:
             absent = self._absent.setdefault(reply.table, array("q"))
@@ -158,7 +158,7 @@ class TombstoneAudit:
 
     def _ending(self, name: str, absent: array[int], wall_ms: int) -> tuple[array[int], int]:
         """Return the entries that would go, and their bytes; all entries if there are too many to read each row."""
-        table = self._replica.tables.get(name)
+        table = self._replica.registry.table_of(name)
         if table is None or len(absent) > 2 * LOOKED_AT_MAX:
             return absent, 0
         pairs = younger(table, list(zip(absent[::2], absent[1::2], strict=True)), wall_ms + DRIFT_MS_MAX)
@@ -182,7 +182,7 @@ class TombstoneAudit:
             step.incomplete = [
                 name
                 for name, vector in certain.items()
-                if name in self._replica.tables and vector.missing_from(self._replica.vector(name))
+                if self._replica.registry.unit(name) is not None and vector.missing_from(self._replica.vector(name))
             ]
         return step
 
@@ -193,7 +193,7 @@ class TombstoneAudit:
             return
         name, absent = next(iter(self._absent.items()))
         some = absent[: 2 * DROPS_MAX]
-        table = self._replica.tables.get(name)
+        table = self._replica.registry.table_of(name)
         if table is not None:
             forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms, self._reason)
             step.rows += forgotten
@@ -207,10 +207,10 @@ class TombstoneAudit:
     def _keep(self, step: AuditStep) -> None:
         name, stamps = next(iter(self._kept.items()))
         some = stamps[: 2 * KEEPS_MAX]
-        table = self._replica.tables.get(name)
-        if table is not None:
+        unit = self._replica.registry.unit(name)
+        if unit is not None:
             pairs = list(zip(some[::2], some[1::2], strict=True))
-            step.kept += tombstones.write_again(table, pairs, self._replica.site)
+            step.kept += tombstones.write_again(unit.table, pairs, unit.own_site(self._replica.site))
         del stamps[: 2 * KEEPS_MAX]
         if not stamps:
             del self._kept[name]

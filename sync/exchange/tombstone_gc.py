@@ -142,7 +142,13 @@ class TombstoneGC:
             return tombstones.collect(table, stable, COLLECT_MAX)
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
-        """Return the clock up to which this replica covers every member's site."""
+        """Return the clock up to which this replica covers every member's site.
+
+        A member that does not keep an area says nothing about its own writes there. So a table that is cut waits for the
+        retention.
+        """
+        if table.areas is not None:
+            return hlc_from_ms(max(wall_ms - self._config.retention_ms, 0))
         vector = table.coverage.vector
         own = self._replica.site
         oldest_ms = wall_ms - self._config.retention_ms

@@ -22,6 +22,7 @@ from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.large_rows import bytes_of
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = [
@@ -66,20 +67,24 @@ def collect(table: Table, stable: int, limit: int) -> int:
     return len(stored_entries)
 
 
-def watermarks(table: Table) -> Vector:
-    """Return the GC watermarks: for each site `(0, hlc]`."""
+def watermarks(unit: Unit) -> Vector:
+    """Return the GC watermarks of a unit: for each site `(0, hlc]`."""
+    table = unit.table
     listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
     found = table.store.db.execute(listing, (table.table_id,)).fetchall()
-    return Vector({table.store.site(site_number): [(0, hlc)] for site_number, hlc in found})
+    return Vector({table.store.site(number): [(0, hlc)] for number, hlc in found if unit.has_number(number)})
 
 
-def raise_watermarks(table: Table, watermarks: Vector) -> None:
-    """Raise the GC watermarks to those of a peer, after this table has taken over the peer's vector.
+def raise_watermarks(unit: Unit, watermarks: Vector) -> None:
+    """Raise the GC watermarks to those of a peer, after this unit has taken over the peer's vector.
 
     A watermark of a site that the table does not cover is left out, and none goes beyond what it covers of the site: a
     peer can claim any. Runs inside a transaction.
     """
+    table = unit.table
     for site, ranges in watermarks.items():
+        if not unit.has_site(site):
+            continue
         top = min(ranges[-1][1], table.coverage.staged.top(site))
         if top > 0:
             _raise_watermark(table, table.store.site_number_or_new(site), top)

@@ -13,9 +13,9 @@ from mycomesh.sync.errors import BatchRefusedError
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import check_facts
-from mycomesh.sync.wire.bundle import Bundle
+from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["admit", "clock_remedy", "future_bound", "last_hlcs"]
+__all__ = ["admit", "clock_remedy", "future_bound", "last_hlc"]
 
 
 def admit(
@@ -72,12 +72,9 @@ def _drop_future(bundle: Bundle, wall_ms: int) -> int:
     return refused
 
 
-def last_hlcs(bundle: Bundle, site: bytes) -> dict[str, int]:
-    """Return the greatest hlc of one site in each table of a bundle, 0 where the site has no change."""
-    return {
-        section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
-        for section in bundle.sections
-    }
+def last_hlc(section: Section, site: bytes) -> int:
+    """Return the greatest hlc of one site in a section, 0 if the site has no change there."""
+    return max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
 
 
 def clock_remedy(wall_ms: int) -> str:

@@ -21,6 +21,7 @@ from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Unit
 
 __all__ = ["ALONE_ROWS_MAX", "CLAIMED_STAMPS_MAX", "CLAIMS_MAX", "DropGuard", "Verdict", "rows_allowed"]
 
@@ -51,7 +52,7 @@ class _Claim:
 class DropGuard:
     """The claims of peers about one file's tables, by canonical name."""
 
-    def __init__(self, registry: Registry, unseen_after: Callable[[Table], tuple[int, int]]) -> None:
+    def __init__(self, registry: Registry, unseen_after: Callable[[Unit], tuple[int, int]]) -> None:
         """Take a function that returns (own site number, clock): entries of this site after that clock were never elsewhere."""
         self._registry = registry
         self._unseen_after = unseen_after
@@ -66,8 +67,8 @@ class DropGuard:
         `size` is the number of bytes of their values, which the record of conflicts has to keep.
         """
         key, count = (name, peer), len(absent) // 2
-        table = self._registry.tables.get(name)
-        if table is None or (key in self._accepted and count <= self._accepted[key]):
+        unit = self._registry.unit(name)
+        if unit is None or (key in self._accepted and count <= self._accepted[key]):
             return Verdict(absent, 0)
         self._claims.pop(key, None)
         if count <= self._refused.pop(key, -1):
@@ -75,7 +76,8 @@ class DropGuard:
             return Verdict(array("q"), count, absent)
         # Only the writer of a signed row, and a person here, can end it. Nobody can have deleted a row that nobody has had: a
         # member that reports it was deceived about what it covers, and may be the second to report the same.
-        if count and (table.seals is not None or self._has_unseen(table, absent)):
+        table = unit.table
+        if count and (table.seals is not None or self._has_unseen(unit, absent)):
             self._claims[key] = _Claim(count, array("q"))
             self._trim()
             self._note(name)
@@ -104,8 +106,8 @@ class DropGuard:
         self._note(name)
         return Verdict(agreed, alone)
 
-    def _has_unseen(self, table: Table, absent: array[int]) -> bool:
-        own, after = self._unseen_after(table)
+    def _has_unseen(self, unit: Unit, absent: array[int]) -> bool:
+        own, after = self._unseen_after(unit)
         return any(number == own and hlc > after for number, hlc in _pairs(absent))
 
     def accept(self, shown: str) -> int:
@@ -130,7 +132,7 @@ class DropGuard:
             PolicyError: no member claims anything about such a table, or its rows cannot be written again.
         """
         counts = self._waiting_about(shown)
-        table = self._registry.tables.get(next(iter(counts))[0])
+        table = self._registry.table_of(next(iter(counts))[0])
         if table is not None and (table.spec.id_column or table.columns.counters):
             kind = "keeps both rows of an id" if table.spec.id_column else "has counters"
             raise PolicyError(f"{shown} {kind}, so its rows are not written again; update them by SQL, which does that")

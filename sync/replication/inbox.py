@@ -16,7 +16,7 @@ from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.section_merge import SectionMerge
 from mycomesh.sync.merge.work_budget import TRANSACTION_WEIGHT_MAX, WorkBudget
-from mycomesh.sync.replication.admission import last_hlcs
+from mycomesh.sync.replication.admission import last_hlc
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.incoming import Incoming
 from mycomesh.sync.replication.outbox import Outbox
@@ -27,6 +27,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.bundle import Section
 
 __all__ = ["Inbox"]
@@ -48,8 +49,8 @@ class Inbox:
         self._missed: set[str] = set()
         # Sites of which a round has left inserts out, by table; no round of the table has begun since.
         self._left_out: dict[str, set[bytes]] = {}
-        # `Coverage.loss` of each table when the last round for it began.
-        self._losses: dict[int, object] = {}
+        # `Coverage.loss` of the table of each unit when the last round for it began.
+        self._losses: dict[str, object] = {}
 
     def merge(self, batches: Sequence[Incoming], wall_ms: int, budget: WorkBudget, *, live: bool, repair: bool) -> None:
         """Merge as much of some bundles as the budget allows, in order, and record the results in them.
@@ -82,7 +83,12 @@ class Inbox:
         for certificate in batch.bundle.signers if self._registry.policies.signed else ():
             self._store.signers.learn(certificate)
         batch.applied.crowded += limit_sites(self._store, batch.bundle, live=live)
-        if self._site.renew_if_behind(self._registry.tables, last_hlcs(batch.bundle, self._site.id)):
+        written = [
+            (unit, last_hlc(section, unit.own_site(self._site.id)))
+            for section in batch.bundle.sections
+            if (unit := self._registry.unit(section.table)) is not None
+        ]
+        if self._site.renew_if_behind(self._registry.tables, written):
             batch.applied.renewed = True
         batch.begin()
 
@@ -91,12 +97,8 @@ class Inbox:
         applied, retried = batch.applied, False
         while batch.sections and not budget.spent:
             section = batch.sections[0]
-            table = self._registry.tables.get(section.table)
-            if is_ledger(section.table) and self._registry.behind:
-                self._apply_facts(applied, wall_ms, budget)  # perhaps nobody has tried to follow them yet
-                table = None if self._registry.behind else self._registry.tables.get(section.table)
+            table = self._table_for(section, applied, wall_ms, budget, live=live)
             if table is None:
-                self._record_missed(section.table, applied, live=live)
                 batch.sections.popleft()
                 continue
             # The policy may change between two parts of a section, since a fact or a person may set it.
@@ -134,6 +136,20 @@ class Inbox:
             batch.changed = False
         return retried
 
+    def _table_for(
+        self, section: SectionMerge, applied: Applied, wall_ms: int, budget: WorkBudget, *, live: bool
+    ) -> Table | None:
+        """Return the table that takes a section in; None if the section is left out."""
+        if is_ledger(section.table) and self._registry.behind:
+            self._apply_facts(applied, wall_ms, budget)  # perhaps nobody has tried to follow them yet
+        if not self._takes(section):
+            return None
+        table = self._registry.table_of(section.table)
+        if table is None or (is_ledger(section.table) and self._registry.behind):
+            self._record_missed(section.table, applied, live=live)
+            return None
+        return table
+
     def _merge_section(
         self, table: Table, section: SectionMerge, wall_ms: int, budget: WorkBudget, *, repair: bool
     ) -> Merged:
@@ -154,10 +170,10 @@ class Inbox:
         """Note that a round for a table begins; return whether coverage of it was given up since the last one began."""
         self._missed.discard(name)
         self._left_out.pop(name, None)
-        table = self._registry.tables.get(name)
-        if table is None or self._losses.get(table.table_id) is table.coverage.loss:
+        table = self._registry.table_of(name)
+        if table is None or self._losses.get(name) is table.coverage.loss:
             return False
-        self._losses[table.table_id] = table.coverage.loss
+        self._losses[name] = table.coverage.loss
         return True
 
     def take_vectors(self, vectors: Mapping[str, Vector], watermarks: Mapping[str, Vector], wall_ms: int) -> list[str]:
@@ -176,24 +192,29 @@ class Inbox:
         bound = max(last, hlc_from_ms(wall_ms))
         with self._store.transaction():
             for name in sorted(vectors):
-                table = self._registry.tables.get(name)
-                if table is None or self._has_missed(table):
+                unit = self._registry.unit(name)
+                if unit is None or not self._registry.keeps(name) or self._has_missed(unit):
                     continue
+                table, own = unit.table, unit.own_site(self._site.id)
                 gained = [
-                    (site, (after, min(upto, last if site == self._site.id else bound)))
-                    for site, (after, upto) in vectors[name].missing_from(table.coverage.vector)
+                    (site, (after, min(upto, last if site == own else bound)))
+                    for site, (after, upto) in vectors[name].missing_from(unit.vector)
+                    if unit.has_site(site)
                 ]
-                refused = refused_sites(self._store, [site for site, _ in gained])
+                sites = [site for site, _ in gained]
+                refused = refused_sites(self._store, sites, sites if unit.area is not None else ())
                 refused |= self._left_out.get(name, set())
                 gained = [(site, window) for site, window in gained if window[0] < window[1] and site not in refused]
                 for site, (after, upto) in gained:
+                    if table.areas is not None and unit.area is not None:
+                        table.areas.learn(site, unit.area)
                     table.coverage.cover(site, after, upto)
                     self._store.clock.witness(upto)
                 if gained:
                     advanced.append(name)
                     self._note_early(table, [site for site, _ in gained])
                 if name in watermarks:
-                    tombstones.raise_watermarks(table, watermarks[name])
+                    tombstones.raise_watermarks(unit, watermarks[name])
         return advanced
 
     def _note_early(self, table: Table, sites: Iterable[bytes]) -> None:
@@ -201,14 +222,32 @@ class Inbox:
         if table.spec.lacks_primary_key and any(is_early(table.coverage.staged.top(site)) for site in sites):
             self._outbox.look_for_twins(table)
 
-    def _has_missed(self, table: Table) -> bool:
+    def _has_missed(self, unit: Unit) -> bool:
         """Return True if the round under way brought something that the file lacks, or began before coverage was given up."""
-        return table.spec.folded in self._missed or self._losses.get(table.table_id) is not table.coverage.loss
+        return unit.name in self._missed or self._losses.get(unit.name) is not unit.table.coverage.loss
+
+    def _takes(self, section: SectionMerge) -> bool:
+        """Return False for a section of an area that this node does not keep, or with a site of another unit.
+
+        The sites that an area has are recorded.
+        """
+        if not self._registry.keeps(section.table):
+            return False
+        unit = self._registry.unit(section.table)
+        areas = None if unit is None else unit.table.areas
+        if unit is None or areas is None:
+            return True
+        rest = section.rest
+        sites = dict.fromkeys([site for site, _, _ in rest.ranges] + [group.site for group in rest.groups])
+        if unit.area is None:
+            return all(areas.of_site(site) is None for site in sites)
+        return all(areas.learn(site, unit.area) for site in sites)
 
     def renew_site_if_behind(self, vectors: Mapping[str, Vector]) -> bool:
         """Continue under a new site if a peer covers more of this one than the file; return whether it does."""
-        tops = {name: vector.top(self._site.id) for name, vector in vectors.items()}
-        if not self._site.is_behind(self._registry.tables, tops):
+        units = ((self._registry.unit(name), vector) for name, vector in vectors.items())
+        tops = [(unit, vector.top(unit.own_site(self._site.id))) for unit, vector in units if unit is not None]
+        if not self._site.is_behind(tops):
             return False  # without taking the write lock
         with self._store.transaction():
             return self._site.renew_if_behind(self._registry.tables, tops)
@@ -216,7 +255,9 @@ class Inbox:
     def confirm_equal(self, names: Iterable[str], peer: bytes) -> None:
         """Note that a peer has these tables equal."""
         for name in names:
-            self._site.confirm(self._registry.tables[name], peer)
+            unit = self._registry.unit(name)
+            if unit is not None:
+                self._site.confirm(unit, peer)
 
     def _apply_facts(self, applied: Applied, wall_ms: int, budget: WorkBudget) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""

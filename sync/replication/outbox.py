@@ -308,13 +308,13 @@ class Outbox:
         untimed_ms = self._untimed_ms if table.spec.lacks_primary_key else None
         times = Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
         drained = drain_table(table, self._site.own(), self._site.early, times, budget)
-        if drained.section is not None:
-            note_written(table, drained.section.groups)
+        for section in drained.sections:
+            note_written(table, section.groups)
         return drained
 
     def _record_drained(self, table: Table, drained: Drained, sections: list[Section]) -> int:
-        if drained.section is not None:
-            sections.append(drained.section)
+        if drained.sections:
+            sections += drained.sections
             self._retries.add(table)
         self._note_too_large(table, drained)
         return drained.weight
@@ -330,8 +330,7 @@ class Outbox:
 
         def drain(table: Table) -> bool:
             drained = self._drain_table(table, wall_ms, CHUNK_ROWS_MAX)
-            if drained.section is not None:
-                sections.append(drained.section)
+            sections.extend(drained.sections)
             self._note_too_large(table, drained)
             return not drained.more
 

@@ -36,7 +36,7 @@ class Priority:
         """Return True if the table of that canonical name goes first."""
         if not self._patterns:
             return False
-        table = self._registry.tables.get(name)
+        table = self._registry.table_of(name)
         local = name if table is None else fold(table.spec.name)
         return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(local, pattern) for pattern in self._patterns)
 

@@ -138,8 +138,16 @@ class Retention:
         return found if isinstance(found, int) else 0
 
     def decide(self, table: Table, rule: RetainRule | None, wall_ms: int) -> None:
-        """Decide for every replica how long rows of a table are kept; None keeps them for ever."""
+        """Decide for every replica how long rows of a table are kept; None keeps them for ever.
+
+        Raises:
+            PolicyError: the table is cut into areas.
+        """
         horizon = table.coverage.horizon
+        if rule is not None and table.spec.folded in self._registry.policies.areas:
+            raise PolicyError(
+                f"{table.spec.name} is cut into areas, whose rows do not go with time yet; create another table"
+            )
         if rule is not None and horizon is not None:
             rule = replace(rule, floor_ms=horizon.ms)
         with self._store.transaction():

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from mycomesh.sync.wire.bundle import Bundle
+from mycomesh.sync.wire.units import split_unit
 
 __all__ = ["Grants", "Rights"]
 
@@ -59,5 +60,6 @@ class Rights:
 
 
 @lru_cache(maxsize=4_096)
-def _rights(grants: tuple[tuple[str, str], ...], table: str) -> str:
+def _rights(grants: tuple[tuple[str, str], ...], name: str) -> str:
+    table = (split_unit(name) or (name,))[0]
     return next((rights for pattern, rights in grants if fnmatchcase(table, pattern)), "-")

@@ -36,6 +36,7 @@ from mycomesh.sync.storage.change_log import StoredEntry, unpack_mask
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table, insert_key
+from mycomesh.sync.storage.unit import Unit
 
 __all__ = ["Site", "restamp_all"]
 
@@ -74,9 +75,9 @@ class Site:
         self._entropy = entropy
         self._opened_at = store.clock.last  # stamps of this run are greater
         self._found = -1 if fresh else self.site_number  # the site that the file had before this run
-        # By table id, of tables that a peer has had equal in this run: how far this site's clock went there.
-        # By table: the clock of this site that each of at most two peers had, the latest of all.
-        self._confirmed: dict[int, dict[bytes, int]] = {}
+        # By name, of units that a peer has had equal in this run: the clock of this site that each of at most two peers had, the
+        # latest of all.
+        self._confirmed: dict[str, dict[bytes, int]] = {}
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
         self._early: Stamper | None = None  # None until a row needs it
         self._committed = self._state()
@@ -129,51 +130,48 @@ class Site:
             self._early = Stamper(self._store.site_number_or_new(site), Clock())
         return self._early
 
-    def confirm(self, table: Table, peer: bytes) -> None:
-        """Note that a peer has had this table equal: its copies of this site's entries are those of the file."""
-        clocks = self._confirmed.setdefault(table.table_id, {})
-        clocks[peer] = table.coverage.staged.top(self.id)
+    def confirm(self, unit: Unit, peer: bytes) -> None:
+        """Note that a peer has had this unit equal: its copies of this site's entries are those of the file."""
+        clocks = self._confirmed.setdefault(unit.name, {})
+        clocks[peer] = unit.own_top(self.id)
         if len(clocks) > CONFIRMING:
             del clocks[min(clocks, key=lambda each: (clocks[each], each))]
 
     def confirmed_upto(self, table: Table) -> int:
         """Return the clock up to which peers were found to have this site's entries of a table, in this run; 0 for none."""
-        return min(self._confirmed.get(table.table_id, {}).values(), default=0)
+        return min(self._confirmed.get(table.spec.folded, {}).values(), default=0)
 
-    def unseen_after(self, table: Table) -> tuple[int, int]:
-        """Return (site number, clock): nobody is known to have this site's later entries of a table, so none was deleted.
+    def unseen_after(self, unit: Unit) -> tuple[int, int]:
+        """Return (site number, clock): nobody is known to have this site's later entries of a unit, so none was deleted.
 
         Two peers have to have had a table equal, because one can repeat the digest that it was sent. Entries from before this run
         count as seen.
         """
-        clocks = self._confirmed.get(table.table_id, {})
-        return self.site_number, max(self._opened_at, min(clocks.values()) if len(clocks) == CONFIRMING else 0)
+        number, clocks = self._store.site_number(unit.own_site(self.id)), self._confirmed.get(unit.name, {})
+        seen = min(clocks.values()) if len(clocks) == CONFIRMING else 0
+        return -1 if number is None else number, max(self._opened_at, seen)
 
-    def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
-        """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table.
+    def is_behind(self, tops: Iterable[tuple[Unit, int]]) -> bool:
+        """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by unit.
 
-        Nobody can have more of a site that was drawn in this run, nor of a table that was equal in it.
+        Nobody can have more of a site that was drawn in this run, nor of a unit that was equal in it.
         """
         if self.site_number != self._found:
             return False
-        asked = {name: tables[name] for name in tops if name in tables}
-        return any(
-            tops[name] > table.coverage.staged.top(self.id)
-            for name, table in asked.items()
-            if table.table_id not in self._confirmed
-        )
+        return any(top > unit.own_top(self.id) for unit, top in tops if unit.name not in self._confirmed)
 
-    def renew_if_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
+    def renew_if_behind(self, tables: Mapping[str, Table], tops: Iterable[tuple[Unit, int]]) -> bool:
         """Continue under a new site if a peer covers more of this one than the file, and return whether it does.
 
-        The writes of this run get new stamps. Call it inside a transaction.
+        The writes of this run get new stamps in all `tables`. Call it inside a transaction.
         """
-        if not self.is_behind(tables, tops):
+        if not self.is_behind(tops):
             return False
         old = self.site_number
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for name in sorted(tables):
-            restamp_all(tables[name], old, self.site_number, self._opened_at)
+            for before, after in _renumbered(tables[name], old, self.site_number):
+                restamp_all(tables[name], before, after, self._opened_at)
         return True
 
     def committed(self) -> None:
@@ -207,7 +205,8 @@ class Site:
         ]
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for table in tables:
-            table.coverage.cut(self._store.site(old), after)
+            for number, _ in _renumbered(table, old, self.site_number):
+                table.coverage.cut(self._store.site(number), after)
         self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)
         self.restamp = Restamp(old, after)
         self._store.meta_set(_RESTAMP_KEY, json.dumps([old, after]))
@@ -216,13 +215,15 @@ class Site:
         """Give up to `room` waiting entries new stamps; inside a transaction. Sets `restamp` to None after the last."""
         assert self.restamp is not None, "called only while entries wait"
         for table in tables:
-            before = table.coverage.staged.top(self.id)
-            done = _restamp_some(table, self.restamp.site_number, self.site_number, self.restamp.after, room)
-            if done:
-                table.coverage.cover(self.id, before, self._store.clock.last)
-            room -= done
-            if room <= 0:
-                return
+            for old, new in _renumbered(table, self.restamp.site_number, self.site_number):
+                site = self._store.site(new)
+                before = table.coverage.staged.top(site)
+                done = _restamp_some(table, old, new, self.restamp.after, room)
+                if done:
+                    table.coverage.cover(site, before, self._store.clock.last)
+                room -= done
+                if room <= 0:
+                    return
         self.restamp = None
         self._store.meta_set(_RESTAMP_KEY, None)
 
@@ -231,6 +232,20 @@ def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -
     site = node_id[:SITE_PREFIX] + entropy(SITE_PREFIX)
     store.meta_set("site", site)
     return site
+
+
+def _renumbered(table: Table, old: int, new: int) -> list[tuple[int, int]]:
+    """Return (old number, new number) of the sites of a table that go with a file's site: its own, and one of each area."""
+    pairs, areas, site = [(old, new)], table.areas, table.store.site
+    if areas is None:
+        return pairs
+    for area in areas.known():
+        number = table.store.site_number(areas.own_site(site(old), area))
+        if number is not None and areas.of(number) == area:
+            renewed = areas.own_site(site(new), area)
+            areas.learn(renewed, area)
+            pairs.append((number, table.store.site_number_or_new(renewed)))
+    return pairs
 
 
 def restamp_all(table: Table, old: int, new: int, after: int) -> int:

@@ -35,6 +35,7 @@ from mycomesh.sync.sqlite.table_spec import read_table
 from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.unit import Interest
 
 __all__ = ["NEW_TABLES_MAX", "SCHEMA_TABLE", "Catalog"]
 
@@ -46,11 +47,11 @@ BEHIND_SHOWN_MAX = 4  # tables that a note names
 class Catalog:
     """The schema of one file: its registry of tables, and the state between two passes."""
 
-    def __init__(self, store: Store, mesh_key: bytes, tables: TableFilter) -> None:
+    def __init__(self, store: Store, mesh_key: bytes, tables: TableFilter, interest: Interest | None = None) -> None:
         """Read the sums of the change logs, which takes long; best outside of a transaction."""
         self._store = store
         indexes: dict[int, tuple[str, ...]] = {}
-        self.registry = Registry(store, mesh_key, tables, read_sums(store), indexes)
+        self.registry = Registry(store, mesh_key, tables, read_sums(store), indexes, interest)
         self._rebuilt: list[str] = []  # for `take_rebuilt`
         self._doubling: list[str] = []  # for `take_doubling`
         self._version = -1  # SQLite's number for the schema that the last pass has seen
@@ -163,6 +164,7 @@ class Catalog:
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
             registry.sign(table)
+            registry.cut(table)
         version = registry.file.version()
         settled = [table for name, table in registry.tables.items() if name not in changed.leaving]
         self._record_facts(changed.adopted, self._definitions.take(settled, followed=followed))

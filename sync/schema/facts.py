@@ -54,6 +54,7 @@ KINDS = frozenset(
             "own-ids",
             "slot",
             "signed",
+            "area",
             "generated",
             "header",
             "floor",

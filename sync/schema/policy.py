@@ -17,8 +17,10 @@ from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, is_reserved
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
 from mycomesh.sync.sqlite.versions import Version, parse_version
 from mycomesh.sync.storage.horizon import RetainRule
+from mycomesh.sync.wire.units import CUT_NAME_CHARS_MAX
 
 __all__ = [
+    "AREA",
     "COUNTER",
     "DROPPED",
     "FLOOR",
@@ -33,6 +35,8 @@ __all__ = [
     "SIGNED",
     "SLOT",
     "Policies",
+    "area_fact",
+    "area_refusal",
     "counter_fact",
     "counter_refusal",
     "dropped_fact",
@@ -64,6 +68,7 @@ OWN_IDS = "own-ids"
 SHARED_IDS = "shared-ids"
 SLOT = "slot"
 SIGNED = "signed"
+AREA = "area"
 # Every row gets another key, in one transaction: about 40 us each.
 KEEP_BOTH_ROWS_MAX = 10_000
 # Generated columns of one table, dropped ones included: each is tried when any of them changes.
@@ -87,6 +92,7 @@ class Policies:
     header: the header numbers that programs have set, by name.
     retain: how long rows of a table are kept, by table.
     adopted: the Unix milliseconds at which a node took in rows from before the mesh, by the early site that stamps them.
+    areas: the column that cuts a table into areas, by table; the rows of such a table do not go with time.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -100,9 +106,10 @@ class Policies:
     header: dict[str, int] = field(default_factory=dict)
     retain: dict[str, RetainRule] = field(default_factory=dict)
     adopted: dict[bytes, int] = field(default_factory=dict)
+    areas: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(  # noqa: C901, PLR0912  (one branch a kind)
+    def read(  # noqa: C901, PLR0912, PLR0915  (one branch a kind)
         cls, db: Any, schema_table: str, *, without: Collection[str] = (), signed: frozenset[str] = frozenset()
     ) -> Policies:
         """Read the facts, `without` those of some names; one that is not of the form that this module writes is ignored.
@@ -120,7 +127,8 @@ class Policies:
         header: dict[str, int] = {}
         retain: dict[str, RetainRule] = {}
         adopted: dict[bytes, int] = {}
-        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED, RETAIN, ADOPTED)
+        areas: dict[str, str] = {}
+        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED, RETAIN, ADOPTED, AREA)
         listing = (
             f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY name"
         )
@@ -141,6 +149,8 @@ class Policies:
                     keep_both.add(table)
                 case "own-ids", [table], "own-ids":
                     own_ids.add(table)
+                case "area", [table], str() as column if is_valid_name(column):
+                    areas[table] = column
                 case "signed", [table], _:
                     stated.add(table)
                 case "retain", [table], str() as text:
@@ -170,8 +180,9 @@ class Policies:
             floor,
             frozenset(own_ids),
             header,
-            retain,
+            {table: rule for table, rule in retain.items() if table not in areas},
             adopted,
+            areas,
         )
 
     def dropped_of(self, table: str) -> frozenset[str]:
@@ -188,6 +199,29 @@ class Policies:
             return frozenset()
         able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
         return self.counters.get(spec.folded, frozenset()) & able
+
+
+def area_fact(table: str, column: str) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that a column cuts a table into areas; both by canonical name."""
+    return f"{AREA}:{json.dumps([table], ensure_ascii=False)}", AREA, column
+
+
+def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
+    """Return why a column, by canonical name, cannot cut a table into areas, "" if it can."""
+    if column not in {each.folded for each in spec.columns}:
+        return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
+    if spec.folded in policies.retain:
+        return f"rows of {spec.name} go with time, which areas do not know yet; create another table"
+    if spec.folded in policies.signed:
+        return f"{spec.name} is {SIGNED}, and its seals speak of whole tables; create another table"
+    if not spec.lacks_primary_key and column not in {each.folded for each in spec.key}:
+        return (
+            f"the primary key of {spec.name} does not contain {column}, so two areas could each have a row of one key; make"
+            " the column part of the key"
+        )
+    if len(spec.folded) > CUT_NAME_CHARS_MAX:
+        return f"its name has {len(spec.folded)} characters; a table with areas may have {CUT_NAME_CHARS_MAX}"
+    return ""
 
 
 def counter_fact(table: str, column: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -28,7 +28,7 @@ from mycomesh.sync.schema.fact_limits import find_excess
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, TRIGGER, VIEW, VIRTUAL, Facts
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
-from mycomesh.sync.schema.policy import GENERATED, Policies
+from mycomesh.sync.schema.policy import GENERATED, Policies, area_refusal
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
@@ -39,6 +39,8 @@ from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Interest, Unit
+from mycomesh.sync.wire.units import split_unit, unit_name
 
 __all__ = ["Record", "Registry", "Snapshot", "read_sums"]
 
@@ -95,8 +97,12 @@ class Registry:
         tables: TableFilter,
         sums: Sums,
         indexes: Mapping[int, Sequence[str]],
+        interest: Interest | None = None,
     ) -> None:
-        """Take the result of `read_sums`, and the indexes that this connection's triggers keep, by table id."""
+        """Take the result of `read_sums`, and the indexes that this connection's triggers keep, by table id.
+
+        `interest` says which areas this node keeps; without one it does not know areas, as earlier versions.
+        """
         self._store = store
         self._filter = tables
         self._factory = _TableFactory(store, mesh_key, sums, indexes)
@@ -112,6 +118,7 @@ class Registry:
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()
+        self.interest = interest
         self.own_floor: Version | None = None  # the oldest SQLite beside this node, if its settings state it
         self.names: Names
 
@@ -259,6 +266,7 @@ class Registry:
         table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
         table.columns.counters = self.policies.counters_of(spec)
         self.sign(table)
+        self.cut(table)
         self._captured.pop(table_id, None)
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
         self.drop_columns(table)
@@ -299,6 +307,50 @@ class Registry:
         """Keep the signatures of a table's changes from here on if its policy says so."""
         if table.spec.folded in self.policies.signed and table.seals is None:
             table.sign(functools.partial(keys_of, table))
+
+    def cut(self, table: Table) -> None:
+        """Keep the areas of a table apart from here on if the mesh has decided so and the table allows it."""
+        column = self.policies.areas.get(table.spec.folded) if self.interest is not None else None
+        if column is None or area_refusal(table.spec, column, self.policies):
+            return
+        if table.areas is None:
+            table.cut(column)
+        else:
+            table.areas.column = column
+
+    # ---- units: whole tables, and the areas of those that are cut
+
+    def unit(self, name: str) -> Unit | None:
+        """Return the unit of that name on the wire, None if this file has no such table, or has not cut it."""
+        table = self.tables.get(name)
+        if table is not None:
+            return Unit(name, table, None)
+        table_name, area = split_unit(name) or ("", None)
+        table = self.tables.get(table_name)
+        return None if table is None or table.areas is None else Unit(name, table, area)
+
+    def table_of(self, name: str) -> Table | None:
+        """Return the table of the unit of that name, None if it is not here."""
+        unit = self.unit(name)
+        return None if unit is None else unit.table
+
+    def units(self) -> Iterator[Unit]:
+        """Yield every unit of which this file covers something, and every whole table, by name."""
+        for name, table in sorted(self.tables.items()):
+            yield Unit(name, table, None)
+        yield from (unit for unit in self.areas() if unit.vector.count)
+
+    def areas(self) -> Iterator[Unit]:
+        """Yield every area of which this file knows a site, by name."""
+        for name, table in sorted(self.tables.items()):
+            if table.areas is not None:
+                for area in table.areas.known():
+                    yield Unit(unit_name(name, area), table, area)
+
+    def keeps(self, name: str) -> bool:
+        """Return True if this node keeps the unit of that name."""
+        table, area = split_unit(name) or (name, None)
+        return area is None or (self.interest is not None and self.interest.keeps(table, area))
 
     # ---- capture
 

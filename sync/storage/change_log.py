@@ -16,9 +16,11 @@ from typing import Any
 
 import apsw
 
+from mycomesh.sync.crdt.hlc import HLC_MAX
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.storage.areas import Areas
 from mycomesh.sync.storage.batch_join import join_names, join_numbers
 from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, RunPart, StoredEntry
 from mycomesh.sync.storage.row_codec import sum_halves
@@ -63,6 +65,7 @@ class ChangeLog:
         "_removes",
         "_replaces",
         "_store",
+        "areas",
         "count",
         "name",
         "runs",
@@ -79,6 +82,7 @@ class ChangeLog:
         self.count = 0
         self.sums = (0, 0)
         self.seals: Seals | None = None  # of a signed table: they go with the entries that they prove
+        self.areas: Areas | None = None  # of a table that is cut: it sums the entries of each site too
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
         # Writes of the running transaction that are not in the file yet; every read flushes them first.
         self._adds: list[StoredEntry] = []
@@ -271,6 +275,15 @@ class ChangeLog:
         later = itertools.dropwhile(lambda entry: entry[:2] <= (site_number, hlc), packed)
         return list(itertools.islice(heapq.merge(plain, later), limit))
 
+    def scan_site(self, site_number: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
+        """Return up to `limit` entries of one site after an hlc, as `scan` does."""
+        self.flush()
+        listing = f"SELECT place, hlc, row, digest FROM {self.name} WHERE place = ? AND hlc > ? ORDER BY hlc LIMIT ?"
+        plain = self._store.db.execute(listing, (site_number, hlc, limit))
+        packed = itertools.chain.from_iterable(map(_unpacked, self.runs.after(site_number, hlc, HLC_MAX)))
+        later = itertools.dropwhile(lambda entry: entry[1] <= hlc, packed)
+        return list(itertools.islice(heapq.merge(plain, later), limit))
+
     # ---- writing, inside a transaction
 
     def add(self, stored: StoredEntry) -> None:
@@ -279,6 +292,8 @@ class ChangeLog:
         self._delta[0] += 1
         self._delta[1] += stored[4] & _LOW
         self._delta[2] += stored[4] >> 32 & _LOW
+        if self.areas is not None:
+            self.areas.count_entries((stored,), 1)
 
     def add_inserts(
         self,
@@ -295,7 +310,7 @@ class ChangeLog:
         With `packed` false, all become plain entries: only those can have held values.
         """
         self.flush()
-        self._count(digests)
+        self._count(digests, 1, site_number)
         breaks: Iterable[int] = range(1, len(hlcs))
         if packed:
             breaks = [
@@ -313,22 +328,25 @@ class ChangeLog:
         self._replaces[old[:2]] = new
         self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
         self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
+        if self.areas is not None:
+            self.areas.count_entries((old,), -1)
+            self.areas.count_entries((new,), 1)
 
     def add_many(self, stored_entries: Sequence[StoredEntry]) -> None:
         """Add entries as `add` does for one."""
         self._adds += stored_entries
-        self._count([stored[4] for stored in stored_entries])
+        self._count_entries(stored_entries, 1)
 
     def replace_plain(self, old: Sequence[StoredEntry], new: Sequence[StoredEntry]) -> None:
         """Replace entries that are in no run, as `replace` does for one; stamps and rows stay. It writes at once."""
-        self._count([stored[4] for stored in old], -1)
-        self._count([stored[4] for stored in new])
+        self._count_entries(old, -1)
+        self._count_entries(new, 1)
         self._replace([(*stored[2:], *stored[:2]) for stored in new])
 
     def remove_plain(self, stored_entries: Sequence[StoredEntry]) -> None:
         """Remove entries that are in no run, as `remove` does for one."""
         self._plain_removes += [stored[:2] for stored in stored_entries]
-        self._count([stored[4] for stored in stored_entries], -1)
+        self._count_entries(stored_entries, -1)
 
     def reshape(self, parts: Iterable[tuple[InsertRun, RunPart]]) -> None:
         """Give parts of runs the masks that they keep, and their digests with them; 0 and any digests remove them."""
@@ -338,17 +356,18 @@ class ChangeLog:
         for run, own in by_run.values():
             before = run.all_digests()
             for numbers, mask, digests in own:
-                self._count(before if len(numbers) == run.n else [before[number] for number in numbers], -1)
+                gone = before if len(numbers) == run.n else [before[number] for number in numbers]
+                self._count(gone, -1, run.site_number)
                 if mask:
-                    self._count(digests)
+                    self._count(digests, 1, run.site_number)
                 elif self.seals is not None:
                     self._gone += [(run.site_number, run.hlc + number) for number in numbers]
             self._insert(self.runs.reshape(run, own))
 
     def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
         """Give every entry of a run another mask, and the digests for that mask."""
-        self._count(run.all_digests(), -1)
-        self._count(digests)
+        self._count(run.all_digests(), -1, run.site_number)
+        self._count(digests, 1, run.site_number)
         self.runs.remask(run, mask, digests)
 
     def remove(self, stored: StoredEntry) -> None:
@@ -357,6 +376,8 @@ class ChangeLog:
         self._delta[0] -= 1
         self._delta[1] -= stored[4] & _LOW
         self._delta[2] -= stored[4] >> 32 & _LOW
+        if self.areas is not None:
+            self.areas.count_entries((stored,), -1)
 
     def unpack(self, site_number: int, hlc: int) -> None:
         """Make an entry of a run a plain one, which can have held values and another name of its row."""
@@ -446,12 +467,19 @@ class ChangeLog:
         db.execute(f"UPDATE {self.name} SET row = {first} WHERE typeof(row) = 'integer'")
         db.execute(f"UPDATE {self.runs.name} SET row = {first}")
 
-    def _count(self, digests: Sequence[int], sign: int = 1) -> None:
-        """Add the digests of entries to the sums, or take them off."""
+    def _count_entries(self, stored_entries: Sequence[StoredEntry], sign: int) -> None:
+        self._count([stored[4] for stored in stored_entries], sign)
+        if self.areas is not None:
+            self.areas.count_entries(stored_entries, sign)
+
+    def _count(self, digests: Sequence[int], sign: int, site_number: int = -1) -> None:
+        """Add the digests of entries to the sums, or take them off; of those of one site also to the sums of its area."""
         delta, (low, high) = self._delta, sum_halves(digests)
         delta[0] += sign * len(digests)
         delta[1] += sign * low
         delta[2] += sign * high
+        if self.areas is not None:
+            self.areas.count(site_number, sign * len(digests), sign * low, sign * high)
 
 
 def _follows(before: Row, row: Row) -> bool:

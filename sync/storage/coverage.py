@@ -6,7 +6,7 @@ A transaction stages its changes to the vector, which become visible to peers wi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Range, Vector
 from mycomesh.sync.storage.horizon import Horizon
@@ -30,6 +30,10 @@ class Coverage:
         self.remembered: deque[bytes] = deque(maxlen=REMEMBERED_MAX)  # digests of vectors that peers have seen
         self.loss: object = None  # another object each time that coverage of other sites is given up
         self.horizon: Horizon | None = None  # of a table whose rows go with time
+        self.on_covered: Callable[[set[bytes]], None] | None = (
+            None  # of a table that is cut: takes the sites of each commit
+        )
+        self._changed: set[bytes] = set()  # sites whose ranges the transaction has changed, if somebody asks
 
     def load(self) -> None:
         """Read the vector."""
@@ -96,6 +100,7 @@ class Coverage:
     def give_up_others(self, keep: bytes) -> None:
         """Give up the coverage of every site but `keep`, so that rounds bring the changes of the others again."""
         before, site_number = self.staged, self._store.site_number_or_new(keep)
+        self._changed.update(site for site, _ in before.items())
         self.loss = object()
         self.remembered.clear()
         self._staged = Vector()
@@ -111,6 +116,8 @@ class Coverage:
         return self._staged
 
     def _write(self, site: bytes, before: Sequence[Range], ranges: Sequence[Range]) -> None:
+        if self.on_covered is not None:
+            self._changed.add(site)
         key = self._table_id, self._store.site_number_or_new(site)
         if len(ranges) == len(before) == 1 and ranges[0][0] == before[0][0]:  # most often the one range grows
             self._store.db.execute(
@@ -127,7 +134,11 @@ class Coverage:
         if self._staged is not None:
             self.vector, self._staged = self._staged, None
             self._digest = b""
+            if self.on_covered is not None:
+                self.on_covered(self._changed)
+            self._changed = set()
 
     def rolled_back(self) -> None:
         """Forget the staged vector."""
         self._staged = None
+        self._changed = set()

@@ -12,6 +12,7 @@ from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
+from mycomesh.sync.storage.areas import Areas
 from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry, unpack_mask
 from mycomesh.sync.storage.column_bits import ColumnBits
 from mycomesh.sync.storage.coverage import Coverage
@@ -19,7 +20,7 @@ from mycomesh.sync.storage.digests import Digests
 from mycomesh.sync.storage.held_values import HeldValues
 from mycomesh.sync.storage.pending_log import PendingLog
 from mycomesh.sync.storage.seals import KeysOf, Seals
-from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.store import Enlisted, Store
 from mycomesh.sync.storage.user_table import UserTable
 
 __all__ = ["INSERT_KEY_SIZE", "Table", "insert_key", "insert_stamp"]
@@ -63,6 +64,7 @@ class Table:
         self.coverage = Coverage(store, table_id)
         self.pending = PendingLog(store, table_id)
         self.seals: Seals | None = None  # of a signed table
+        self.areas: Areas | None = None  # of a table that is cut
 
     # ---- life
 
@@ -76,12 +78,26 @@ class Table:
         self.seals.create()
         self.log.seals = self.seals
 
+    def cut(self, column: str) -> None:
+        """Keep the areas of the table apart from here on, by the canonical name of the column; inside a transaction."""
+        areas = Areas(self.store, self.table_id, self.spec.folded, column, self.coverage)
+        areas.create()
+        areas.load(self.log.name, self.log.runs.name)
+        self._take_areas(areas)
+
+    def _take_areas(self, areas: Areas) -> None:
+        self.areas = self.log.areas = areas
+        self.coverage.on_covered = areas.on_covered
+        self.store.enlist(areas)
+
     def load(self, before: Table | None = None, sums: tuple[int, int, int] | None = None) -> None:
         """Read the vector and the log's sums, or take them from the table that this one replaces; follow transactions."""
         if before is not None:
             self.log, self.held = before.log, before.held
             self.coverage, self.pending = before.coverage, before.pending
             self.store.enlist(self.log)
+            if before.areas is not None:
+                self._take_areas(before.areas)
         else:
             self.log.load(sums)
             self.coverage.load()
@@ -89,14 +105,18 @@ class Table:
 
     def unload(self) -> None:
         """Stop following transactions."""
-        self.store.dismiss(self.log)
-        self.store.dismiss(self)
+        for member in self._followers():
+            self.store.dismiss(member)
 
     def restore(self) -> None:
         """Go on after an `unload` whose transaction was rolled back."""
-        for member in (self.log, self):
+        for member in self._followers():
             member.rolled_back()
             self.store.enlist(member)
+
+    def _followers(self) -> tuple[Enlisted, ...]:
+        """Return what follows transactions: the areas before the coverage, which tells them of its commit."""
+        return (self.log, self) if self.areas is None else (self.log, self.areas, self)
 
     def committed(self) -> None:
         """Keep the coverage and the columns that the transaction brought."""
@@ -106,6 +126,9 @@ class Table:
     def rolled_back(self) -> None:
         """Forget the coverage and the columns that the transaction brought."""
         self.coverage.rolled_back()
+        if self.areas is not None and self.areas.fresh:
+            self.store.dismiss(self.areas)
+            self.areas = self.log.areas = self.coverage.on_covered = None
         self.columns.rolled_back()
         self.digests.rolled_back()
 

@@ -244,17 +244,20 @@ class Node:
         return [self.vector.upto(site) for site in sites]
 
     def release(self, unit, nodes, known):
-        """Give up a unit that is not kept, if enough nodes that keep it cover what this one holds of it."""
+        """Give up a unit that is not kept, if enough nodes that keep it cover all that this one covers of it.
+
+        What was superseded counts too: else a node that still has it would bring it back. Nobody relies on entries of a broken
+        round, which are not covered.
+        """
         if self.is_kept(unit) or not self.holds(unit):
             return False
         mine = [stamp for stamp in self.log if unit_of(stamp[1]) == unit]
-        owed = [(hlc, site) for hlc, site in mine if self.vector.covers(site, hlc)]  # nobody relies on a broken round
         others = [node for node in nodes if node is not self]
         keepers = [node for node in others if node.is_kept(unit) or not self.rules.acknowledged_by_keepers]
         acked = {
             node.number
             for node in keepers
-            if not self.rules.acknowledged_if_covered or all(node.vector.covers(site, hlc) for hlc, site in owed)
+            if not self.rules.acknowledged_if_covered or not self.vector_of(unit).missing_from(node.vector)
         }
         if not self.rules.release_asks:
             acked = known.get((self.number, unit), set()) | acked
@@ -440,16 +443,16 @@ class World:
             for node in self.nodes:
                 if keepers and not node.is_kept(unit) and node.holds(unit):
                     return f"unit {unit}: node {node.number} never released it"
-            if not keepers and not self._is_held(unit, truth):
+            if not keepers and not self._comes_back(unit, truth):
                 return f"area {unit}: nobody keeps it, and a write of it is lost"
         return ""
 
-    def _is_held(self, unit, truth):
-        found = Node(98, truth.rules)
-        for node in self.nodes:
-            for stamp, entry in sorted(node.log.items()):
-                found.put(stamp, entry)
-        return found.shown(unit) == truth.shown(unit)
+    def _comes_back(self, unit, truth):
+        """Whether a node that begins to keep an area which nobody keeps gets all of it from the others."""
+        later = copy.deepcopy(self)
+        later.nodes[0].keeps = frozenset(AREAS)
+        later.settle()
+        return later.nodes[0].shown(unit) == truth.shown(unit)
 
 
 KINDS = {

@@ -6,9 +6,12 @@ import pytest
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import BatchRefusedError
+from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication import site_limit
 from mycomesh.sync.replication.site_limit import NODE_SITES_MAX, refused_sites
+from mycomesh.sync.storage.unit import Interest
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.wire.units import unit_name
 from tests.sync.peers import WALL_MS, Peer
 
 HLC = WALL_MS << 16
@@ -88,3 +91,26 @@ def test_all_nodes_together_have_so_many_sites(peer, monkeypatch):
     names = [site(1, bytes([node]) * 16) for node in (50, 51, 52)]
     assert refused_sites(peer.replica.store, names[:2]) == set()
     assert refused_sites(peer.replica.store, names) == {names[2]}
+
+
+def test_sites_of_areas_are_counted_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(site_limit, "NODE_AREA_SITES_MAX", 3)
+    peer = Peer(tmp_path / "b.db", 0, config=ReplicaConfig(interest=Interest({})))
+    peer.sql("CREATE TABLE t(area, x)")
+    peer.drain()
+    peer.replica.decisions.decide_area("t", "area")
+    peer.drain()
+
+    def batch(number):
+        group = Group(site(number), Kind.INSERT, ("area", "x"), [HLC], None, [["7", number]], None)
+        return Bundle([Section(unit_name("t", "7"), [(site(number), 0, HLC)], [group])]).encode()
+
+    for number in range(NODE_SITES_MAX):
+        with peer.replica.store.transaction():
+            peer.replica.store.site_number_or_new(site(number + 100))
+    for number in range(3):
+        peer.take([batch(number)], origin=OTHER)
+    with pytest.raises(BatchRefusedError, match="no room"):
+        peer.take([batch(3)], origin=OTHER)
+    assert peer.sql("SELECT x FROM t ORDER BY x") == [(0,), (1,), (2,)]
+    peer.close()

@@ -1,0 +1,132 @@
+"""Schedule of releases: asks the members which of them cover the areas that this node holds and does not keep.
+
+A member that keeps an area says how far it covers each site there. Its word counts from the moment at which this node ceased to
+keep the area: that member hands the area on in the same way before it releases it. So some member always answers for each entry.
+
+Invariant: an area is given up only if `COPIES` members that keep it cover all that this node covers there, or all other members
+if they are fewer (tests/stories/area_model.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.unit import Unit
+from mycomesh.sync.wire import messages as wire
+
+__all__ = ["COPIES", "AreaRelease"]
+
+COPIES = 2
+# Sites about which one round of questions asks a peer, which takes 64 at once and another each half second.
+SITES_ASKED_MAX = 16
+# Between two steps of some milliseconds each: programs that wait for the file come in.
+PAUSE_MS = 10
+
+
+@dataclass(slots=True)
+class _Link:
+    peer: bytes
+    asked: list[bytes] = field(default_factory=list)  # sites, in the order in which the peer answers
+
+
+class AreaRelease:
+    """The releases of one node."""
+
+    def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
+        self._replica = replica
+        self._config = config
+        self._links: dict[int, _Link] = {}
+        self._others: int | None = None  # other members; None before the mesh has named them
+        self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
+        self._interest = replica.registry.interest
+        self._rotation = 0
+        self._step_at: int | None = 0
+
+    def next_deadline(self) -> int | None:
+        """Return when `on_timer` is due: at once if this node has begun to keep other areas."""
+        return self._step_at if self._interest is self._replica.registry.interest else 0
+
+    def wake(self, now_ms: int) -> None:
+        """Look soon whether some area is to be released; without a table that is cut, nothing is ever due."""
+        if self._step_at is None and any(table.areas is not None for table in self._replica.tables.values()):
+            self._step_at = now_ms + self._config.release_ms
+
+    def on_members(self, others: int) -> None:
+        """Record how many other members there are."""
+        self._others = others
+
+    def on_link_opened(self, number: int, peer: bytes) -> None:
+        """Register a link."""
+        self._links[number] = _Link(peer)
+
+    def on_link_closed(self, number: int) -> None:
+        """Remove a link and the questions under way on it."""
+        self._links.pop(number, None)
+
+    def on_coverage_reply(self, number: int, message: wire.CoverageReply) -> None:
+        """Record how far a member covers a site in the areas that it keeps."""
+        link = self._links[number]
+        if message.site not in link.asked:
+            return
+        link.asked.remove(message.site)
+        for name, top in message.tables:
+            unit = self._replica.registry.unit(name)
+            if unit is not None and unit.area is not None and unit.has_site(message.site):
+                self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, 0, top)
+
+    def on_timer(self, turn: Turn) -> None:
+        """Ask, give up what enough others cover, and take a step of each release."""
+        due = self.next_deadline()
+        if due is None or turn.now_ms < due:
+            return
+        self._step_at = turn.now_ms + self._config.busy_ms  # after an error of the file
+        if self._interest is not self._replica.registry.interest:
+            self._interest = self._replica.registry.interest
+            self._said.clear()  # what was said before this node ceased to keep an area does not count
+        held = list(self._replica.releases.held())
+        self._said = {unit.name: self._said[unit.name] for unit in held if unit.name in self._said}
+        more = False
+        for unit in held:
+            self._give_up(unit, turn)
+            more = self._step(unit, turn) or more
+        self._ask(held, turn)
+        self._step_at = turn.now_ms + (PAUSE_MS if more else self._config.release_ms) if held else None
+
+    def _give_up(self, unit: Unit, turn: Turn) -> None:
+        needed = COPIES if self._others is None else max(1, min(COPIES, self._others))
+        covered = [said for said in self._said.get(unit.name, {}).values() if not unit.vector.missing_from(said)]
+        if self._others is None or len(covered) < needed or not unit.vector.count:
+            return
+        published = self._replica.releases.give_up(unit, covered[0], turn.wall_ms)
+        if published is not None:
+            turn.publish(published)
+            self._said.pop(unit.name, None)
+            turn.changed = True
+
+    def _step(self, unit: Unit, turn: Turn) -> bool:
+        """Remove entries that are not covered; return True if there are more of them."""
+        if unit.vector.count or not unit.has_entries:
+            return False
+        step = self._replica.releases.step(unit, turn.wall_ms)
+        turn.publish(step.published)
+        if step.done and step.entries:
+            area, table = unit.area or "", unit.table.spec.name
+            text = f"released area {area} of {table}: other members keep it"
+            turn.notify("area.released", text, {"table": table, "area": area}, "info")
+        return not step.done
+
+    def _ask(self, held: list[Unit], turn: Turn) -> None:
+        sites = [site for unit in held for site, _ in unit.vector.items()]
+        if not sites:
+            return
+        start = self._rotation % len(sites)
+        chosen = [*sites[start:], *sites[:start]][:SITES_ASKED_MAX]
+        self._rotation += SITES_ASKED_MAX
+        for number, link in sorted(self._links.items()):
+            link.asked = list(chosen)
+            for site in chosen:
+                turn.send(number, wire.CoverageRequest(site))

@@ -1,0 +1,374 @@
+"""Tables that are cut into areas, on real files and exchanges: nodes of different interest agree on what they share."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+
+import pytest
+
+from mycomesh.sync.events import CommitSeen, MembersKnown
+from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX
+from mycomesh.sync.replica import ReplicaConfig
+from mycomesh.sync.storage.areas import Areas
+from mycomesh.sync.storage.unit import Interest
+from mycomesh.sync.wire.units import unit_name
+from tests.sync.exchanges import World
+from tests.sync.peers import Peer
+from tests.sync.scale import sweep
+
+AREAS = ("1", "2", "3")
+KEYLESS = "CREATE TABLE t(area INTEGER, uid TEXT, n INTEGER)"
+KEYED = "CREATE TABLE t(area INTEGER, uid TEXT, n INTEGER, PRIMARY KEY(area, uid))"
+
+
+def interest(areas):
+    return Interest({} if areas is None else {"t": frozenset(areas)})
+
+
+class Fleet(World):
+    """Nodes that keep some areas each; None keeps the table whole."""
+
+    @classmethod
+    def begin(cls, folder, keeps, definition=KEYLESS):
+        peers = [
+            Peer(folder / f"{number}.db", number, config=ReplicaConfig(interest=interest(areas)))
+            for number, areas in enumerate(keeps)
+        ]
+        fleet = cls(peers)
+        first = fleet.nodes[0]
+        fleet.write(first, definition)
+        fleet.keeps = list(keeps)
+        fleet.link_all()
+        fleet.run(3_000)
+        first.peer.replica.decisions.decide_area("t", "area")
+        fleet.do(first, CommitSeen())
+        fleet.run(3_000)
+        return fleet
+
+    def link_all(self):
+        linked = {frozenset((id(node), id(self.links[other][0]))) for node, other in self.links.values()}
+        for number, one in enumerate(self.nodes):
+            for two in self.nodes[number + 1 :]:
+                if frozenset((id(one), id(two))) not in linked:
+                    self.link(one, two)
+        self.know_members()
+
+    def know_members(self):
+        for node in self.nodes:
+            others = tuple((other.peer.node_id, 0) for other in self.nodes if other is not node)
+            self.do(node, MembersKnown(others))
+
+    def keep(self, number, areas):
+        self.keeps[number] = areas
+        peer = self.nodes[number].peer
+        peer.config = ReplicaConfig(interest=interest(areas))
+        peer.replica.set_interest(interest(areas))
+
+    def is_kept(self, number, area):
+        return self.keeps[number] is None or area in self.keeps[number]
+
+    def rows(self, number, area=None):
+        where = "" if area is None else f"WHERE area = {area}"
+        return self.nodes[number].sql(f"SELECT area, uid, n FROM t {where} ORDER BY area, uid, n")
+
+    def unit(self, number, area):
+        return self.nodes[number].peer.replica.registry.unit(unit_name("t", area))
+
+    def check_sums(self):
+        """The sums in memory are those of a scan."""
+        for node in self.nodes:
+            table = node.peer.replica.tables["t"]
+            scanned = Areas(table.store, table.table_id, "t", "area", table.coverage)
+            scanned.load(table.log.name, table.log.runs.name)
+            assert {area: table.areas.digest(area) for area in table.areas.known()} == {
+                area: scanned.digest(area) for area in scanned.known()
+            }
+
+    def check_shared(self):
+        """All that keep an area have it equal, and nobody else has rows of it once enough do."""
+        for area in AREAS:
+            keepers = [number for number in range(len(self.nodes)) if self.is_kept(number, area)]
+            for number in keepers:
+                assert self.rows(number, area) == self.rows(keepers[0], area), (area, number)
+                one, two = self.unit(number, area), self.unit(keepers[0], area)
+                assert (one.digest, one.vector_digest) == (two.digest, two.vector_digest), (area, number)
+            if len(keepers) >= 2:
+                others = [number for number in range(len(self.nodes)) if number not in keepers]
+                assert [number for number in others if self.rows(number, area)] == [], area
+
+
+@pytest.fixture
+def fleet_of(tmp_path):
+    fleets = []
+
+    def begin(keeps, definition=KEYLESS):
+        fleets.append(Fleet.begin(tmp_path, keeps, definition))
+        return fleets[-1]
+
+    yield begin
+    for fleet in fleets:
+        fleet.close()
+
+
+def test_a_node_stores_only_what_it_keeps(fleet_of):
+    fleet = fleet_of([None, ("1",), ("2",)])
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0), (3, 'c', 0), (NULL, 'd', 0)")
+    fleet.run(20_000)
+    assert fleet.rows(1) == [(None, "d", 0), (1, "a", 0)]
+    assert fleet.rows(2) == [(None, "d", 0), (2, "b", 0)]
+    fleet.check_shared()
+    fleet.check_sums()
+
+
+def test_own_writes_elsewhere_go_once_two_have_them(fleet_of):
+    fleet = fleet_of([None, ("1",), ("1", "2")])
+    fleet.write(fleet.nodes[1], "INSERT INTO t VALUES(2, 'mine', 0), (3, 'alone', 0)")
+    fleet.run(60_000)
+    assert fleet.rows(1) == [(3, "alone", 0)]  # only one other node keeps area 3
+    assert fleet.rows(0) == [(2, "mine", 0), (3, "alone", 0)]
+    fleet.write(fleet.nodes[1], "INSERT INTO t VALUES(2, 'again', 0)")
+    fleet.run(60_000)
+    assert fleet.rows(2) == [(2, "again", 0), (2, "mine", 0)]
+    fleet.check_shared()
+    assert not fleet.unit(1, "2").has_entries
+
+
+def test_a_late_batch_claims_nothing_released(fleet_of):
+    fleet = fleet_of([None, ("1",), ("1", "2"), ("2",)])
+    late = fleet.nodes[3]
+    for link in [link for link, (node, _) in fleet.links.items() if node is late]:
+        fleet.cut(link)
+    fleet.write(fleet.nodes[1], "INSERT INTO t VALUES(2, 'first', 0)")
+    fleet.run(60_000)
+    assert fleet.rows(1) == []
+    fleet.link(fleet.nodes[1], late)  # which has missed the first write, and gets the next one from its writer alone
+    fleet.write(fleet.nodes[1], "INSERT INTO t VALUES(2, 'second', 0)")
+    fleet.run(1_000)
+    fleet.link_all()
+    fleet.run(60_000)
+    assert fleet.rows(3) == fleet.rows(0, 2) == [(2, "first", 0), (2, "second", 0)]
+
+
+def test_changed_interest_fills_and_frees(fleet_of):
+    fleet = fleet_of([None, None, ("1",)])
+    numbers = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 600)"
+    fleet.write(fleet.nodes[0], f"{numbers} INSERT INTO t SELECT i % 3 + 1, i, 0 FROM c")
+    fleet.run(20_000)
+    fleet.keep(2, ("2", "3"))
+    fleet.link_all()
+    fleet.run(90_000)
+    assert {area for area, _, _ in fleet.rows(2)} == {2, 3}
+    fleet.check_shared()
+    fleet.check_sums()
+
+
+def test_a_row_moves_with_its_area(fleet_of):
+    fleet = fleet_of([None, ("1",), ("2",)])
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 7)")
+    fleet.run(20_000)
+    fleet.write(fleet.nodes[1], "UPDATE t SET n = 8")
+    fleet.run(20_000)
+    fleet.write(fleet.nodes[0], "UPDATE t SET area = 2")
+    fleet.run(20_000)
+    assert [fleet.rows(number) for number in range(3)] == [[(2, "a", 8)], [], [(2, "a", 8)]]
+
+
+def test_rows_from_before_stay_until_they_move(tmp_path):
+    peers = [
+        Peer(tmp_path / f"{number}.db", number, config=ReplicaConfig(interest=interest(areas)))
+        for number, areas in enumerate([None, ("1",)])
+    ]
+    fleet = Fleet(peers)
+    fleet.write(fleet.nodes[0], f"{KEYLESS}; INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)")
+    fleet.keeps = [None, ("1",)]
+    fleet.link_all()
+    fleet.run(5_000)
+    peers[0].replica.decisions.decide_area("t", "area")
+    fleet.do(fleet.nodes[0], CommitSeen())
+    fleet.run(5_000)
+    assert fleet.rows(1) == [(1, "a", 0), (2, "b", 0)]
+    fleet.write(fleet.nodes[0], "UPDATE t SET n = 1 WHERE uid = 'b'")
+    fleet.run(5_000)
+    assert fleet.rows(1) == [(1, "a", 0), (2, "b", 1)]
+    fleet.write(fleet.nodes[0], "UPDATE t SET area = 3 WHERE uid = 'b'")
+    fleet.run(20_000)
+    assert fleet.rows(1) == [(1, "a", 0)]
+    fleet.close()
+
+
+def test_a_version_without_areas_lacks_them(tmp_path):
+    peers = [
+        Peer(tmp_path / "0.db", 0, config=ReplicaConfig(interest=interest(None))),
+        Peer(tmp_path / "1.db", 1),
+    ]
+    fleet = Fleet(peers)
+    fleet.write(fleet.nodes[0], KEYLESS)
+    fleet.link_all()
+    fleet.run(5_000)
+    peers[0].replica.decisions.decide_area("t", "area")
+    fleet.do(fleet.nodes[0], CommitSeen())
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (NULL, 'b', 0)")
+    fleet.run(30_000)
+    assert fleet.rows(1) == [(None, "b", 0)]
+    assert [node.dropped for node in fleet.nodes] == [[], []]
+    peers[1].config = ReplicaConfig(interest=interest(None))
+    for link in list(fleet.links):
+        fleet.cut(link)
+    fleet.nodes[1].reopen()
+    fleet.link_all()
+    fleet.run(30_000)
+    assert fleet.rows(1) == fleet.rows(0) == [(None, "b", 0), (1, "a", 0)]
+    fleet.close()
+
+
+def test_many_areas_are_asked_about_in_turn(fleet_of):
+    fleet = fleet_of([None, None, ()])
+    rows = ", ".join(f"({number}, 'x', 0)" for number in range(3 * SITES_ASKED_MAX))
+    fleet.write(fleet.nodes[2], f"INSERT INTO t VALUES {rows}")
+    fleet.run(15_000)
+    assert len(fleet.rows(2)) == 3 * SITES_ASKED_MAX
+    fleet.run(100_000)
+    assert fleet.rows(2) == []
+    assert len(fleet.rows(0)) == 3 * SITES_ASKED_MAX
+    assert [node.dropped for node in fleet.nodes] == [[], [], []]
+
+
+# ---- random histories
+
+
+class History:
+    """Random writes, cuts, restarts, changes of interest and one restored backup, and what must come out of them."""
+
+    def __init__(self, fleet, rng):
+        self.fleet = fleet
+        self.rng = rng
+        self.made = Counter()
+        self.lives = {}  # uid -> the node that inserted it, of rows that nobody has deleted or moved
+        self.ended = set()  # rows that were deleted, and never moved
+        self.unsure = set()  # rows about which a restored node may have forgotten something
+        self.written = {}  # node -> rows that it has touched since its backup
+        self.backup = None
+
+    def step(self):
+        fleet, rng = self.fleet, self.rng
+        number = rng.randrange(len(fleet.nodes))
+        kind = rng.choices(
+            ("insert", "update", "delete", "move", "link", "cut", "keep", "reopen", "run", "backup", "restore"),
+            (30, 15, 8, 8, 10, 8, 6, 2, 20, 2, 2),
+        )[0]
+        self.made[kind] += 1
+        node = fleet.nodes[number]
+        match kind:
+            case "insert":
+                uid = f"{number}-{self.made[kind]}"
+                area = rng.choice((*AREAS, "NULL"))
+                fleet.write(node, f"INSERT INTO t VALUES({area}, ?, 0)", uid)
+                self.lives[uid] = number
+                self._touch(number, uid)
+            case "update" | "delete" | "move":
+                self._edit(kind, number)
+            case "link":
+                other = rng.choice([each for each in fleet.nodes if each is not node])
+                if not any(fleet.links[far][0] is other for near, far in fleet.links.values() if near is node):
+                    fleet.link(node, other)
+            case "cut" if fleet.links:
+                fleet.cut(rng.choice(sorted(fleet.links)))
+            case "keep":
+                fleet.keep(number, rng.choice((None, (), ("1",), ("2",), ("1", "3"), ("2", "3"))))
+                fleet.know_members()
+            case "reopen":
+                self._unlink(node)
+                node.reopen()
+                fleet.do(node, CommitSeen())
+                fleet.know_members()
+            case "run":
+                fleet.run(rng.choice((50, 1_000, 15_000, 40_000)))
+            case "backup" if self.backup is None:
+                node.peer.close()
+                copy = node.peer.path.with_suffix(".backup")
+                shutil.copy(node.peer.path, copy)
+                node.peer.open()
+                self._unlink(node)
+                node.begin()
+                fleet.do(node, CommitSeen())
+                fleet.know_members()
+                self.backup = number, copy
+                self.written[number] = set()
+            case "restore" if self.backup is not None and "restored" not in self.made:
+                self._restore()
+
+    def _edit(self, kind, number):
+        node, rng = self.fleet.nodes[number], self.rng
+        rows = self.fleet.rows(number)
+        if not rows:
+            return
+        area, uid, _ = rng.choice(rows)
+        if uid is None:
+            return
+        where = "WHERE uid = ? AND area IS ?"
+        if kind == "update":
+            self.fleet.write(node, f"UPDATE t SET n = n + 1 {where}", uid, area)
+        elif kind == "delete":
+            self.fleet.write(node, f"DELETE FROM t {where}", uid, area)
+            if self.lives.pop(uid, None) is not None:
+                self.ended.add(uid)
+        else:
+            target = rng.choice([each for each in (1, 2, 3) if each != area])
+            if any(row[:2] == (target, uid) for row in rows):
+                return
+            self.fleet.write(node, f"UPDATE t SET area = {target} {where}", uid, area)
+            self.lives.pop(uid, None)
+            self.ended.discard(uid)
+            self.unsure.add(uid)
+        self._touch(number, uid)
+
+    def _touch(self, number, uid):
+        for each in self.written:
+            if each == number:
+                self.written[each].add(uid)
+
+    def _unlink(self, node):
+        for link in [link for link, (owner, _) in sorted(self.fleet.links.items()) if owner is node]:
+            self.fleet.cut(link)
+
+    def _restore(self):
+        number, copy = self.backup
+        node = self.fleet.nodes[number]
+        self.made["restored"] = 1
+        self._unlink(node)
+        noted = node.peer.replica.noted
+        node.peer.close()
+        for suffix in ("-wal", "-shm"):
+            node.peer.path.with_name(node.peer.path.name + suffix).unlink(missing_ok=True)
+        shutil.copy(copy, node.peer.path)
+        node.peer.recalled = dict([noted])
+        node.peer.open()
+        node.begin()
+        self.fleet.do(node, CommitSeen())
+        self.fleet.know_members()
+        self.unsure |= self.written[number]
+
+    def finish(self, keeps):
+        fleet = self.fleet
+        for number, areas in enumerate(keeps):
+            fleet.keep(number, areas)
+        fleet.link_all()
+        fleet.run(400_000)
+        fleet.check_shared()
+        fleet.check_sums()
+        shown = {uid for number in range(len(fleet.nodes)) for _, uid, _ in fleet.rows(number)}
+        assert sorted(set(self.lives) - self.unsure - shown) == []
+        assert sorted((self.ended - self.unsure) & shown) == []
+        assert [node.dropped for node in fleet.nodes] == [[] for _ in fleet.nodes]
+
+
+@pytest.mark.parametrize("definition", [KEYLESS, KEYED], ids=["keyless", "keyed"])
+@pytest.mark.parametrize("seed", sweep(range(40), 4))
+def test_random_histories_agree_on_shared_areas(fleet_of, seed, definition):
+    rng = random.Random(seed)
+    history = History(fleet_of([None, ("1",), ("2",), ("1", "3")], definition), rng)
+    for _ in range(120):
+        history.step()
+    history.finish([None, ("1",), ("2",), ("1", "2", "3")])

@@ -1,0 +1,50 @@
+"""Names of units: an area of a table under a name that no table can have."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mycomesh.sync.sqlite.identifiers import NAME_MAX, is_reserved
+from mycomesh.sync.wire.units import AREA_CHARS_MAX, CUT_NAME_CHARS_MAX, area_of, split_unit, unit_name
+from tests.sync.scale import examples
+
+names = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@examples(100)
+@given(names, names)
+def test_a_name_splits_into_table_and_area(table, area):
+    name = unit_name(table, area)
+    assert split_unit(name) == (table, area)
+    assert is_reserved(name)
+    assert split_unit(unit_name(table, None)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["t", "mycomesh_area\0t", "mycomesh_area\0t\0", "mycomesh_area\0\0x", "mycomesh_area\0t\0a\0b"]
+)
+def test_other_names_are_of_no_area(name):
+    assert split_unit(name) is None
+
+
+def test_values_are_compared_as_text():
+    assert [area_of(value) for value in (7, "7", 7.5, -1)] == ["7", "7", "7.5", "-1"]
+
+
+@pytest.mark.parametrize("value", [None, b"7", "", "a\0b", [b"\xff"]])
+def test_some_values_name_no_area(value):
+    assert area_of(value) is None
+
+
+def test_values_beyond_the_limit_name_no_area():
+    for count in (AREA_CHARS_MAX - 1, AREA_CHARS_MAX):
+        assert area_of("x" * count) == "x" * count
+        assert split_unit(unit_name("t", "x" * count)) == ("t", "x" * count)
+    assert area_of("x" * (AREA_CHARS_MAX + 1)) is None
+    assert split_unit(unit_name("t", "x" * (AREA_CHARS_MAX + 1))) is None
+
+
+def test_the_longest_names_fit_a_message():
+    assert len(unit_name("t" * CUT_NAME_CHARS_MAX, "x" * AREA_CHARS_MAX)) <= NAME_MAX
