@@ -293,6 +293,7 @@ MANUAL = {
             "note": "text",
             "readers": [_READER],
             "children": [_CHILD],
+            "mailboxes": [_MAILBOX],
             "traffic": ["int"],
             "lags": ["int"],
             "lag_unit": "text",

@@ -9,9 +9,18 @@ from mycomesh.tools.render import byte_count, duration, print_table, short_hash,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import AccountView, PeerView, ReaderView, TableView
+    from mycomesh.mesh.node.status import AccountView, MailboxView, PeerView, ReaderView, TableView
 
-__all__ = ["equality", "linked_of", "retained", "show_accounts", "show_peers", "show_readers", "show_tables"]
+__all__ = [
+    "equality",
+    "linked_of",
+    "retained",
+    "show_accounts",
+    "show_mailboxes",
+    "show_peers",
+    "show_readers",
+    "show_tables",
+]
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -69,6 +78,31 @@ def show_readers(readers: Sequence[ReaderView]) -> None:
         for each in readers
     ]
     print_table(("CURSOR", "TABLE", "BEHIND", "FOR", "MOVED", "NOTE"), rows)
+
+
+def show_mailboxes(mailboxes: Sequence[MailboxView]) -> None:
+    """Print a gateway's mailbox, and how far each other member was read in it."""
+    for box in mailboxes:
+        base = f"base {box.base}, " if box.base else ""
+        text = f": {box.text}" if box.text else ""
+        print(
+            f"mailbox {box.url}: {base}{box.state}{text}; {byte_count(box.bytes)} appended, {byte_count(box.kept_bytes)} kept"
+        )
+        rows = [
+            (
+                each.member,
+                each.base or "-",
+                str(each.waiting),
+                duration(round(1000 * each.lag_s)) if each.waiting else "-",
+                byte_count(each.bytes),
+                str(each.refused),
+                "-" if each.proved_s_ago is None else f"{duration(round(1000 * each.proved_s_ago))} ago",
+                f"behind: {', '.join(each.behind)}: {each.why}" if each.behind else each.why,
+            )
+            for each in box.streams
+        ]
+        if rows:
+            print_table(("FROM", "BASE", "WAITING", "LAG", "BYTES", "REFUSED", "EQUAL", "NOTE"), rows)
 
 
 def linked_of(peers: Sequence[PeerView]) -> int:

@@ -37,7 +37,7 @@ from mycomesh.mesh.node.journal import Journal, as_value
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
 from mycomesh.mesh.node.shell import MeshShell, clock
-from mycomesh.mesh.node.status import SCHEMA, Status, to_json
+from mycomesh.mesh.node.status import SCHEMA, MailboxView, Status, to_json
 from mycomesh.mesh.node.systemd import Watchdog, notify_manager
 from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.version import __version__
@@ -240,7 +240,9 @@ class Daemon:
         self._addresses = dict.fromkeys(known)
         clock_notes = ClockNotes(self._home.state / "clocks")
         credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.membership())
-        callbacks = NodeCallbacks(self._on_notice, self._on_failure, self._on_membership, self._on_commit)
+        callbacks = NodeCallbacks(
+            self._on_notice, self._on_failure, self._on_membership, self._on_commit, self._mailboxes
+        )
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
         await node.start(known)
         self._node = node
@@ -281,6 +283,9 @@ class Daemon:
             module = importlib.import_module("mycomesh.mesh.node.mailbox_host")
             self._gateway = module.open_gateway(node, base, self._notify)
             self._gateway.start()
+
+    def _mailboxes(self) -> tuple[MailboxView, ...]:
+        return () if self._gateway is None else (self._gateway.view(),)
 
     def _on_commit(self) -> None:
         if self._gateway is not None:
@@ -496,7 +501,7 @@ class Daemon:
             accounts=() if snapshot is None else snapshot.accounts,
             readers=() if snapshot is None else snapshot.readers,
             children=() if self._children is None else self._children.views,
-            mailboxes=() if self._gateway is None else (self._gateway.view(),),
+            mailboxes=self._mailboxes(),
             revoked=membership is not None and membership.is_revoked,
         )
 

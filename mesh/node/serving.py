@@ -31,6 +31,7 @@ from mycomesh.mesh.node.snapshot import (
     Snapshot,
     account_views,
     equal_on,
+    mailbox_states,
     peer_states,
     peer_views,
     reader_views,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.identity import Identity
     from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.node.config import NodeConfig
-    from mycomesh.mesh.node.status import ReaderView, WritePosition
+    from mycomesh.mesh.node.status import MailboxView, ReaderView, WritePosition
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.feed.feed import Feed
     from mycomesh.sync.replica import Replica
@@ -89,6 +90,7 @@ class NodeCallbacks:
     on_failure: Callable[[BaseException], None]  # the node cannot continue
     on_membership: Callable[[MembershipChanged], None]  # must store the change before it returns
     on_commit: Callable[[], None] = lambda: None  # some program, or this node, has committed to the file
+    mailboxes: Callable[[], tuple[MailboxView, ...]] = tuple  # for people
 
 
 class ServingNode:
@@ -353,12 +355,14 @@ class ServingNode:
         now_ms, wall_ms = clock()
         identity, peers = self._identity, self._mesh.peers(now_ms)
         head = (phase, identity.mesh_name, identity.mesh_id.hex(), identity.name, identity.node_id.hex())
+        mailboxes = mailbox_states(self._callbacks.mailboxes())
         port, offset_ms = self._shell.port, self._mesh.mesh_clock.offset_ms
 
         def state_of(links: tuple[LinkStatus, ...]) -> NodeState:
             states = peer_states(peers, links, wall_ms)
             trouble = self._replica.trouble
-            return NodeState(*head, os.getpid(), port, offset_ms, states, len(links), equal_on(links), trouble)
+            known = (states, len(links), equal_on(links), trouble)
+            return NodeState(*head, os.getpid(), port, offset_ms, *known, mailboxes=mailboxes)
 
         await self._replica.write_state(state_of, wall_ms)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.node.status import (
     AccountView,
     LinkView,
+    MailboxView,
     PeerView,
     ProgressView,
     ReaderView,
@@ -19,7 +20,7 @@ from mycomesh.mesh.node.status import (
     TableView,
     TroubleView,
 )
-from mycomesh.sync.admin.state_tables import PeerState, ReaderState
+from mycomesh.sync.admin.state_tables import MailboxState, PeerState, ReaderState
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.sqlite.identifiers import fold
@@ -38,6 +39,7 @@ __all__ = [
     "Snapshot",
     "account_views",
     "equal_on",
+    "mailbox_states",
     "peer_states",
     "peer_views",
     "reader_states",
@@ -115,6 +117,22 @@ def reader_views(cursors: Iterable[Cursor], wall_ms: int) -> tuple[ReaderView, .
         )
         for cursor in cursors
     )
+
+
+def mailbox_states(mailboxes: Iterable[MailboxView]) -> tuple[MailboxState, ...]:
+    """Return a gateway, and what it reads of each member, as rows of the state tables."""
+    found: dict[tuple[str, str], MailboxState] = {}
+    for box in mailboxes:
+        own = MailboxState(box.url, "", box.state, 0, "", box.text, box.base, 0, 0, 0.0, box.bytes)
+        found[box.url, ""] = own
+        for each in box.streams:
+            state = "behind" if each.behind else "waiting" if each.waiting else "current"
+            row = (state, each.refused, ", ".join(each.behind), each.why, each.base)
+            found.setdefault(
+                (box.url, each.member),
+                MailboxState(box.url, each.member, *row, each.position, each.waiting, each.lag_s, each.bytes),
+            )
+    return tuple(found.values())
 
 
 def reader_states(cursors: Iterable[Cursor]) -> tuple[ReaderState, ...]:

@@ -2,7 +2,8 @@
 
 A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
 trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
-own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed. The column `as_of` is the time of
+own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed, and
+`mycomesh_mailboxes` with the first gateway. The column `as_of` is the time of
 the write. These tables are not captured and not replicated.
 """
 
@@ -21,7 +22,7 @@ from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["NodeState", "PeerState", "ReaderState", "StateTables"]
+__all__ = ["MailboxState", "NodeState", "PeerState", "ReaderState", "StateTables"]
 
 FIGURES_MS = 60_000  # figures of an otherwise unchanged row are updated at most this often
 _COLUMNS = {
@@ -35,11 +36,20 @@ _COLUMNS = {
     "mycomesh_trouble": "code, text, since",
     "mycomesh_tables": "name, rows, hash, conflicts, parked, equal_on, linked, note",
     "mycomesh_readers": "cursor, table_name, behind, oldest_at, moved_at, idle",
+    "mycomesh_mailboxes": "mailbox, member, state, refused, behind, note, base, position, waiting, lag_s, bytes",
 }
-_CREATE_READERS = (
-    "CREATE TABLE IF NOT EXISTS mycomesh_readers(cursor TEXT, table_name TEXT, behind INTEGER, oldest_at TEXT,"
-    " moved_at TEXT, idle INTEGER, as_of TEXT, PRIMARY KEY(cursor, table_name)) WITHOUT ROWID"
-)
+# Tables that a file has once something is in them.
+_CREATE = {
+    "mycomesh_readers": (
+        "CREATE TABLE IF NOT EXISTS mycomesh_readers(cursor TEXT, table_name TEXT, behind INTEGER, oldest_at TEXT,"
+        " moved_at TEXT, idle INTEGER, as_of TEXT, PRIMARY KEY(cursor, table_name)) WITHOUT ROWID"
+    ),
+    "mycomesh_mailboxes": (
+        "CREATE TABLE IF NOT EXISTS mycomesh_mailboxes(mailbox TEXT, member TEXT, state TEXT, refused INTEGER, behind TEXT,"
+        " note TEXT, base TEXT, position INTEGER, waiting INTEGER, lag_s REAL, bytes INTEGER, as_of TEXT,"
+        " PRIMARY KEY(mailbox, member)) WITHOUT ROWID"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,36 @@ class ReaderState:
         return (self.cursor, self.table, self.behind, self.oldest_at, self.moved_at, int(self.idle)), ()
 
 
+@dataclass(frozen=True, slots=True)
+class MailboxState:
+    """One row of `mycomesh_mailboxes`: what a gateway reads of another member, or, with member "", the gateway itself.
+
+    state: running, waiting or starting for the gateway; current, waiting or behind for a member.
+    behind: the tables that do not follow. position: up to here the member's changes were read. waiting, lag_s: the envelopes
+        after it, and by how many seconds the newest is younger.
+    bytes: read from the member, or appended by the gateway.
+    """
+
+    mailbox: str
+    member: str
+    state: str
+    refused: int
+    behind: str
+    note: str
+    base: str
+    position: int
+    waiting: int
+    lag_s: float
+    bytes: int
+
+    def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return (values whose change causes a write, figures)."""
+        return (
+            (self.mailbox, self.member, self.state, self.refused, self.behind, self.note),
+            (self.base, self.position, self.waiting, self.lag_s, self.bytes),
+        )
+
+
 class Trouble(Protocol):
     """The part of a `FileTrouble` that is written: the code of its notice, one line, since when (Unix milliseconds)."""
 
@@ -124,6 +164,7 @@ class NodeState:
     equal_on: Mapping[str, int] = field(default_factory=dict)
     trouble: Trouble | None = None  # why the file takes in no rows of other nodes
     readers: tuple[ReaderState, ...] = ()
+    mailboxes: tuple[MailboxState, ...] = ()
 
 
 # Rows of one state table by primary key: (values whose change causes a write, figures).
@@ -163,6 +204,7 @@ class StateTables:
             self._found(),
             state.trouble,
             state.readers,
+            tuple(each.row()[0] for each in state.mailboxes),
         )
         if material == self._peers and int(self._store.db.total_changes()) == self._changes:
             return False
@@ -172,8 +214,10 @@ class StateTables:
             "mycomesh_trouble": _trouble(state.trouble),
             "mycomesh_tables": self._tables(state),
         }
-        if state.readers or "mycomesh_readers" in self._written or (not self._written and self._had_readers()):
+        if self._is_shown("mycomesh_readers", state.readers):
             rows["mycomesh_readers"] = {(each.cursor, each.table): each.row() for each in state.readers}
+        if self._is_shown("mycomesh_mailboxes", state.mailboxes):
+            rows["mycomesh_mailboxes"] = {(each.mailbox, each.member): each.row() for each in state.mailboxes}
         changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}
         gone = {name: self._written.get(name, {}).keys() - rows[name].keys() for name in rows}
         wrote = any(changed.values()) or any(gone.values()) or not self._written
@@ -202,9 +246,12 @@ class StateTables:
         ended = None if last is None else time_text(last.ended_ms)
         return (*head, pending, state.linked, len(state.peers) + 1, self._found()), (ended, state.clock_offset_ms)
 
-    def _had_readers(self) -> bool:
-        listing = "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_readers'"
-        return self._store.db.execute(listing).fetchone() is not None
+    def _is_shown(self, name: str, rows: tuple[Any, ...]) -> bool:
+        """Return whether a table that a file has once something is in it has to be there."""
+        if rows or name in self._written:
+            return True
+        listing = "SELECT 1 FROM sqlite_schema WHERE name = ?"
+        return not self._written and self._store.db.execute(listing, (name,)).fetchone() is not None
 
     def _found(self) -> int | None:
         """Return the number of rows that the last scrub found not captured, None before the first scrub."""
@@ -252,8 +299,8 @@ class StateTables:
         first = not self._written
         as_of = time_text(wall_ms)
         with self._store.transaction() as db:
-            if "mycomesh_readers" in rows:
-                db.execute(_CREATE_READERS)
+            for name in _CREATE.keys() & rows.keys():
+                db.execute(_CREATE[name])
             for name in rows:
                 columns = _COLUMNS[name]
                 if first or name == "mycomesh_status":

@@ -1,11 +1,16 @@
 """Gateways as real processes: bases without a link that share a directory all the time."""
 
+import contextlib
+import random
 import shutil
-import time
+import socket
+import subprocess
 
 import pytest
 
+from tests.integration import machines
 from tests.integration.machines import eventually
+from tests.sync.scale import SCALE
 
 
 @pytest.fixture
@@ -31,7 +36,10 @@ def digests(one):
 
 
 def all_equal(made):
-    eventually(lambda: digests(made[0]) and all(digests(each) == digests(made[0]) for each in made), "all are equal")
+    def seen():
+        return [(each.name, digests(each), each.status()["mailboxes"]) for each in made]
+
+    eventually(lambda: digests(made[0]) and all(digests(each) == digests(made[0]) for each in made), seen)
 
 
 def test_writes_reach_every_base_through_a_directory(bases):
@@ -43,12 +51,126 @@ def test_writes_reach_every_base_through_a_directory(bases):
     for other in (bravo, charlie):
         other.shows("SELECT v FROM drones ORDER BY id", "one\ntwo\n")
     before = set(share.rglob("*.box"))
-    began = time.monotonic()
     bravo.sql("UPDATE drones SET v = 'changed' WHERE id = 'd1'; DELETE FROM drones WHERE id = 'd2'")
     eventually(lambda: set(share.rglob("*.box")) - before, "a file appears")
-    print("visible after", time.monotonic() - began)
     for other in (alpha, charlie):
         other.shows("SELECT v FROM drones ORDER BY id", "changed\n")
-    print("there after", time.monotonic() - began)
     all_equal(made)
-    print(alpha.status()["mailboxes"])
+    (box,) = alpha.status()["mailboxes"]
+    assert (box["state"], box["parcels"], [each["member"] for each in box["streams"]]) == (
+        "running",
+        1,
+        ["bravo", "charlie"],
+    )
+    shown = alpha.done("status")
+    assert f"mailbox dir:{share}: running" in shown
+    assert "bravo" in shown
+    alpha.shows(
+        "SELECT member, state FROM mycomesh_mailboxes ORDER BY member", "|running\nbravo|current\ncharlie|current\n"
+    )
+
+
+SECRET = "only-members-may-read-this"
+
+
+@pytest.fixture
+def fleet(machine, joined, tmp_path):
+    """Three bases of three nodes: no node reaches one of another base, and the first of each is a gateway."""
+    share = tmp_path / "share"
+    share.mkdir()
+    limited = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(share)], check=False).returncode == 0
+    shutil.copytree(joined / "alpha", tmp_path / "alpha")
+    made = [machine(name) for name in ("alpha", *(f"n{number}" for number in range(1, 9)))]
+    for other in made[1:]:
+        ticket = tmp_path / f"{other.name}.ticket"
+        made[0].done("ticket", other.name, "-o", str(ticket))
+        other.done("join", str(ticket))
+    bases = [made[at : at + 3] for at in (0, 3, 6)]
+    for number, (gateway, *others) in enumerate(bases):
+        gateway.starts = ("--port", str(free_port()), "--mailbox", f"dir:{share}")
+        (gateway.home.config / "config.toml").write_text(f'[base]\nname = "base{number}"\nmailbox = "dir:/elsewhere"\n')
+        gateway.up(*gateway.starts)
+        for other in others:
+            other.up("--port", "0", "--peer", gateway.address)
+    yield bases, share, limited
+    if limited:
+        subprocess.run(["umount", "--lazy", str(share)], check=True)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def write(one, oracle, number):
+    """Insert or change a row that only this node writes, and note what everybody must have in the end."""
+    key = f"{one.name}-{number % 7}"
+    oracle[key] = f"{SECRET} {number}"
+    one.sql(f"INSERT INTO t VALUES('{key}', '{oracle[key]}') ON CONFLICT DO UPDATE SET v = excluded.v")
+
+
+def settled(made, oracle):
+    """Wait until every node has the oracle's rows, and `verify` finds all files equal."""
+    lines = "".join(f"{key}|{value}\n" for key, value in sorted(oracle.items()))
+    for one in made:
+        one.shows("SELECT id, v FROM t ORDER BY id", lines)
+    all_equal(made)
+    for one in made[1:]:
+        assert "equal" in made[0].done("verify", str(made[0].file), str(one.file))
+
+
+def stored(share):
+    return b"".join(path.read_bytes() for path in share.rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def full(share, limited):
+    """Let no more bytes into the directory; where nothing can be mounted, let no directory be there."""
+    if not limited:
+        share.rename(share.parent / "gone")
+        yield
+        (share.parent / "gone").rename(share)
+        return
+    filler = share / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    yield
+    filler.unlink()
+
+
+@pytest.mark.parametrize(
+    "keeps",
+    [True, pytest.param(False, marks=pytest.mark.skipif(SCALE <= 1, reason="takes minutes; make long runs it"))],
+)
+def test_three_bases_agree_after_everything(fleet, keeps, monkeypatch):
+    monkeypatch.setattr(machines, "WAIT_S", 60 if keeps else 400)
+    bases, share, limited = fleet
+    rng, oracle = random.Random(1), {}
+    made = [one for base in bases for one in base]
+    bases[0][0].sql("CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT)")
+    for one in made:
+        one.shows("SELECT count(*) FROM t", "0\n")
+    away = bases[2][0]
+    away.terminate()
+    for number in range(round(12 * SCALE)):
+        write(rng.choice(made), oracle, number)
+        gateway = bases[rng.randrange(2)][0]
+        if rng.random() < 0.4:  # kill -9 at a random point, and up again
+            gateway.kill()
+            write(gateway, oracle, number)
+            gateway.up(*gateway.starts)
+    kept = sorted(share.rglob("*.box"))
+    for path in [] if keeps else kept[: len(kept) // 2]:  # base 2 is away for longer than this mailbox keeps
+        path.unlink()
+    with full(share, limited):
+        write(bases[0][1], oracle, 100)
+        write(bases[1][2], oracle, 101)
+        for base in bases[:2]:
+            eventually(lambda base=base: base[0].status()["mailboxes"][0]["state"] == "waiting", "it waits for room")
+    away.up(*away.starts)
+    settled(made, oracle)
+    for word in (SECRET, "alpha", "fleet", "n3", "base1", "CREATE TABLE"):
+        assert word.encode() not in stored(share), word
+    assert {each["base"] for each in away.status()["mailboxes"][0]["streams"]} == {"base0", "base1"}

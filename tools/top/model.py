@@ -17,7 +17,7 @@ from mycomesh.tools.views import linked_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mycomesh.mesh.node.status import ChildView, PeerView, ReaderView, Status, TableView
+    from mycomesh.mesh.node.status import ChildView, MailboxView, PeerView, ReaderView, Status, TableView
 
 __all__ = ["Edge", "Live", "Node", "Picture", "Trace"]
 
@@ -76,6 +76,7 @@ class Picture:
     note: str = ""
     readers: tuple[ReaderView, ...] = ()
     children: tuple[ChildView, ...] = ()
+    mailboxes: tuple[MailboxView, ...] = ()
     traffic: tuple[int, ...] = ()
     lags: tuple[int, ...] = ()
     lag_unit: str = "rows"
@@ -170,6 +171,7 @@ class Live:
             note=note or status.hint,
             readers=status.readers,
             children=status.children,
+            mailboxes=status.mailboxes,
             traffic=self._histories.traffic_of(""),
             lags=self._histories.lags_of(""),
         )

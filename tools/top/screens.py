@@ -291,11 +291,42 @@ def _content(node: Node) -> str:
 
 def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     """Return the tables, and below them the readers of the change feed: each part gets half of the room, or what is left."""
+    if picture.mailboxes and height >= 8:
+        lines = _mailboxes(picture, width)[: height // 3]
+        above = _tables_and_readers(replace(picture, mailboxes=()), view, width, height - len(lines) - 1)
+        return [*_pad(above, height - len(lines) - 1), _rule("mailbox", width, view), *lines]
     if not picture.readers or height < 6:
         return _tables(picture, width, height)
     below = min(len(picture.readers) + 2, max(height // 2, height - len(picture.tables) - 1))
     above = _tables(picture, width, height - below)
     return [*above, _rule("readers", width, view), *_readers(picture, width, below - 1)]
+
+
+def _mailboxes(picture: Picture, width: int) -> list[Text]:
+    """Return a gateway, and below it how far each other member was read."""
+    lines: list[Text] = []
+    for box in picture.mailboxes:
+        text = (
+            f"{printable(box.url)} {box.state}: {printable(box.text)}"
+            if box.text
+            else f"{printable(box.url)} {box.state}"
+        )
+        lines.append(Text(text, "yellow" if box.text else ""))
+        headers = ["FROM", "BASE", "WAITING", "LAG", "REFUSED", "NOTE"]
+        rows = [
+            [
+                printable(each.member)[:20],
+                printable(each.base)[:16] or "-",
+                f"{each.waiting:,}",
+                duration(round(1000 * each.lag_s)) if each.waiting else "-",
+                f"{each.refused:,}",
+                printable(", ".join(each.behind) or each.why) or "-",
+            ]
+            for each in box.streams
+        ]
+        if rows:
+            lines += _listed(headers, rows, ["" if row[-1] == "-" else "yellow" for row in rows], width, len(rows) + 1)
+    return lines
 
 
 def _readers(picture: Picture, width: int, height: int) -> list[Text]:

@@ -76,6 +76,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield from _of_origins(status)
     yield from _of_readers(status)
     yield from _of_children(status)
+    yield from _of_mailboxes(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 
 
@@ -145,6 +146,31 @@ def _of_children(status: Status) -> Iterator[_Metric]:
         ({**labels, "figure": name}, float(value)) for labels, child in named for name, value in child.figures.items()
     )
     yield _Metric("child_figure", "gauge", "A figure that the process reports of itself.", figures)
+
+
+def _of_mailboxes(status: Status) -> Iterator[_Metric]:
+    boxes = [({"mailbox": box.url}, box) for box in status.mailboxes]
+    running = tuple((labels, float(box.state == "running")) for labels, box in boxes)
+    yield _Metric("mailbox_running", "gauge", "1 while a gateway can use its mailbox.", running)
+    appended = tuple((labels, float(box.bytes)) for labels, box in boxes)
+    yield _Metric("mailbox_appended_bytes_total", "counter", "Bytes that a gateway has appended.", appended)
+    kept = tuple((labels, float(box.kept_bytes)) for labels, box in boxes)
+    yield _Metric("mailbox_kept_bytes", "gauge", "Bytes of this node in its mailbox.", kept)
+    streams = {(box.url, each.member): each for box in status.mailboxes for each in box.streams}
+    named = [({"mailbox": url, "peer": member}, each) for (url, member), each in streams.items()]
+    for field, kind, text in (
+        ("waiting", "gauge", "Envelopes of another member that were not taken in yet."),
+        ("lag_s", "gauge", "By how much the newest of them is younger than the position."),
+        ("refused", "counter", "Envelopes of another member that were refused."),
+        ("bytes", "counter", "Bytes read of another member."),
+    ):
+        name = {"waiting": "waiting_envelopes", "lag_s": "lag_seconds"}.get(field, f"{field}_total")
+        samples = tuple((labels, float(getattr(each, field))) for labels, each in named)
+        yield _Metric(f"mailbox_{'read_' if field == 'bytes' else ''}{name}", kind, text, samples)
+    behind = tuple((labels, float(len(each.behind))) for labels, each in named)
+    yield _Metric("mailbox_tables_behind", "gauge", "Tables that do not follow another member's changes.", behind)
+    proved = tuple((labels, each.proved_s_ago) for labels, each in named if each.proved_s_ago is not None)
+    yield _Metric("mailbox_equal_age_seconds", "gauge", "Time since both were last proved equal.", proved)
 
 
 def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:

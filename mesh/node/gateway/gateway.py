@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import MeshError
 from mycomesh.mesh.events import Notice
+from mycomesh.mesh.mailbox.streams import Kind
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway.ledger import Ledger
@@ -225,11 +226,12 @@ class Gateway:
         state = "starting" if not self._loaded else "running"
         if trouble:
             state = "waiting"
+        live = {stream.author for stream in self._reader.streams.values() if stream.kind is not Kind.PARCEL}
         own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
         streams = tuple(
             self._stream_view(name, stream, wall_ms)
-            for name, stream in sorted(self._reader.streams.items())
-            if name != own and stream.waiting + stream.taken + stream.refused + stream.copies + len(stream.receipts)
+            for name, stream in sorted(self._reader.streams.items(), key=lambda item: (item[1].member, item[0]))
+            if name != own and (stream.kind is not Kind.PARCEL or stream.author not in live)
         )
         return MailboxView(
             self._place.url,

@@ -6,9 +6,21 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mycomesh.mesh.node.status import SCHEMA, AccountView, ChildView, PeerView, ReaderView, ScrubView, Status, TableView
+from mycomesh.mesh.node.status import (
+    SCHEMA,
+    AccountView,
+    ChildView,
+    MailboxView,
+    PeerView,
+    ReaderView,
+    ScrubView,
+    Status,
+    StreamView,
+    TableView,
+)
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
+STREAM = StreamView("bravo", "south", "aa", 9, 3, 1.5, 700, 4, 1, 2, "a hole", ("drones",), 60.0)
 STATUS = Status(
     schema=SCHEMA,
     version="1",
@@ -36,6 +48,7 @@ STATUS = Status(
         ReaderView("old", "t", 0, None, "2026-01-01", True),
     ),
     children=(ChildView("bridge", "ground", "running", "", 7, 2, {"sent": 12}),),
+    mailboxes=(MailboxView("dir:/share", "north", "running", "", 5, 900, 1, 800, (STREAM,)),),
 )
 
 
