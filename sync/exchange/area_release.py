@@ -44,7 +44,7 @@ class AreaRelease:
         self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
         self._interest = replica.registry.interest
         self._rotation = 0
-        self._step_at: int | None = 0
+        self._step_at: int | None = None if self._interest is None else 0
 
     def next_deadline(self) -> int | None:
         """Return when `on_timer` is due: at once if this node has begun to keep other areas."""
