@@ -35,9 +35,13 @@ class ChildState:
         self._running = asyncio.Event()
         self._last: tuple[Any, ...] = ()
         self.now = ("starting", "")
+        self._plain = self.now
+        self._warning = ""
 
     def set(self, state: str, text: str) -> None:
         """Report a state at once, and why."""
+        self._plain = (state, text)
+        text = "; ".join(part for part in (text, self._warning) if part)
         self.now = (state, text)
         if state == "running":
             self._running.set()
@@ -45,6 +49,12 @@ class ChildState:
             self._running.clear()
         self._reports.report(state, text, self._figures())
         self.touch()
+
+    def warn(self, text: str) -> None:
+        """Add a text to this state and those that follow, until another call takes its place; "" removes it."""
+        if text != self._warning:
+            self._warning = text
+            self.set(*self._plain)
 
     def touch(self) -> None:
         """Note that figures may have changed; from any thread."""

@@ -274,6 +274,13 @@ _DATABASE = (
         "correct config.toml, then run mycomesh bridge resume NAME, or mycomesh web resume",
     ),
     Code(
+        "child.alone",
+        "nodes with one bridge cannot see whose turn it is",
+        "they follow each other by rows of bridge_positions (flow_positions for a flow), and 'only' or 'except' keeps that table"
+        " on this node; so every node publishes, and messages go out once for each",
+        "let 'only' and 'except' of each node include the table, then start the nodes again",
+    ),
+    Code(
         "bridge.shared_id",
         "two vehicles speak as the same system and component",
         "most vehicles leave the factory as system 1; ground stations and logs mix such a pair up, and only the addresses of the"

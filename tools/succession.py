@@ -36,6 +36,7 @@ __all__ = ["BRIDGES", "FLOWS", "Seat", "Succession", "forget_positions", "rank"]
 STEP_S = 0.5
 ALONE_S = 2.0  # in a mesh of one node, until another one joins
 GRACE_S = 1.5  # a node that has just started, or become reachable, waits so long before its turn: it may lack rows
+CHECK_S = 5  # before, and between, looks for the table of positions among those that the node replicates
 BUSY_MS = 5_000
 RUNS, OFFSETS = "", "in"  # the rows of a node beside those of its tables, which begin with OUT
 OUT = "out:"
@@ -114,10 +115,14 @@ def forget_positions(file: str, positions: Positions, name: str) -> None:
 class Succession:
     """The part of one node in the turns of one bridge or flow."""
 
-    def __init__(self, home: Home, seat: Seat, turn: Turn) -> None:
+    def __init__(self, home: Home, seat: Seat, turn: Turn, warn: Callable[[str], None]) -> None:
+        """Take the turn to set; `warn` gets why nodes cannot follow each other, and "" once they can."""
         self._home = home
         self._seat = seat
         self._turn = turn
+        self._warn = warn
+        self._check_s: float | None = None  # when to look whether the table of positions is replicated
+        self._shared = False
         self._link = NodeLink(home)
         self._db: apsw.Connection | None = None
         self._own = ""
@@ -144,6 +149,8 @@ class Succession:
             self._turn.set(active=True, holder=reach["node"])
             return
         rows = await asyncio.to_thread(self._exchange, reach["file"])
+        if not self._shared:
+            await self._check_shared(asyncio.get_running_loop().time())
         names = {peer["node_id"]: peer["name"] for peer in reach["peers"] if peer["state"] != "down"}
         names[self._own] = reach["node"]
         running = [node for node, part, _ in rows if part == RUNS and node in names]
@@ -165,6 +172,23 @@ class Succession:
             self._first_s = now_s if self._first_s is None else self._first_s
             if now_s - self._first_s >= GRACE_S:
                 self._turn.set(active=True, holder=reach["node"])
+
+    async def _check_shared(self, now_s: float) -> None:
+        """Warn if the table of positions stays on this node."""
+        if self._check_s is None:
+            self._check_s = now_s + CHECK_S
+        if now_s < self._check_s:
+            return
+        self._check_s = now_s + CHECK_S
+        table = self._seat.positions.table
+        status = await self._link.ask("status")
+        self._shared = any(fold(each["name"]) == table for each in status["tables"])
+        self._warn(
+            ""
+            if self._shared
+            else f"{table} is not replicated here, so that this node does not see whose turn it is, and does all the work"
+            f" again: let 'only' and 'except' of the node include {table}"
+        )
 
     def _exchange(self, file: str) -> list[tuple[str, str, bytes]]:
         """Write this node's rows, and return all rows of its name; on a thread, since the file may be locked."""

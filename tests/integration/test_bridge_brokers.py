@@ -37,11 +37,13 @@ def broker_of(tmp_path):
         one.stop()
 
 
-def bridged(pair, broker):
-    """Start both members again, linked and each with the bridge to a broker."""
+def bridged(pair, broker, first=""):
+    """Start both members again, linked and each with the bridge to a broker; `first` begins their config.toml."""
     for machine in pair:
         machine.terminate()
         configure(machine, broker)
+        config = machine.home.config_file
+        config.write_text(f"{first}\n{config.read_text()}")
     alpha, bravo = pair
     alpha.sql(SQL)
     alpha.up()
@@ -80,6 +82,21 @@ def test_one_node_publishes_and_another_takes_over(pair, broker_of):
         child(second)["figures"]["sent"] + child(second)["figures"]["duplicates"] < 40
     )  # it repeats seconds, no history
     assert len(set(outside(broker)[1])) == len(outside(broker)[1])
+
+
+def test_positions_that_stay_here_are_told(pair, broker_of):
+    """Each of two nodes publishes then, since neither sees whose turn it is."""
+    broker = broker_of(Nats)
+    alpha, bravo = bridged(pair, broker, 'only = ["drones", "orders"]')
+    eventually(
+        lambda: all(
+            "bridge_positions is not replicated here" in child(each).get("text", "") for each in (alpha, bravo)
+        ),
+        lambda: f"both say so: {child(alpha)} {child(bravo)}",
+    )
+    assert "child.alone" in alpha.output()
+    alpha.sql("INSERT INTO drones VALUES('d1', 1, 'x')")
+    eventually(lambda: child(alpha)["figures"]["sent"] + child(alpha)["figures"]["duplicates"] == 1, "alpha publishes")
 
 
 def test_a_bridge_that_has_stopped_lets_another_work(pair, broker_of):

@@ -36,6 +36,7 @@ KEEPALIVE_S = 15
 SESSION_S = 7 * 86_400  # the broker keeps what comes in while no node is connected
 PAYLOAD_MAX = 1 << 20  # of a broker that states none; the protocol allows 256 MB
 REFUSED = (4, 5, 134, 135)  # name or password, authorisation, of MQTT 3.1.1 and 5
+VERSIONS = {"5": paho.MQTTv5, "3.1.1": paho.MQTTv311}
 UNSUPPORTED = (1, 132)  # protocol version
 
 
@@ -46,13 +47,13 @@ class MqttScheme(Scheme):
     wildcard_level = "+"
     wildcard_rest = "#"
     extra = "mqtt"
-    settings: Mapping[str, Any] = {"qos": 1, "retain": True}
+    settings: Mapping[str, Any] = {"qos": 1, "retain": True, "version": "5"}
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._client: paho.Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._protocol = paho.MQTTv5
+        self._protocol = VERSIONS[options.more.get("version", "5")]
         self._connected: asyncio.Future[int] | None = None
         self._lost: asyncio.Future[str] | None = None
         self._open: set[int] = set()
@@ -69,6 +70,8 @@ class MqttScheme(Scheme):
             raise SchemeError(f"{options.url!r} names no host; write mqtt://HOST:1883")
         if options.more.get("qos") not in (1, 2):
             raise SchemeError(f"qos must be 1 or 2, not {options.more.get('qos')!r}: at QoS 0 nothing is acknowledged")
+        if options.more.get("version") not in VERSIONS:
+            raise SchemeError(f"version must be one of {', '.join(VERSIONS)}, not {options.more.get('version')!r}")
         for topic in options.incoming:
             if "#" in topic.rstrip("#") or (topic.endswith("#") and topic != "#" and not topic.endswith("/#")):
                 raise SchemeError(f"topic {topic!r}: '#' belongs alone at the end, behind a '/'")

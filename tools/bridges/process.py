@@ -132,7 +132,7 @@ class Bridge:
             return
         name, begin, out = self._settings.name, self._settings.begin, self._settings.out
         seat = Seat(BRIDGES, name, cursor_of(name), out, begin == "now", writer.offsets, writer.follow)
-        succession = self._succession = Succession(self._home, seat, self._turn)
+        succession = self._succession = Succession(self._home, seat, self._turn, self._warn)
         try:
             await run_together(self._serve(scheme, writer), succession.run(self._on_members))
         finally:
@@ -214,6 +214,11 @@ class Bridge:
         if text != self._told:
             self._told = text
             self._reports.notify(event, f"bridge {self._settings.name!r}: {text}", "warning")
+
+    def _warn(self, text: str) -> None:
+        self._state.warn(text)
+        if text:
+            self._tell("child.alone", text)
 
     def _notify(self, event: str, text: str) -> None:
         """Let the node log a notice of the scheme."""

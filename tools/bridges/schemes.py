@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mycomesh.tools.bridges.scheme import SchemeError
@@ -31,6 +32,10 @@ SCHEMES = {
 }
 
 
+# Libraries that a scheme loads when it connects: pyais, since other schemes of its module do without, and a slow dialect.
+LATE = {"ais": "pyais", "mavlink": "pymavlink"}
+
+
 def scheme_named(name: str) -> type[Scheme]:
     """Return the class of a scheme; this imports its module and its client library.
 
@@ -41,12 +46,17 @@ def scheme_named(name: str) -> type[Scheme]:
         raise SchemeError(f"no scheme {name!r}; known are {', '.join(f'{each}://' for each in SCHEMES)}")
     place, extra = SCHEMES[name]
     module, _, kind = place.partition(":")
+    late = LATE.get(name, "")
+    if late and find_spec(late) is None:
+        raise _missing(name, late, extra)
     try:
         found: type[Scheme] = getattr(importlib.import_module(f"mycomesh.tools.bridges.{module}"), kind)
     except ImportError as error:
         if not extra:
             raise
-        raise SchemeError(
-            f"{name}:// needs {error.name or 'a library'}, which is not installed; run: pip install 'mycomesh[{extra}]'"
-        ) from error
+        raise _missing(name, error.name or "a library", extra) from error
     return found
+
+
+def _missing(name: str, library: str, extra: str) -> SchemeError:
+    return SchemeError(f"{name}:// needs {library}, which is not installed; run: pip install 'mycomesh[{extra}]'")

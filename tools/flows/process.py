@@ -98,7 +98,7 @@ class Flow:
         """Run whenever it is this node's turn. The cursor moves only from where a process left it, also when the turn ends."""
         settings, turn = self._settings, Turn()
         seat = Seat(FLOWS, settings.name, settings.cursor, (settings.table,), settings.begin == "now")
-        succession = self._succession = Succession(self._home, seat, turn)
+        succession = self._succession = Succession(self._home, seat, turn, self._state.warn)
         try:
             await run_together(self._run_in_turns(writer, turn), succession.run())
         finally:

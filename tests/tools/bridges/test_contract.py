@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 
-import paho.mqtt.client as paho
 import pytest
 
 from mycomesh.tools.bridges import amqp, kafka, mqtt, nats
@@ -74,6 +73,7 @@ def scheme_of(broker: Broker, bridge="ground", **more):
     kind = scheme_named(broker.url.partition(":")[0])
     outgoing = more.pop("out", broker.outgoing)
     incoming = more.pop("in_", None)
+    settings = {**kind.settings, **broker.more, **more.pop("settings", {})}
     more = {**broker.login, **more}
     return kind(
         Options(
@@ -81,7 +81,7 @@ def scheme_of(broker: Broker, bridge="ground", **more):
             bridge=bridge,
             node="alpha",
             create=more.pop("create", True),
-            more={**kind.settings, **broker.more},
+            more=settings,
             outgoing=(Template.parse(outgoing, kind).wildcards,) if outgoing else (),
             incoming=() if incoming is None else (Pattern.parse(incoming, "t", kind).wildcards,),
             **more,
@@ -197,9 +197,7 @@ def test_mqtt_3_publishes_and_takes_in(started):
     broker = started("mqtt")
 
     def old(**more):
-        scheme = scheme_of(broker, bridge="old", **more)
-        scheme._protocol = paho.MQTTv311
-        return scheme
+        return scheme_of(broker, bridge="old", settings={"version": "3.1.1"}, **more)
 
     async def story():
         async with connected(old(in_="old/in/#")) as scheme:
