@@ -58,6 +58,7 @@ class KafkaScheme(Scheme):
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
         self._error: tuple[int, str] = (0, "")
+        self._cause = self._error
         self._topics: dict[str, int] = {}  # topic -> partitions
         self._pumps = Pumps()
 
@@ -95,12 +96,14 @@ class KafkaScheme(Scheme):
         return config | dict(options.more["config"])
 
     def _on_error(self, error: KafkaError) -> None:
-        """Keep the last error of librdkafka; one of its threads calls this within a poll."""
+        """Keep the last error of librdkafka, and the last that says why; one of its threads calls this within a poll."""
         self._error = (error.code(), error.str())
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._cause = self._error
 
     async def connect(self) -> None:
         """Fetch the metadata, and find or create the topics."""
-        self._error = (0, "")
+        self._error = self._cause = (0, "")
         server = self._config()["bootstrap.servers"]
         config = self._config() | {
             "enable.idempotence": True,
@@ -125,13 +128,15 @@ class KafkaScheme(Scheme):
                 await self._create(topic)
 
     def _refusal(self, server: str, error: KafkaException) -> SchemeError | LinkError:
-        code, text = self._error
+        code, text = self._cause if self._cause[0] else self._error
         if code in AUTH:
             return SchemeError(
                 f"{server} refuses the name or the password; name a credentials file with the right ones"
             )
-        if code == KafkaError._SSL or "ssl" in text.lower():  # noqa: SLF001
+        if code == KafkaError._SSL or "ssl handshake" in text.lower():  # noqa: SLF001
             return SchemeError(f'TLS with {server} fails: {_short(text)}; name the certificates to trust: ca = "FILE"')
+        if code == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 -- it says nothing when a broker hangs up
+            text += ' (it may want TLS: ca = "FILE", or a name and a password: credentials = "FILE")'
         return LinkError(f"cannot reach {server}: {_short(text) or error.args[0].str()}")
 
     async def _create(self, topic: str) -> None:
@@ -252,7 +257,7 @@ class KafkaScheme(Scheme):
                 elif error.code() not in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART):  # noqa: SLF001
                     raise LinkError(f"cannot consume: {error.str()}")
             if self._error[0] == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-                raise LinkError(f"the connection was lost: {_short(self._error[1])}")
+                raise LinkError(f"the connection was lost: {_short(self._cause[1] or self._error[1])}")
             if found:
                 await self._pumps.put(found)
 

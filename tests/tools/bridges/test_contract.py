@@ -13,7 +13,7 @@ from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX
 from mycomesh.tools.bridges.scheme import LinkError, Message, Options, SchemeError
 from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.bridges.template import Pattern, Template
-from tests.tools.bridges.brokers import BROKERS, Broker, certificate, run
+from tests.tools.bridges.brokers import BROKERS, Broker, certificate, free_port, run
 
 # PAYLOAD_MAX of each scheme whose system states none.
 PAYLOADS = {"amqp": amqp.PAYLOAD_MAX, "kafka": kafka.PAYLOAD_MAX, "mqtt": mqtt.PAYLOAD_MAX, "http": BODY_BYTES_MAX}
@@ -348,6 +348,23 @@ def test_tls_needs_the_certificate_to_trust(fresh, tmp_path):
         await scheme.close()
         async with connected(scheme_of(broker, ca=str(certificate(broker.folder)[0]))) as scheme:
             assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+
+    run(story())
+
+
+def test_a_kafka_that_is_away_is_no_matter_of_tls(tmp_path, monkeypatch):
+    """librdkafka's text begins with ssl:// for each error of a connection with TLS."""
+    monkeypatch.setattr(kafka, "CONNECT_S", 0.5)
+    scheme = kafka.KafkaScheme(
+        Options(
+            f"kafka://localhost:{free_port()}", "b", ca=str(certificate(tmp_path)[0]), more=kafka.KafkaScheme.settings
+        )
+    )
+
+    async def story():
+        with pytest.raises(LinkError, match="Connection refused"):
+            await scheme.connect()
+        await scheme.close()
 
     run(story())
 
