@@ -114,8 +114,8 @@ def sweeps(share: float) -> list[Sweep]:
         ),
         Sweep(
             "kills of node, bridge and broker",
-            [*PYTEST, "tests/integration/test_bridge_brokers.py"],
-            f"{round(2 * float(scaled(5)['MYCOMESH_TEST_SCALE']))} rounds for each broker, and a broker away for many rows",
+            [*PYTEST, "tests/integration/test_bridge_brokers.py", "tests/integration/test_vehicles.py"],
+            f"{round(2 * float(scaled(5)['MYCOMESH_TEST_SCALE']))} rounds for each broker and a vehicle, and a broker away",
             "2 rounds, without RabbitMQ",
             scaled(5),
         ),

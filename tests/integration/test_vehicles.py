@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
 import socket
 import time
 
@@ -12,6 +15,7 @@ from tests.integration.machines import SQLITE, Machine, eventually
 from tests.tools.bridges.test_addresses import free_port
 from tests.tools.vehicles.recorded import Vehicle, frames
 
+SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 pytest.importorskip("pymavlink")
 pytestmark = [
     pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)"),
@@ -92,6 +96,30 @@ def test_noise_and_floods_leave_the_bridge_running(alpha, radio):
     assert child(alpha)["figures"]["damaged"] > 0
     assert int(alpha.sql("SELECT count(*) FROM drones")) <= 1_000
     assert child(alpha)["state"] == "running"
+
+
+@pytest.mark.timeout(3_000)
+def test_kills_keep_every_position_that_was_committed(alpha, radio):
+    """A radio does not repeat what it sent while nobody listened; the vehicle's latest row follows with its next position."""
+    rng, vehicle, start_s = random.Random(7), Vehicle(), time.monotonic() - 1
+    for number in range(1, round(2 * SCALE) + 1):
+        running(alpha)
+        for _ in range(10):
+            boot_ms = round(1_000 * (time.monotonic() - start_s))
+            for message in (vehicle.fix(), vehicle.position(boot_ms, lat=number)):
+                radio.sendto(vehicle.pack(message), ("127.0.0.1", alpha.port))
+            time.sleep(0.002)
+        alpha.shows("SELECT lat FROM drones", f"{float(number)}\n")
+        alpha.shows("SELECT count(*) FROM track", f"{10 * number}\n")
+        time.sleep(rng.random() * 0.2)
+        if rng.random() < 0.5:
+            os.kill(child(alpha)["pid"], signal.SIGKILL)
+            eventually(lambda: child(alpha).get("state") != "running", "its end is noticed")
+        else:
+            alpha.kill()
+            alpha.up("--port", "0")
+        assert alpha.sql("SELECT count(*) FROM track") == f"{10 * number}\n"
+    assert int(alpha.sql("SELECT max(boot) - min(boot) FROM track")) < 60_000  # each process of the bridge estimates it
 
 
 def test_mistakes_are_one_line_and_node_goes_on(alpha):
