@@ -291,3 +291,17 @@ def test_a_shared_flow_runs_where_it_is_accepted(machine, tmp_path):
         eventually(lambda: child(bravo) == {}, "it has ended")
     finally:
         bravo.terminate()
+
+
+def test_the_most_important_rows_go_in_first(machine):
+    alpha = machine(
+        '[flow.low]\non = "drones"\npriority = "battery"\nrun = "sql: INSERT INTO seen(drone) SELECT id FROM new"\n',
+        f"{TABLES}; CREATE TABLE seen(seq INTEGER PRIMARY KEY, drone)",
+    )
+    eventually(is_in("running", alpha), "it runs")
+    alpha.done("flow", "pause", "low")
+    alpha.sql("INSERT INTO drones VALUES('a', 5), ('b', 50), ('c', NULL), ('d', 20)")
+    alpha.done("flow", "resume", "low")
+    alpha.shows("SELECT group_concat(drone, '') FROM (SELECT drone FROM seen ORDER BY seq)", "bdac\n")
+    alpha.sql("INSERT INTO drones VALUES('e', 1)")
+    alpha.shows("SELECT count(*) FROM seen", "5\n")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from mycomesh.mesh.node.config import load as load_config
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.feed.windows import SET_ROWS_MAX
+from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_signal
 from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.feed_session import FeedSession
@@ -34,9 +37,10 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
     from mycomesh.tools.flows.settings import FlowSettings
 
-__all__ = ["Flow", "run"]
+__all__ = ["Flow", "run", "yield_to_urgent"]
 
 PAUSES_S = (0.2, 0.5, 1, 2, 5)  # before the next try, when the node or the file is away
+NICE = 5  # of a flow without an urgent table
 TABLE_PAUSE_S = 0.2  # while a table is not there yet
 ROWS = 1_024  # of a transaction: other programs wait for it some 20 ms
 ROWS_MIN = 64
@@ -51,7 +55,15 @@ def run(home: Home, name: str) -> None:
     """
     settings = load(home, name)
     parent = end_with_parent()
+    yield_to_urgent(home, settings)
     run_until_signal(lambda: Flow(home, settings, Reports(), parent).run())
+
+
+def yield_to_urgent(home: Home, settings: FlowSettings) -> None:
+    """Let flows of urgent tables have the processor first, if config.toml names some and neither table of this flow is one."""
+    urgent = {fold(name) for name in load_config(home.config_file).urgent}
+    if urgent and not urgent & {fold(settings.table), fold(settings.into)}:
+        os.nice(NICE)
 
 
 class Flow:
@@ -156,28 +168,40 @@ class Flow:
         moved = 0
         try:
             size = ROWS
-            page = await session.page_beyond(0, wait_ms=0, sets=size * writer.takes_sets)
+            page = await session.page_beyond(0, wait_ms=0, sets=self._set_size(writer, size))
             if not had:
                 writer.read_position()
             while True:
-                back = False
+                again: bool | None = None  # whether the page comes again as a set, or as rows
                 if not page:
                     await self._on_thread(writer.function.make_ready)
                 if self._state.now != ("running", writer.function.note):
                     self._set("running", writer.function.note)
-                if isinstance(page, dict):
+                if isinstance(page, dict) and settings.priority:
+                    moved, again = await self._write_first(writer, session, LogSet(**page))
+                elif isinstance(page, dict):
                     moved, size = await self._write_set(writer, session, LogSet(**page), size)
-                    back = not moved
+                    again = None if moved else False
                 elif page:
                     moved = await self._write(writer, session, self._batch(page))
-                    if writer.judge.stops:
-                        raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
-                sets = 0 if back else size * writer.takes_sets
+                if page and writer.judge.stops:
+                    raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
+                sets = 0 if again is False else self._set_size(writer, size)
                 self._state.touch()
-                page = await session.page_beyond(moved, sets=sets, back=back)
+                page = await session.page_beyond(moved, sets=sets, back=again is not None)
                 moved = 0
         finally:
             await session.close()
+
+    def _set_size(self, writer: Writer, size: int) -> int:
+        """Return how many changes may come as a set, 0 for rows."""
+        return SET_ROWS_MAX if self._settings.priority else size * writer.takes_sets
+
+    async def _write_first(self, writer: Writer, session: FeedSession, page: LogSet) -> tuple[int, bool | None]:
+        """Write the results of the most important changes of a page; return how many are done with, and how it comes again."""
+        own = self._own if self._settings.where == HERE else ""
+        found: bool | None = await self._on_thread(writer.write_first, page, own, session.place)
+        return (page.count, None) if found else (0, found is not None)
 
     async def _write_set(self, writer: Writer, session: FeedSession, page: LogSet, size: int) -> tuple[int, int]:
         """Write the results of a page; return how many changes are done with, 0 if they have to go in singly, and the next size.

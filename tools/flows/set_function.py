@@ -27,13 +27,17 @@ if TYPE_CHECKING:
     from mycomesh.tools.flows.settings import FlowSettings
     from mycomesh.tools.flows.sql_function import SqlFunction
 
-__all__ = ["LogSet", "SetFunction", "UnfitError"]
+__all__ = ["Bounds", "Join", "LogSet", "SetFunction", "UnfitError"]
 
 _KEY, _PART = "mycomesh_flow_dot_key", "mycomesh_flow_part"
 _MADE = "mycomesh_made_key"  # a column of `new` for the keys that the statement does not make
 # As `hlc.time_text` writes it; the upper 48 bits are the milliseconds.
 _TIME = "strftime('%Y-%m-%dT%H:%M:%f', (({hlc}) >> 16) / 1000.0, 'unixepoch') || '+00:00'"
 _STATEFUL = frozenset({"changes", "last_insert_rowid", "total_changes"})
+
+
+# (site number, after, reached) of entries; (first row, last row, what a clock is above its row) of packed inserts
+Bounds = tuple[int, int, int]
 
 
 class UnfitError(Exception):
@@ -63,6 +67,25 @@ class LogSet:
         return self.table, self.log, self.rowid, tuple(map(tuple, self.key))
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How entries of the log, or its packed inserts, are joined with the table `t`.
+
+    hlc, row: SQL for the clock and the name of a row.
+    source: FROM and WHERE; the first three parameters are `Bounds`.
+    packed: whether they are packed inserts.
+    """
+
+    hlc: str
+    row: str
+    source: str
+    packed: bool
+
+    def narrow(self, bounds: Bounds, hlc: int) -> Bounds:
+        """Return the bounds of one change."""
+        return (hlc - bounds[2], hlc - bounds[2], bounds[2]) if self.packed else (bounds[0], hlc - 1, hlc)
+
+
 class SetFunction:
     """The SQL of one flow for sets, on one connection."""
 
@@ -71,9 +94,7 @@ class SetFunction:
         self._db = db
         self._settings = settings
         self._function = function
-        self._texts: dict[
-            tuple[Any, ...], tuple[str, str]
-        ] = {}  # shape -> statements over runs, and over plain entries
+        self._texts: dict[tuple[Any, ...], tuple[str, str]] = {}  # shape -> statements over entries, and over runs
         db.create_scalar_function(_KEY, self._key, 1, deterministic=True)
         db.create_scalar_function(_PART, _key_part, 2, deterministic=True)
 
@@ -141,23 +162,31 @@ class SetFunction:
         texts = self._texts.get(page.shape)
         if texts is None:
             texts = self._texts[page.shape] = self._compile(page, columns)
-        over_runs, over_entries = texts
         count = 0
         for site, place, after, reached, entries, who in page.windows:
-            if not site.startswith(own):
-                continue
-            count += entries
-            self._check(page, place, after, reached)
-            dots = f"{page.table}/{site}/"
-            at = after
-            for first, last, row in self._segments(page, place, after, reached):
-                if first - 1 > at:
-                    self._db.execute(over_entries, (place, at, first - 1, dots, who))
-                self._db.execute(over_runs, (row, row + last - first, first - row, dots, who))
-                at = last
-            if at < reached:
-                self._db.execute(over_entries, (place, at, reached, dots, who))
+            if site.startswith(own):
+                count += entries
+                dots = f"{page.table}/{site}/"
+                for join, bounds in self.stretches(page, place, after, reached):
+                    self._db.execute(texts[join.packed], (*bounds, dots, who))
         return count
+
+    def stretches(self, page: LogSet, place: int, after: int, reached: int) -> Iterator[tuple[Join, Bounds]]:
+        """Yield what a window consists of, in the order of the clocks.
+
+        Raises:
+            UnfitError: as `run`.
+        """
+        self._check(page, place, after, reached)
+        entries, runs = _joins(page)
+        at = after
+        for first, last, row in self._segments(page, place, after, reached):
+            if first - 1 > at:
+                yield entries, (place, at, first - 1)
+            yield runs, (row, row + last - first, first - row)
+            at = last
+        if at < reached:
+            yield entries, (place, at, reached)
 
     def _check(self, page: LogSet, place: int, after: int, reached: int) -> None:
         """Raise `UnfitError` if the rows of a window may not be those that its entries mean."""
@@ -193,21 +222,11 @@ class SetFunction:
 
     def _compile(self, page: LogSet, columns: Sequence[str]) -> tuple[str, str]:
         values = ", ".join(f"t.{quoted(name)}" for name in columns)
-        table = f"main.{quoted(page.table)} t"
-        rowid = f"t.{quoted(page.rowid)}" if page.rowid else "0"
-        runs = f"SELECT {values}, {self._derived(f'({rowid} + ?3)')} FROM {table} WHERE {rowid} BETWEEN ?1 AND ?2"
-        found = f"{rowid} = c.row"
-        if page.key:
-            found = " AND ".join(
-                f"t.{quoted(name)} COLLATE {quoted(collation)} = {_PART}(c.row, {number})"
-                for number, (name, collation) in enumerate(page.key)
-            )
-        # Of the two tables, the log is read in the order of its clocks.
-        entries = (
-            f"SELECT {values}, {self._derived('c.hlc')} FROM main.{page.log} c CROSS JOIN {table} ON {found}"
-            " WHERE c.place = ?1 AND c.hlc > ?2 AND c.hlc <= ?3 AND c.mask IS NOT 0"
+        entries, runs = (
+            self._with_new(columns, f"SELECT {values}, {self._derived(join.hlc)} {join.source}")
+            for join in _joins(page)
         )
-        return self._with_new(columns, runs), self._with_new(columns, entries)
+        return entries, runs
 
     def _derived(self, hlc: str) -> str:
         """Return the columns of `new` beside those of the table; ?4 is what the id has before the clock, ?5 the writer."""
@@ -227,6 +246,25 @@ class SetFunction:
         if insertion is None or not inserts:
             return text
         return insertion.text(f"SELECT * FROM ({text}) WHERE true")
+
+
+def _joins(page: LogSet) -> tuple[Join, Join]:
+    """Return how the log's entries, and its packed inserts, are joined with the table."""
+    table = f"main.{quoted(page.table)} t"
+    rowid = f"t.{quoted(page.rowid)}" if page.rowid else "0"
+    found = f"{rowid} = c.row"
+    if page.key:
+        found = " AND ".join(
+            f"t.{quoted(name)} COLLATE {quoted(collation)} = {_PART}(c.row, {number})"
+            for number, (name, collation) in enumerate(page.key)
+        )
+    # Of the two tables, the log is read in the order of its clocks.
+    entries = (
+        f"FROM main.{page.log} c CROSS JOIN {table} ON {found}"
+        " WHERE c.place = ?1 AND c.hlc > ?2 AND c.hlc <= ?3 AND c.mask IS NOT 0"
+    )
+    runs = f"FROM {table} WHERE {rowid} BETWEEN ?1 AND ?2"
+    return Join("c.hlc", "c.row", entries, packed=False), Join(f"({rowid} + ?3)", rowid, runs, packed=True)
 
 
 def _with_key(sql: str, source: str, keyed: Sequence[str]) -> str:

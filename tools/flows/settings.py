@@ -56,6 +56,7 @@ KEYS = (
     "keep",
     "credentials",
     "ca",
+    "priority",
 )
 HERE, EVERYWHERE, ONE = "here", "everywhere", "one"
 TIMEOUT_S_MAX = 3_600
@@ -87,6 +88,7 @@ class FlowSettings:
     directory: where Python modules are found and commands run.
     tensors: how columns become the model's inputs, and its outputs columns.
     credentials, ca: paths of the webhook's files, "" for none.
+    priority: a column by whose value the changes that wait go in, the greatest first; "" for their order.
     author: the member that wrote the row of `mycomesh_flows`, "" for a section of config.toml.
     """
 
@@ -106,6 +108,7 @@ class FlowSettings:
     credentials: str = ""
     ca: str = ""
     author: str = ""
+    priority: str = ""
 
     @property
     def inserts(self) -> bool:
@@ -221,7 +224,10 @@ def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSe
         name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory, tensors
     )
     credentials, ca = _files(name, kind, section, directory)
-    settings = replace(settings, credentials=credentials, ca=ca)
+    priority = section.get("priority", "")
+    if not isinstance(priority, str):
+        raise wrong(name, f"priority must be the name of a column of {table}, not {priority!r}")
+    settings = replace(settings, credentials=credentials, ca=ca, priority=priority)
     if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
         raise wrong(
             name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from mycomesh.tools.flows.ahead import Ahead
     from mycomesh.tools.flows.settings import FlowSettings
 
 __all__ = ["Batch", "MovedError", "Writer", "forget"]
@@ -81,7 +83,10 @@ class Writer:
         self._position: bytes | None = None
         self._schema_version = -1
         self.function = _function(self._db, settings)
-        self._sets = SetFunction(self._db, settings, self.function) if settings.kind == "sql" else None
+        self._sets = (
+            SetFunction(self._db, settings, self.function) if settings.kind == "sql" and not settings.priority else None
+        )
+        self._ahead = _ahead(self._db, settings, self.function)
         self._fits: bool | None = None  # whether the statement may run for many changes at once; None: to be found out
         self.judge = Judge()
         self.figures: dict[str, float] = {"inputs": 0, "failed": 0}
@@ -127,6 +132,8 @@ class Writer:
             select = "SELECT position FROM mycomesh_cursors WHERE name = ? AND table_name = ? AND area = ''"
             found: Any = self._db.execute(select, (self._settings.cursor, fold(self._settings.table))).fetchone()
             self._position = found[0] if found else None
+        if self._ahead is not None:
+            self._ahead.forget_passed(self._position)
         return self._position is not None
 
     def write(self, batch: Batch, place: bytes, place_after: Callable[[int], bytes]) -> int:
@@ -140,12 +147,56 @@ class Writer:
             apsw.BusyError: another program has the file.
         """
         self.check()
+        if self._ahead is not None:
+            waiting = self._ahead.are_waiting(batch.changes)
+            batch.changes = list(itertools.compress(batch.changes, waiting))
+            batch.places = list(itertools.compress(batch.places, waiting))
+        return self._write(batch, place, place_after)
+
+    def write_first(self, page: LogSet, own: str, place: bytes) -> bool | None:
+        """Write the results of the most important changes of a page of sites that begin with `own`; raises as `write`.
+
+        Returns whether none of the page is left, so that the cursor has moved to `place`; None if the page has to go in as rows.
+        """
+        assert self._ahead is not None, "the flow has a priority"
+        self.check()
+        ahead, columns = self._ahead, self.columns()
+        try:
+            with self._db:
+                chosen, last = ahead.choose(page, columns or (), own)
+        except UnfitError:
+            return None
+        except apsw.SQLError as error:
+            raise FunctionError(f"priority: {error}") from error
+        here = self._position or b""
+
+        def beside(done: int) -> bool:
+            """Note the first changes, or move the cursor behind the last; return whether it moves."""
+            moves = last and done == len(chosen)
+            if moves:
+                ahead.forget(page)
+            else:
+                ahead.note(chosen[:done])
+            return moves
+
+        batch = Batch(len(chosen), list(chosen), list(range(len(chosen))))
+        done = self._write(batch, place if last else here, lambda _: here, beside)
+        return last and done == len(chosen)
+
+    def _write(
+        self,
+        batch: Batch,
+        place: bytes,
+        place_after: Callable[[int], bytes],
+        beside: Callable[[int], object] = lambda _: None,
+    ) -> int:
+        """Write a batch, with what belongs to the first changes beside it; raises as `write`."""
         self.function.prepare(batch.changes)
         known: dict[int, str] = {}  # number of a change -> why SQLite rolled everything back for it
         together = True
         while True:
             try:
-                done, failed, judge = self._try(batch, place, place_after, known if not together else None)
+                done, failed, judge = self._try(batch, place, place_after, known if not together else None, beside)
             except _LostError as lost:
                 known |= lost.known
                 together = False
@@ -187,7 +238,12 @@ class Writer:
             raise MovedError
 
     def _try(
-        self, batch: Batch, place: bytes, place_after: Callable[[int], bytes], known: Mapping[int, str] | None
+        self,
+        batch: Batch,
+        place: bytes,
+        place_after: Callable[[int], bytes],
+        known: Mapping[int, str] | None,
+        beside: Callable[[int], object],
     ) -> tuple[int, int, Judge]:
         """Write in one transaction, singly if there are `known` failures; return how many are done with and how many failed."""
         judge, done, failed = copy.deepcopy(self.judge), batch.count, 0
@@ -196,6 +252,7 @@ class Writer:
                 done, failed = self._write_singly(batch, judge, known or {})
             if done < batch.count:
                 place = place_after(done)
+            beside(done)
             self._move(place)
         self._position = place
         return done, failed, judge
@@ -372,6 +429,16 @@ def forget(file: str, settings: FlowSettings) -> None:
         db.execute(_TABLES)
         db.execute("DELETE FROM mycomesh_flow_states WHERE name = ?", (settings.name,))
         db.execute("DELETE FROM mycomesh_dead_letters WHERE reader = ?", (settings.cursor,))
+        with contextlib.suppress(apsw.SQLError):  # no flow has a priority
+            db.execute("DELETE FROM mycomesh_flow_ahead WHERE flow = ?", (settings.name,))
+
+
+def _ahead(db: apsw.Connection, settings: FlowSettings, function: SqlFunction) -> Ahead | None:
+    if not settings.priority:
+        return None
+    from mycomesh.tools.flows.ahead import Ahead  # noqa: PLC0415 -- few flows have a priority
+
+    return Ahead(db, settings, SetFunction(db, settings, function))
 
 
 def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:
