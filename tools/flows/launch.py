@@ -69,6 +69,10 @@ def _serve(function: Callable[[dict[str, Any]], Any], answers: int) -> None:
 def _answer(function: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> bytes:
     try:
         return _line(function(row))
+    except MemoryError:  # what the function holds goes with the process, and the next row gets another one
+        sys.stderr.write("MemoryError\n")
+        sys.stderr.flush()
+        os._exit(1)
     except Exception as error:  # noqa: BLE001 -- a function may raise anything
         return _failed(error)
 

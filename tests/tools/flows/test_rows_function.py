@@ -28,6 +28,11 @@ async def slow(row):
 def blob(row):
     return {"drone": row["id"], "what": row["battery"] + b"\\xff"}
 
+held = []
+def leak(row):
+    held.append(bytearray(100 << 20))
+    return {"drone": row["id"]}
+
 def bad(row):
     match row["battery"]:
         case 1: raise KeyError("volt")
@@ -84,7 +89,7 @@ def test_blobs_go_in_and_out(flow, change, rows):
     [
         (1, "KeyError: 'volt'"),
         pytest.param(2, "took longer than 1 s", marks=pytest.mark.slow),
-        (3, "MemoryError"),
+        (3, "ended with 1: MemoryError"),
         (4, "answered with something else than rows"),
         (5, "ended with 7"),
         (6, "alerts has no column 'volt'"),
@@ -120,6 +125,13 @@ def test_a_bad_command_is_one_line(flow, change, rows, command, why):
     write(flow(f"exec: {command}", timeout_s=3), change(1, id="d1", battery=1))
     ((said,),) = rows("SELECT why FROM mycomesh_dead_letters")
     assert said.startswith(why)
+
+
+def test_a_function_that_leaks_goes_on(flow, change, rows):
+    leak = flow("python:crew:leak", memory_mib=512)
+    assert write(leak, *[change(n, id=f"d{n}", battery=0) for n in range(20)]) == 20, "2 GB in all"
+    assert rows("SELECT count(*) FROM alerts") == [(20,)]
+    assert rows("SELECT count(*) FROM mycomesh_dead_letters") == [(0,)]
 
 
 def test_a_function_that_failed_once_is_tried_again(flow, change, rows, tmp_path):
