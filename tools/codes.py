@@ -118,8 +118,8 @@ _LOCAL = (
     Code(
         "mailbox.unusable",
         "a mailbox between bases cannot be used",
-        "its directory is absent, full or closed to this user, or the stick is not mounted; batches wait in memory meanwhile",
-        "mount it, make room or correct its permissions; a comparison of two nodes brings what was left out",
+        "its directory is absent, full or closed to this user, or its server is away, full or refuses the login; batches wait meanwhile",
+        "'mycomesh mailbox test PLACE' says which step fails; a comparison of two nodes brings what was left out",
     ),
     Code(
         "port.unusable",
