@@ -118,7 +118,7 @@ _LOCAL = (
     Code(
         "mailbox.unusable",
         "a mailbox between bases cannot be used",
-        "its directory is absent, full or closed to this user, or its server is away, full or refuses the login; batches wait meanwhile",
+        "its directory is absent, full or closed to this user, or its server is away, full or refuses the login; batches wait",
         "'mycomesh mailbox test PLACE' says which step fails; a comparison of two nodes brings what was left out",
     ),
     Code(

@@ -6,6 +6,7 @@ Bridges, mailboxes and links share it. It does not connect again by itself: each
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,24 @@ class Connection:
 
     client: Client
     last_error: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended; the client does not tell of an end at which it could not send what waited."""
+        return bool(self.client.is_closed)
+
+    async def close(self) -> None:
+        """End the connection, without raising."""
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(CONNECT_S):
+                await self.client.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the socket of a connection that has ended: the client leaves it open where the last bytes could not be sent."""
+        transport = self.client._transport  # noqa: SLF001 -- it has no other name
+        if transport is not None:
+            transport.close()  # type: ignore[no-untyped-call]
 
 
 async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None]) -> Connection:

@@ -49,6 +49,7 @@ DIAL_S_MAX = 5.0  # two satellite hops; a node that is gone answers nothing
 STREAMS_MAX = 256  # at once; the core limits those without a login to the mesh to far fewer
 INSTANCES_MAX = 256  # that were heard of: the largest mesh that meets at one server
 OPEN_EVERY_MS, OPENS_AT_ONCE = 100, 32  # streams that others open, and answers to those who say that they listen
+HERE_EVERY_MS, HERES_AT_ONCE = 20, 256  # announcements that are heard: a mesh of 256 nodes makes 9 a second
 HERE_S = 30.0  # between two announcements, times the spacing of searches; another server's nodes may have come
 RETRY_S = (1.0, 30.0)  # between tries to connect: the first, and the longest
 JITTER = 0.2
@@ -98,7 +99,8 @@ class NatsLinks:
         self._conns: dict[tuple[bytes, bytes], _Conn] = {}  # by peer and stream
         self._by_number: dict[int, _Conn] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._opens_ms: int | None = None  # token bucket
+        self._opens = _Rate(OPEN_EVERY_MS, OPENS_AT_ONCE)
+        self._heres = _Rate(HERE_EVERY_MS, HERES_AT_ONCE)
         self._isolated = False
 
     # ---- for the shell
@@ -189,8 +191,12 @@ class NatsLinks:
 
         connection = await connect(self._server, "mycomesh links", on_lost)
         self._line.begin(connection, on_lost)
-        for subject in (f"{self._prefix}.here", f"{self._prefix}.to.{self._instance.hex()}"):
-            await connection.client.subscribe(subject, cb=self._on_message, pending_bytes_limit=PENDING_BYTES_MAX)
+        try:
+            for subject in (f"{self._prefix}.here", f"{self._prefix}.to.{self._instance.hex()}"):
+                await connection.client.subscribe(subject, cb=self._on_message, pending_bytes_limit=PENDING_BYTES_MAX)
+        except NatsError:
+            await self._line.hang_up()
+            raise
         return lost
 
     async def _announce(self, lost: asyncio.Future[str], spacing: Callable[[], int]) -> None:
@@ -233,17 +239,19 @@ class NatsLinks:
 
     def _on_here(self, instance: bytes, *, public: bool) -> None:
         """Tell the core of an instance; answer one that has not been heard of, so that it can dial too."""
+        if not self._heres.admit():
+            return
         new = instance not in self._known
         self._known[instance] = None
         self._known.move_to_end(instance)
         if len(self._known) > INSTANCES_MAX:
             self._known.popitem(last=False)
-        if new and public and self._admit():
+        if new and public and self._opens.admit():
             self._line.send(f"{self._prefix}.to.{instance.hex()}", Frame(Kind.HERE, self._instance).encode())
         self._on_event(AddressFound(nats_address(instance), instance=instance.hex()))
 
     def _on_open(self, frame: Frame) -> None:
-        if len(self._conns) >= STREAMS_MAX or not self._admit():
+        if len(self._conns) >= STREAMS_MAX or not self._opens.admit():
             self._reply(frame, Kind.CLOSE)
             return
         conn = self._add(frame.sender, frame.stream, dialled=False)
@@ -259,13 +267,6 @@ class NatsLinks:
         if data:
             self._on_event(ConnReceived(conn.conn, data))
         self._flush(conn)
-
-    def _admit(self) -> bool:
-        """Count one thing that a stranger makes this node do; return False if there are too many."""
-        now_ms = time.monotonic_ns() // 1_000_000
-        over_ms = admit_at_rate(self._opens_ms, now_ms, every_ms=OPEN_EVERY_MS, at_once=OPENS_AT_ONCE)
-        self._opens_ms = self._opens_ms if over_ms is None else over_ms
-        return over_ms is not None
 
     # ---- streams
 
@@ -296,7 +297,7 @@ class NatsLinks:
         self._line.send(f"{self._prefix}.to.{conn.peer.hex()}", Frame(kind, self._instance, conn.stream).encode())
 
     def _reply(self, frame: Frame, kind: Kind) -> None:
-        if self._admit():
+        if self._opens.admit():
             subject = f"{self._prefix}.to.{frame.sender.hex()}"
             self._line.send(subject, Frame(kind, self._instance, frame.stream).encode())
 
@@ -316,6 +317,22 @@ class NatsLinks:
             self._on_event(ConnClosed(conn.conn))
         elif conn.dialled:
             self._on_event(DialFailed(nats_address(conn.peer)))
+
+
+class _Rate:
+    """A limit on what strangers make this node do, with a bucket of its own."""
+
+    def __init__(self, every_ms: int, at_once: int) -> None:
+        self._every_ms = every_ms
+        self._at_once = at_once
+        self._over_ms: int | None = None
+
+    def admit(self) -> bool:
+        """Count one more; return False if it exceeds the rate."""
+        now_ms = time.monotonic_ns() // 1_000_000
+        over_ms = admit_at_rate(self._over_ms, now_ms, every_ms=self._every_ms, at_once=self._at_once)
+        self._over_ms = self._over_ms if over_ms is None else over_ms
+        return over_ms is not None
 
 
 class _Line:
@@ -356,8 +373,7 @@ class _Line:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
                 for subject, payload in self._queue:
                     await connection.client.publish(subject, payload)
-                async with asyncio.timeout(DIAL_S_MAX):
-                    await connection.client.close()
+            await connection.close()
 
     async def close(self) -> None:
         """End the task of the owner and the connection."""

@@ -49,6 +49,7 @@ BASE_DEFAULT = "box"
 CALL_S = 60  # of one verb, with a new connection
 REQUEST_S = 10  # of one answer of the server
 JOIN_S = 30  # between tries to have the hub collect this base's stream
+CONFIRMED = 2  # such looks are enough
 HUB_REMOVE_S = 2  # a right that is missing at the hub shows as silence
 LIST_PAGE = 1_000
 LIST_S = 5  # without a message of a page
@@ -101,6 +102,7 @@ class NatsMailbox:
         self._hub_removes = True  # until it refuses, for this connection
         self._streams = Streams("", ())
         self._prepared_s = 0.0
+        self._joined = 0  # how often in a row the hub was seen to collect this base's stream
         self._scanned: dict[tuple[str, str], _Scanned] = {}
         self._bases: dict[tuple[bytes, bytes], str] = {}  # mesh and stream -> the base that writes it
         self._known: dict[bytes, dict[bytes, None]] = {}  # mesh -> its streams that were seen
@@ -366,6 +368,10 @@ class NatsMailbox:
             raise MailboxError(
                 f"mailbox {self._server}: {error.description or error}; see 'nats stream info'"
             ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # of the client, on what no server sends
+            raise MailboxError(
+                f"mailbox {self._server}: its answer cannot be read ({type(error).__name__}: {error})"
+            ) from error
         except (NatsError, TimeoutError) as error:
             said = "" if self._connection is None else self._connection.last_error
             text = said or str(error) or type(error).__name__
@@ -374,9 +380,12 @@ class NatsMailbox:
     async def _jetstream(self) -> JetStreamContext:
         """Return the context of an open connection, with the streams of this base."""
         async with self._connecting:
+            if self._connection is not None and self._connection.is_lost:
+                self._on_lost("the connection was lost")
             if self._connection is None:
                 self._connection = await connect(self._server, "mycomesh mailbox", self._on_lost)
                 try:
+                    self._joined = 0
                     await self._prepare()
                     self._hub_removes = True
                     self._scanned.clear()  # a stream may have been made again meanwhile
@@ -385,14 +394,15 @@ class NatsMailbox:
                 except BaseException:
                     await self._disconnect()
                     raise
-            elif not self._streams.joined and time.monotonic() - self._prepared_s > JOIN_S:
+            elif self._joined < CONFIRMED and time.monotonic() - self._prepared_s > JOIN_S:
                 await self._prepare()
             self._connection.last_error = ""
         return self._domain("")
 
     async def _prepare(self) -> None:
-        """Find or make the streams; where the hub is away, a later verb tries again."""
+        """Find or make the streams. A later verb looks again: the hub was away, or another base has overwritten this one."""
         self._streams = await prepare(self._domain, self._base, self._hub)
+        self._joined += 1 if self._streams.joined else -self._joined
         self._prepared_s = time.monotonic()
 
     def _domain(self, name: str, timeout_s: float | None = None) -> JetStreamContext:
@@ -403,18 +413,19 @@ class NatsMailbox:
         return context
 
     def _on_lost(self, reason: str) -> None:
-        self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
         self._subscribed.clear()
         if self._thread is not None:
-            self._thread.fail(NatsConnectError(f"{self._server}: {reason}", refused=False))
+            self._thread.fail(NatsConnectError(f"{self._server}: {reason}; check the server", refused=False))
         for _, on_change in self._watched.values():
             on_change()
 
     async def _disconnect(self) -> None:
-        connection = self._connection
+        connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.client.close()
-            self._connection = None
+            await connection.close()
 
     # ---- names
 
@@ -426,6 +437,12 @@ class NatsMailbox:
     @staticmethod
     def _filter(mesh: bytes, stream: str) -> str:
         return f"{SUBJECT}.*.{mesh.hex()}.{stream}.*"
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Take the result of a task that nobody waits for: asyncio logs one that is left."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Thread:
@@ -450,6 +467,7 @@ class _Thread:
                 if task.done():
                     return task.result()
                 task.cancel()
+                task.add_done_callback(_forget)
                 if failed.done():
                     failed.result()
                 raise TimeoutError(f"no answer within {seconds_max:.0f} s")
@@ -466,7 +484,16 @@ class _Thread:
                 each.set_exception(error)
 
     def end(self) -> None:
-        """Stop the loop and the thread."""
+        """Stop the loop and the thread, after what still runs there has ended."""
+
+        async def finish() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for each in others:
+                each.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(0)  # transports close in the next turn
+
+        asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

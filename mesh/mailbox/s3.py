@@ -36,6 +36,7 @@ REQUEST_S = 60  # the usual envelope of 512 KiB over 70 kbit/s, the largest of 2
 RETRIES = 3  # of answers 5xx and lost connections, within RETRY_S; the gateway tries again later
 RETRY_S = 20
 LIST_PAGE = 1_000  # what S3 answers at once
+SEEN_MAX = LISTED_MAX + LIST_PAGE  # names in one listing, also of other things
 IDLE_S = 60  # connections are closed after it
 
 _ERRORS = (BaseError, OSError)  # obstore raises FileNotFoundError, FileExistsError and PermissionError beside its own
@@ -105,6 +106,7 @@ class S3Mailbox:
     def list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
         """Return the envelopes of a stream beyond a position, in the order of their positions."""
         found: list[Listed] = []
+        seen = 0
         prefix = f"{self._stream(mesh, stream)}/"
         with self._errors():
             offset = self._key(mesh, stream, max(position, 0))
@@ -113,7 +115,8 @@ class S3Mailbox:
                     name = each["path"].rpartition("/")[2]
                     if _ENVELOPE.fullmatch(name) and each["path"] == prefix + name:
                         found.append(Listed(stream, int(name[:16], 16), each["size"]))
-                if len(found) >= LISTED_MAX:
+                seen += len(page)
+                if seen >= SEEN_MAX:
                     break
         # A store that ignores `start-after` lists everything.
         return sorted(each for each in found if each.position > position)[:LISTED_MAX]

@@ -227,6 +227,20 @@ def test_the_rate_of_opening_is_bounded(run):
     run(work)
 
 
+def test_the_rate_of_announcements_is_bounded(run):
+    async def work(server):
+        async with Node(server) as one:
+            stranger = await Stranger.at(server, one)
+            heres = (Frame(Kind.HERE, number.to_bytes(8, "big")) for number in range(1, 2 * module.INSTANCES_MAX))
+            await stranger.send(*heres, subject="here")
+            await one.until(lambda: len(one.of(AddressFound)) >= module.INSTANCES_MAX)
+            await asyncio.sleep(0.1)
+            assert len(one.of(AddressFound)) < 1.5 * module.INSTANCES_MAX
+            await stranger.client.close()
+
+    run(work)
+
+
 def test_instances_that_are_remembered_are_bounded(run, monkeypatch):
     monkeypatch.setattr(module, "INSTANCES_MAX", 4)
 

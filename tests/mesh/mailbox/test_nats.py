@@ -1,6 +1,9 @@
 """A mailbox in JetStream: servers die, fill up and refuse, and what was appended is there afterwards."""
 
+import contextlib
 import os
+import re
+import socket
 import threading
 import time
 
@@ -236,6 +239,43 @@ def test_a_full_and_dead_hub_costs_no_envelope(tmp_path):
         assert all(bay.get(MESH, Listed(STREAM, at, 0)) == alps.get(MESH, Listed(STREAM, at, 0)) for at in whole[:-1])
         alps.close()
         bay.close()
+
+
+@pytest.mark.parametrize("answer", [b"not json", b"[]", b'{"name": 5}', b"{}"])
+def test_a_server_that_answers_nonsense_is_told(tmp_path, answer):
+    """A server without JetStream, and a client that answers in its place."""
+    with Nats(tmp_path, lines={"alone": "jetstream: enabled: false ;;"}) as server, Liar(server, answer):
+        mailbox = open_mailbox(server.url())
+        for use in (lambda: mailbox.append(MESH, STREAM, 1, b"data"), lambda: mailbox.list_after(MESH, STREAM, 0)):
+            with pytest.raises(MailboxError) as caught:
+                use()
+            assert len(str(caught.value).splitlines()) == 1
+        mailbox.close()
+
+
+class Liar:
+    """A client of NATS that answers every request of JetStream with the same bytes."""
+
+    def __init__(self, server, answer):
+        self.socket = socket.create_connection(("127.0.0.1", server.ports["alone"]))
+        self.answer = answer
+
+    def __enter__(self):
+        self.socket.sendall(b'CONNECT {"verbose":false}\r\nSUB $JS.> 1\r\nSUB mycomesh.> 1\r\nPING\r\n')
+        while b"PONG" not in self.socket.recv(65_536):
+            pass
+        threading.Thread(target=self.lie, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def lie(self):
+        with contextlib.suppress(OSError):
+            while data := self.socket.recv(65_536):
+                for inbox in re.findall(rb"(_INBOX\.\S+) \d", data):
+                    self.socket.sendall(b"PUB %b %d\r\n%b\r\n" % (inbox, len(self.answer), self.answer))
 
 
 def test_names_of_bases_are_checked():

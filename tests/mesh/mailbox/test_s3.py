@@ -198,6 +198,19 @@ def test_objects_that_are_no_envelopes_do_not_count(store, mailbox, monkeypatch)
     assert [each.position for each in mailbox.list_after(MESH, STREAM, 0)] == [1, 2]
 
 
+def test_names_that_a_listing_reads_are_bounded(store, mailbox, monkeypatch):
+    assert s3.SEEN_MAX == s3.LISTED_MAX + s3.LIST_PAGE
+    monkeypatch.setattr(s3, "SEEN_MAX", 3)
+    monkeypatch.setattr(s3, "LIST_PAGE", 1)
+    folder = f"/boxes/fleet/mycomesh/{MESH.hex()}/{STREAM.hex()}"
+    for position in (1, 9):
+        mailbox.append(MESH, STREAM, position, b"data")
+    assert len(mailbox.list_after(MESH, STREAM, 0)) == 2
+    for number in range(5):
+        store.objects[f"{folder}/000000000000000{number + 2}.junk"] = b""
+    assert [each.position for each in mailbox.list_after(MESH, STREAM, 0)] == [1]
+
+
 def test_a_missing_certificate_file_is_named(tmp_path):
     with pytest.raises(MailboxError, match="cannot read the certificates of ca"):
         open_mailbox("s3://boxes?endpoint=https://127.0.0.1:1", Credentials(ca=str(tmp_path / "absent.pem")))
