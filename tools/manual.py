@@ -499,6 +499,11 @@ MANUAL = {
             ("mycomesh flow pause low_battery", "end the process of one until 'resume'"),
             ("mycomesh flow remove low_battery", "end one and remove its section; its results stay"),
             (
+                "mycomesh flow edit low_battery --run 'sql: SELECT id FROM new WHERE battery < 30'",
+                "change its function",
+            ),
+            ("mycomesh flow rollback low_battery", "take the last edit back"),
+            (
                 "mycomesh flow add low_battery --on drones --into alerts --run 'sql: SELECT id FROM new WHERE battery < 20'",
                 "check a flow and write its section into config.toml",
             ),

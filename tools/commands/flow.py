@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ ACTIONS = {
     "status": "print what each does and has done",
     "add": "check a flow and write its section into config.toml",
     "test": "run one for the latest rows, and write nothing",
+    "edit": "write other keys into the section of one, and keep the section before",
+    "rollback": "write the section before the last edit",
     "remove": "end one, and remove its section and its position; results stay",
     "accept": "follow the flows that other members share, as the node does for [flows]",
     "run": "run one in the foreground, as the node does in the background",
@@ -41,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = ", ".join(f"{name} ({text})" for name, text in ACTIONS.items())
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the flow")
-    parser.add_argument("--on", metavar="TABLE", help="of 'add': the table, or a SELECT over it that makes 'new'")
-    parser.add_argument("--run", metavar="FUNCTION", help="of 'add': 'sql: ...', an INSERT or a SELECT FROM new")
-    parser.add_argument("--into", metavar="TABLE", help="of 'add': the table of the results")
     parser.add_argument(
-        "--where", metavar="PLACE", help="of 'add': here (default), everywhere, one, or names with commas"
+        "--on", metavar="TABLE", help="of 'add', 'edit' and 'test': the table, or a SELECT over it that makes 'new'"
     )
-    parser.add_argument("--from", dest="begin", metavar="WHEN", help="of 'add': now (default) or start")
+    parser.add_argument("--run", metavar="FUNCTION", help="'sql: ...', an INSERT or a SELECT FROM new")
+    parser.add_argument("--into", metavar="TABLE", help="the table of the results")
+    parser.add_argument("--where", metavar="PLACE", help="here (default), everywhere, one, or names with commas")
+    parser.add_argument("--from", dest="begin", metavar="WHEN", help="now (default) or start")
     parser.add_argument(
         "--share",
         action="store_true",
@@ -71,6 +74,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
             _status(args, home)
         case "add":
             _add(args, home)
+        case "edit" | "rollback":
+            _change(args, home)
         case "remove":
             _remove(args, home)
         case "accept":
@@ -127,11 +132,7 @@ def _status(args: argparse.Namespace, home: Home) -> None:
 def _add(args: argparse.Namespace, home: Home) -> None:
     """Write a section behind the others, once it is known to be right together with them."""
     settings = _settings()
-    section: dict[str, Any] = {"on": args.on, "run": args.run, "into": args.into, "from": args.begin}
-    if args.where is not None:
-        plain = args.where in (settings.HERE, settings.EVERYWHERE, settings.ONE)
-        section["where"] = args.where if plain else [each.strip() for each in args.where.split(",")]
-    section = {key: value for key, value in section.items() if value is not None}
+    section = _given(args)
     if args.name in settings.names(home):
         raise ConfigError(f"{home.config_file} has a section [flow.{args.name}] already; edit it there")
     if args.share:
@@ -143,6 +144,34 @@ def _add(args: argparse.Namespace, home: Home) -> None:
     sections = importlib.import_module("mycomesh.tools.flows.sections")
     sections.add_section(home, args.name, section)
     print(f"added to {home.config_file}; {_taken_up(home, 'the node runs it', 'a node runs it when it starts')}")
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of a section that the command line names."""
+    settings = _settings()
+    section: dict[str, Any] = {"on": args.on, "run": args.run, "into": args.into, "from": args.begin}
+    if args.where is not None:
+        plain = args.where in (settings.HERE, settings.EVERYWHERE, settings.ONE)
+        section["where"] = args.where if plain else [each.strip() for each in args.where.split(",")]
+    return {key: value for key, value in section.items() if value is not None}
+
+
+def _change(args: argparse.Namespace, home: Home) -> None:
+    """Edit a section or take its last edit back; a node that runs it goes on with the new one."""
+    editing = importlib.import_module("mycomesh.tools.flows.editing")
+    if args.action == "edit":
+        editing.edit(home, args.name, _given(args))
+    else:
+        editing.rollback(home, args.name)
+    said = "a node runs it when it starts"
+    with contextlib.suppress(NoNodeError):
+        children = ask(home, "children", action="reload")["children"]
+        own = next((each for each in children if (each["kind"], each["name"]) == (KIND, args.name)), None)
+        if own is not None and own["state"] != "paused":
+            for action in ("pause", "resume"):
+                ask(home, "children", action=action, kind=KIND, name=args.name, keep=False)
+        said = "it stays paused" if own is not None and own["state"] == "paused" else "the node runs it"
+    print(f"{'changed' if args.action == 'edit' else 'rolled back'} in {home.config_file}; {said}")
 
 
 def _remove(args: argparse.Namespace, home: Home) -> None:
@@ -173,7 +202,9 @@ def _taken_up(home: Home, done: str, otherwise: str) -> str:
 def _test(args: argparse.Namespace, home: Home) -> int:
     if not 1 <= args.sample <= SAMPLE_MAX:
         raise exits.UsageError(f"--sample must be 1 to {SAMPLE_MAX:,}, not {args.sample}")
-    flow = _settings().load(home, args.name)
+    given = _given(args)
+    editing = importlib.import_module("mycomesh.tools.flows.editing")
+    flow = editing.drafted(home, args.name, given) if given else _settings().load(home, args.name)
     module = importlib.import_module("mycomesh.tools.flows.writer")
     writer = module.Writer(ask(home, "status", brief=True)["file"], flow)
     try:
@@ -183,12 +214,19 @@ def _test(args: argparse.Namespace, home: Home) -> int:
     finally:
         writer.close()
     failed = [each for _, each in made if isinstance(each, str)]
+
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+            for name, value in row.items()
+        }
+
     if args.json:
         print_json(
             [
                 {
-                    "row": row,
-                    "results": [] if isinstance(each, str) else each,
+                    "row": plain(row),
+                    "results": [] if isinstance(each, str) else [plain(result) for result in each],
                     "error": each if isinstance(each, str) else "",
                 }
                 for row, each in made

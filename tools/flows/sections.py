@@ -1,4 +1,4 @@
-"""Adds and removes the section of a flow in config.toml, and leaves the rest of the file as it is written."""
+"""Adds, replaces and removes the section of a flow in config.toml, and leaves the rest of the file as it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["add_section", "remove_section"]
+__all__ = ["add_section", "remove_section", "replace_section"]
 
 _HEADER = re.compile(r"^\s*\[", re.MULTILINE)
 
@@ -27,11 +27,7 @@ def add_section(home: Home, name: str, section: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the file would be of no use with it; it stays as it is.
     """
-    # A string of JSON is one of TOML, and so is a list of them.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
-    before = _text(home)
-    gap = "\n" if before.strip() else ""
-    _replace(home, f"{before.rstrip()}\n{gap}[flow.{name}]\n".lstrip("\n") + "\n".join(lines) + "\n")
+    _replace(home, _with(_text(home), name, section))
 
 
 def remove_section(home: Home, name: str) -> None:
@@ -40,6 +36,32 @@ def remove_section(home: Home, name: str) -> None:
     Raises:
         ConfigError: it is written in another form than under a line [flow.NAME].
     """
+    _replace(home, _without(home, name))
+
+
+def replace_section(home: Home, name: str, section: Mapping[str, Any]) -> None:
+    """Write a section in place of the one of its name, behind the others.
+
+    Raises:
+        ConfigError: as `add_section` and `remove_section`; the file stays as it is.
+    """
+    _replace(home, _with(_without(home, name), name, section))
+
+
+def _with(text: str, name: str, section: Mapping[str, Any]) -> str:
+    lines = [f"{key} = {_toml(value)}" for key, value in section.items()]
+    gap = "\n" if text.strip() else ""
+    return f"{text.rstrip()}\n{gap}[flow.{name}]\n".lstrip("\n") + "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Return a value in TOML: a table inline, and all else as JSON has it too."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _without(home: Home, name: str) -> str:
     text = _text(home)
     wanted = tomllib.loads(text)
     wanted.get("flow", {}).pop(name, None)
@@ -53,8 +75,7 @@ def remove_section(home: Home, name: str) -> None:
         left = f"{text[: found.start()].rstrip()}\n\n{rest}".strip("\n")
         shorter = f"{left}\n" if left else ""
         if _is(shorter, wanted):
-            _replace(home, shorter)
-            return
+            return shorter
     raise ConfigError(f"{home.config_file}: [flow.{name}] is not under a line of its own; remove it with an editor")
 
 

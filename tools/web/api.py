@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.home import Home
-from mycomesh.tools.web import tables
+from mycomesh.tools.web import flow_steps, tables
 from mycomesh.tools.web.api_routes import EVENTS, LIMIT
 from mycomesh.tools.web.cursors import Cursors
 from mycomesh.tools.web.database import ROWS_MAX, Database, Rows
@@ -55,6 +55,7 @@ class Api:
         self._commits = commits
         self._counts = _Counts()
         self._cursors = Cursors(home)
+        self._steps = flow_steps.Steps(home)
         self._health: asyncio.Task[str] | None = None
         self._asked_at = 0.0
 
@@ -239,6 +240,16 @@ class Api:
         await self._ask("dead", **given)
         done = f"dead letter {number} is {'tried again' if what == 'retry' else 'forgotten'}"
         return _json({"done": done, "command": f"mycomesh dead --{what} {number}"})
+
+    async def flows(self, _request: Request) -> Response:
+        """Answer with the flows of config.toml."""
+        return _json(await asyncio.to_thread(flow_steps.listed, self._home))
+
+    async def stepFlow(self, request: Request) -> Response:  # noqa: N802 -- the operation's name in OpenAPI
+        """Do one step with a flow, by its command."""
+        body = request.json()
+        step = {name: body[name] for name in ("action", "name", "section", "sample") if name in body}
+        return _json(await self._steps.do(step))
 
     # ---- streams
 

@@ -101,6 +101,23 @@ ROUTES = (
     Route("GET", "/api/parked", "parked", "Rows of peers that a constraint refuses", "a list, the oldest first"),
     Route("GET", "/api/dead", "dead", "Changes that readers have set aside", "as `mycomesh dead --json`"),
     Route(
+        "GET", "/api/flows", "flows", "The flows of config.toml", "a list: section, tables, and what is wrong with it"
+    ),
+    Route(
+        "POST",
+        "/api/flows",
+        "stepFlow",
+        "Add, change, pause, test or remove a flow, as `mycomesh flow` does",
+        "what was done, the command that it was, and the step that takes it back",
+        body=(
+            Parameter("action", "add, edit, pause, resume, rollback, remove or test", required=True),
+            Parameter("name", "the flow", required=True),
+            Parameter("section", "texts under on, run, into, where, from", "object"),
+            Parameter("sample", "of test: so many rows, up to 100; default 10", "integer"),
+        ),
+        writes=True,
+    ),
+    Route(
         "POST",
         "/api/restore",
         "restore",

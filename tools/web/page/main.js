@@ -7,6 +7,7 @@ import { Live, enter, get } from "./api.js";
 import { DecideView } from "./decide.js";
 import { MapView } from "./map.js";
 import { MeshView, islandsOf } from "./mesh.js";
+import { RouterView } from "./router.js";
 import { TablesView } from "./tables.js";
 import { startTheme } from "./theme.js";
 
@@ -32,7 +33,7 @@ class App {
       return;
     }
     this.live = this.console.replay ? null : new Live();
-    this.views = this.console.replay ? { mesh: new MeshView(this) } : { map: new MapView(this), mesh: new MeshView(this), tables: new TablesView(this), decide: new DecideView(this) };
+    this.views = this.console.replay ? { mesh: new MeshView(this) } : { map: new MapView(this), mesh: new MeshView(this), tables: new TablesView(this), router: new RouterView(this), decide: new DecideView(this) };
     this.live?.listen((name, data) => this.onLive(name, data));
     $("tabs").replaceChildren(...Object.entries(this.views).map(([name, view]) => h("a", { href: `#/${name}`, "data-view": name }, view.title, h("span", { class: "badge", hidden: true }))));
     addEventListener("hashchange", () => this.route());
