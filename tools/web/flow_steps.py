@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.tools.flows.accepted import accepted_flows
 from mycomesh.tools.flows.settings import parse
 from mycomesh.tools.web.errors import BusyError, HttpError
 
@@ -37,10 +38,18 @@ _KIND = "flow"
 
 
 def listed(home: Home) -> list[dict[str, Any]]:
-    """Return every section of a flow, with its tables where it is right, and what is wrong with it where not."""
+    """Return every flow, of config.toml and of other members: its tables if it is right, or else what is wrong with it."""
     found = []
     for name, section in sections_of(home.config_file, _KIND).items():
-        entry: dict[str, Any] = {"name": name, "section": section, "table": "", "into": "", "kind": "", "error": ""}
+        entry: dict[str, Any] = {
+            "name": name,
+            "section": section,
+            "table": "",
+            "into": "",
+            "kind": "",
+            "error": "",
+            "author": "",
+        }
         try:
             flow = parse(name, section)
         except ConfigError as error:
@@ -48,6 +57,10 @@ def listed(home: Home) -> list[dict[str, Any]]:
         else:
             entry |= {"table": flow.table, "into": flow.into, "kind": flow.kind}
         found.append(entry)
+    for each in accepted_flows(home):
+        section = {"on": each.select or each.table, "run": f"{each.kind}: {each.sql or each.call}", "into": each.into}
+        tables = {"table": each.table, "into": each.into, "kind": each.kind}
+        found.append({"name": each.name, "section": section, "error": "", "author": each.author, **tables})
     return found
 
 

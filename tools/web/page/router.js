@@ -153,11 +153,12 @@ export class RouterView {
     const flow = this.flows.find((each) => each.name === name);
     if (name && !flow) return;
     this.chosen = name;
+    const may = this.may && !flow?.author; // its author alone changes what another member shares
     const section = flow?.section ?? { on: table, run: "sql: SELECT  FROM new WHERE ", into: "" };
     const plain = (key) => (typeof section[key] === "string" ? section[key] : "");
-    const field = (label, key, control) => h("label", {}, h("span", {}, label), control ?? h("input", { name: key, value: plain(key), disabled: !this.may, spellcheck: "false", autocomplete: "off" }));
-    const run = h("textarea", { name: "run", rows: "4", spellcheck: "false", disabled: !this.may || (flow && !WRITABLE.test(plain("run"))) }, plain("run"));
-    const where = h("select", { name: "where", disabled: !this.may || (section.where !== undefined && typeof section.where !== "string") }, ["", "here", "everywhere", "one"].map((each) => h("option", { value: each, selected: each === plain("where") }, each || "default (here)")));
+    const field = (label, key, control) => h("label", {}, h("span", {}, label), control ?? h("input", { name: key, value: plain(key), disabled: !may, spellcheck: "false", autocomplete: "off" }));
+    const run = h("textarea", { name: "run", rows: "4", spellcheck: "false", disabled: !may || (flow && !WRITABLE.test(plain("run"))) }, plain("run"));
+    const where = h("select", { name: "where", disabled: !may || (section.where !== undefined && typeof section.where !== "string") }, ["", "here", "everywhere", "one"].map((each) => h("option", { value: each, selected: each === plain("where") }, each || "default (here)")));
     const command = h("code", { class: "command" });
     const results = h("div", { class: "results", "aria-live": "polite" });
     const form = h(
@@ -182,14 +183,15 @@ export class RouterView {
     };
     const simple = (action) => () => ({ action, name: flow.name });
     const buttons = [
-      deploy,
+      may ? deploy : null,
       button(`Try on ${SAMPLE} rows`, () => ({ ...step(), action: "test", sample: SAMPLE, name: step().name || "draft" })),
-      flow ? [button(paused ? "Resume" : "Pause", simple(paused ? "resume" : "pause")), button("Roll back", simple("rollback")), button("Remove", simple("remove"))] : null,
+      flow ? [button(paused ? "Resume" : "Pause", simple(paused ? "resume" : "pause")), may ? [button("Roll back", simple("rollback")), button("Remove", simple("remove"))] : null] : null,
     ];
     this.panel.hidden = false;
     this.panel.replaceChildren(
       h("div", { class: "head" }, h("h3", {}, flow ? flow.name : "A new flow"), flow ? h("span", { class: "badge" }, state) : null, h("button", { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.close() }, "×")),
       text ? h("p", { class: flow?.error ? "error" : "muted" }, text) : "",
+      flow?.author ? h("p", { class: "muted" }, `Shared by ${flow.author}.`) : "",
       form,
       h("p", { class: "muted" }, "The same as: ", command),
       this.may ? h("div", { class: "row" }, buttons) : "",
