@@ -16,6 +16,7 @@ from mycomesh.sync.crdt.hlc import is_early, ms_from_hlc, time_text
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.conflict_room import KEPT
+from mycomesh.sync.storage.statement_cache import may_stay
 from mycomesh.sync.storage.table import Table, insert_stamp
 
 __all__ = [
@@ -78,8 +79,9 @@ def record_conflict(
     name, key, lost_site = table.spec.name, key_text(loser.key), loser.stamp[1].hex()
     # Not a UNIQUE constraint: its index would hold a second copy of each value.
     same = "table_name = ? AND row_key = ? AND lost_site = ? AND lost_hlc = ? AND lost = ?"
-    listing = f"SELECT 1 FROM mycomesh_conflicts WHERE {same} LIMIT 1"
-    if db.execute(listing, (name, key, lost_site, loser.stamp[0], lost)).fetchone() is not None:
+    listing, stays = f"SELECT 1 FROM mycomesh_conflicts WHERE {same} LIMIT 1", may_stay((lost,))
+    found = db.execute(listing, (name, key, lost_site, loser.stamp[0], lost), can_cache=stays).fetchone()
+    if found is not None:
         return 0
     winner = None if winner_values is None else values_text(_shortened_values(loser.values, winner_values))
     ((number,),) = db.execute(
@@ -99,6 +101,7 @@ def record_conflict(
             winner,
             loser.key,
         ),
+        can_cache=stays,
     )
     table.store.conflict_room.on_record(number, (2 * len(lost), len(winner or "")), wall_ms)
     return 1
@@ -130,6 +133,7 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
             table.table_id,
             row,
         ),
+        can_cache=may_stay((content,)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from mycomesh.sync import codec
 from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry
+from mycomesh.sync.storage.statement_cache import may_stay
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["HeldValues"]
@@ -78,12 +79,15 @@ class HeldValues:
             self._store.db.execute("DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", key)
             return
         content = codec.encode([list(values), list(values.values())])
+        stays = may_stay((content,))
         self._store.db.execute(
-            "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?", (content, *key)
+            "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?",
+            (content, *key),
+            can_cache=stays,
         )
         if not self._store.db.changes():
             self._log.unpack(site_number, hlc)  # a packed run has no entries with held values
-            self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content))
+            self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content), can_cache=stays)
 
     def write_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
         """Set the held values of these columns for many entries, (site number, hlc, values) each, that had none."""

@@ -22,6 +22,7 @@ from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_s
 from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec, encode_key
 from mycomesh.sync.storage.batch_join import join_numbers
+from mycomesh.sync.storage.statement_cache import may_stay
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["UserTable", "key_values"]
@@ -226,7 +227,7 @@ class UserTable:
         """
         try:
             with self._limited(bytes_max):
-                self._store.db.execute(sql, values).fetchall()
+                self._store.db.execute(sql, values, can_cache=may_stay(values)).fetchall()
         except apsw.Error as error:
             self._check_transaction(error)
             of_a_trigger = not isinstance(error, FILE_ERRORS) and self._is_of_a_trigger(error)
@@ -258,16 +259,16 @@ class UserTable:
             return self._key_condition, key_values(rows)
         return f"t.{quoted(self._spec.rowid)} = ?", [(row,) for row in rows]
 
-    def insert_many(self, names: Sequence[str], values: Iterable[Sequence[Any]]) -> None:
+    def insert_many(self, names: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
         """Insert rows with these columns, quoted. Errors are those of `execute_many`."""
         into = f"INSERT{self.or_abort} INTO {quoted(self._spec.name)}({', '.join(names)})"
         self.execute_many(f"{into} VALUES({', '.join('?' * len(names))}){self._computing}", values)
 
-    def execute_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, sql: str, values: Sequence[Sequence[Any]]) -> None:
         """Run one write for many rows; an index trigger's failure is a refusal here, since a single row shows the cause."""
         try:
             with self._limited(INSERTED_BYTES_MAX):
-                self._store.db.executemany(sql, values).fetchall()
+                self._store.db.executemany(sql, values, can_cache=not values or may_stay(values[-1])).fetchall()
         except apsw.Error as error:
             self._check_transaction(error)
             if not isinstance(error, REFUSALS):

@@ -75,7 +75,9 @@ class File(Timer):
         return self
 
     def take(self, bundle):
-        data = bundle.encode()
+        return self.take_bytes(bundle.encode())
+
+    def take_bytes(self, data):
         self.holds.clear()
         try:
             merged = self.replica.apply(data, self.now + 10, origin=b"B" * 16).merged
@@ -215,6 +217,18 @@ def edits_of_350_kb_that_conflict():
 def one_blob_of_16_mb_that_conflicts():
     file = filled(64, "''").sql("UPDATE d SET v = ? WHERE id = 0", b"m" * (16 << 20))
     return file, batch(file, updates(file, ("v",), [[b"w" * (16 << 20)]]))
+
+
+@case
+def large_values_of_many_column_sets():
+    """Each set of columns is a statement of its own, which stays prepared."""
+    names = COLUMNS[:20]
+    file = File(
+        f"CREATE TABLE d(id INTEGER PRIMARY KEY, {', '.join(names)})",
+        f"{COUNT.format(20)} INSERT INTO d(id) SELECT i FROM n",
+    )
+    groups = [updates(file, (name,), [[b"w" * (1 << 20)]], keys=[at], at=at) for at, name in enumerate(names)]
+    return file, batch(file, *groups)
 
 
 @case
