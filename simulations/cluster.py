@@ -175,6 +175,10 @@ class Cluster:
             # Until some peer has a table equal, a lie can pass for news of a restored backup.
             self.oracle.record_copy(index, host.drained_us, self._world.now_us)
             self.oracle.doubling[index] = None
+        if index == 0:  # simulated nodes store no memberships: what the root has ordered might be lost with it
+            for node, since_us in self.purged.items():
+                host.shell.revoke(self._members[node].node_id)
+                host.shell.purge(self._members[node].node_id, EPOCH_MS + since_us // 1_000)
         self._record(f"start {index}")
         host.wake_readers()
         if first and host.application.rates.total > 0:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from mycomesh.sync import codec
 from mycomesh.sync.merge.counters import share_column
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask, unpack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun
+from mycomesh.sync.storage.row_codec import encode_rows
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
@@ -53,7 +53,7 @@ def _drop_from_run(table: Table, run: InsertRun, mask: int) -> None:
     names = table.columns.names_of(mask)
     present = table.rows.cells_between(rows[0], rows[-1], names)
     gone = [None] * len(names)  # for a row that vanished without a log record
-    values = [codec.encode(present.get(row, gone)) for row in rows]
+    values = encode_rows([present.get(row, gone) for row in rows])
     keys = rows if table.spec.kind is KeyKind.ROWID else None
     digests = table.digests.many(run.site_number, mask, range(run.hlc, run.hlc + run.n), keys, values)
     table.log.remask(run, pack_mask(mask), digests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mycomesh.sync.errors import MigrationError, PolicyError, SyncError
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
+from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.storage import change_log
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind
@@ -311,3 +313,41 @@ def digests(table):
         stored = next(each for each in table.log.entries_of_row(row) if each[:2] == (site_number, hlc))
         mask, dead = change_log.unpack_mask(stored[3])
         yield site_number, hlc, digest, (dead, *table.columns.names_of(mask))
+
+
+def kept_rows(peer, name, liar):
+    """What `keep-rows` does in the audit after a member has reported all rows of a table as deleted."""
+    table = peer.replica.tables[name]
+    absent = array("q", [each for place, hlc, _, _ in table.log.scan(-1, 0, 1_000) for each in (place, hlc)])
+    assert peer.replica.drop_guard.judge(name, liar, absent).doubted == len(absent) // 2
+    peer.replica.drop_guard.refuse(name)
+    verdict = peer.replica.drop_guard.judge(name, liar, absent)
+    assert verdict.kept == absent
+    pairs = list(zip(absent[::2], absent[1::2], strict=True))
+    with table.store.transaction():
+        written = tombstones.write_again(table, pairs, peer.replica.site)
+    peer.drain()
+    return written
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_kept_rows_are_signed_by_who_keeps_them(mesh, name):
+    writer, keeper, far = mesh
+    writer.sql("INSERT INTO t VALUES(1, 'a', 'b'), (2, 'c', NULL); INSERT INTO k VALUES('a', 1, 2), ('b', NULL, 2)")
+    writer.sql("INSERT INTO bag VALUES(1, 2), (3, NULL)")
+    converge([writer, keeper])
+    before = keeper.tables()[name]
+    rows = len(before)
+    assert kept_rows(keeper, name, far.node_id) == rows
+    assert keeper.tables()[name] == before
+    # A member that had deleted them gets them back through the keeper, and whoever has them keeps them once.
+    writer.wall_ms = far.wall_ms = keeper.wall_ms = keeper.wall_ms + 5
+    catch_up(far, keeper)
+    assert far.tables()[name] == before
+    assert seals_of(far, name) > 0
+    sites = {
+        site for (site,) in far.sql(f"SELECT DISTINCT place FROM mycomesh_changes_{far.replica.tables[name].table_id}")
+    }
+    assert sites == {far.replica.store.site_number(keeper.replica.site)}
+    converge(mesh)
+    assert [peer.tables()[name] for peer in mesh] == [before] * 3
