@@ -102,14 +102,22 @@ def _is_plain(table: Table, group: Group) -> bool:
     shares = shares_among(table, group.columns)
     if columns.counters and (group.kind is Kind.DELETE or len(set(map(share_column, shares))) < len(shares)):
         return False
-    many_priors = group.priors is not None and sum(map(len, group.priors)) > _PRIORS_A_CHANGE * len(group.hlcs)
-    if len(group.columns) > _COLUMNS or many_priors:
+    if len(group.columns) > _COLUMNS or _has_many_priors(group):
         return False
     rest = set(group.columns).difference(shares)
     if not columns.local_names >= rest or rest & columns.counters or any(key.folded in rest for key in spec.key):
         return False
     # A list is text that is not UTF-8. SQLite takes that only through an expression (`raw_text`).
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
+
+
+def _has_many_priors(group: Group) -> bool:
+    """Return True if the changes have more priors, or these more names of columns, than a fast look at each allows."""
+    if group.priors is None:
+        return False
+    names = sum(len(names) for parts in group.priors for names, _, _ in parts if names)
+    changes = len(group.hlcs)
+    return sum(map(len, group.priors)) > _PRIORS_A_CHANGE * changes or names > _COLUMNS * changes
 
 
 def _are_named(table: Table, rows: Sequence[Row]) -> bool:

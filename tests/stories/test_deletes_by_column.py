@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mycomesh.sync.merge import bulk_edit
+from mycomesh.sync.storage import row_view
 from mycomesh.sync.wire.bundle import SEEN_PREFIX, Bundle, Kind
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples
@@ -132,6 +134,28 @@ STATEMENTS = st.sampled_from(
         "REPLACE INTO t(id, x) VALUES({row}, {n})",
     )
 )
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.DELETE])
+def test_names_beyond_the_limit_count_as_unseen(peers, monkeypatch, over, kind):
+    """Names are counted over all parts of a prior, of which a hostile one has thousands."""
+    monkeypatch.setattr(row_view, "PRIOR_NAMES_MAX", 10 - over)
+    monkeypatch.setattr(bulk_edit, "_PRIORS_A_CHANGE", 0)  # so many names are not for the fast path
+    one, two, *_ = peers
+    one.sql("INSERT INTO t VALUES(1, 'a', 'b', 'c')")
+    converge(peers)
+    one.sql("UPDATE t SET x = 'seen'")
+    converge(peers)
+    two.wall_ms = one.wall_ms = one.wall_ms + 5
+    two.sql("DELETE FROM t" if kind is Kind.DELETE else "UPDATE t SET x = 1, y = 2")
+    found = Bundle.decode(two.drain()[0])
+    (group,) = found.sections[0].groups
+    site, hlc = one.replica.site, one.replica.vector("t").top(one.replica.site)
+    names = ("x", "y") if kind is Kind.UPDATE else ("x", "z")
+    group.priors = [[(None, site, 1), *[(names, bytes([number]) * 16, hlc) for number in range(4)], (names, site, hlc)]]
+    one.take([found.encode()], two.node_id)
+    assert ('{"x": "seen"' in " ".join(lost(one))) is (over > 0)
 
 
 def without_columns(batch):

@@ -195,6 +195,32 @@ def edits_with_500_priors():
     return file, batch(file, updates(file, tuple(COLUMNS), [[2] * 500] * 64, priors=[priors] * 64))
 
 
+def many_parts(names, count=2_000):
+    """Priors of which each part names all columns."""
+    return [(names, bytes([number % 250]) * 16, number + 1) for number in range(count)]
+
+
+@case
+def edits_with_2000_priors_of_all_columns():
+    file = File(WIDE, f"{COUNT.format(8)} INSERT INTO d(id) SELECT i FROM n").sql("UPDATE d SET c0000 = 7")
+    return file, batch(file, updates(file, tuple(COLUMNS), [[2] * 500] * 8, priors=[many_parts(tuple(COLUMNS))] * 8))
+
+
+@case
+def deletes_with_2000_priors_of_all_columns():
+    file = File(WIDE, f"{COUNT.format(8)} INSERT INTO d(id) SELECT i FROM n").sql("UPDATE d SET c0000 = 7")
+    parts = [(None, bytes([7]) * 16, 5), *many_parts(tuple(COLUMNS), 1_999)]
+    hlcs = [file.hlc + number for number in range(8)]
+    return file, batch(file, Group(SITE, Kind.DELETE, (), hlcs, list(range(8)), [[]] * 8, [parts] * 8))
+
+
+@case
+def rebuild_of_100000_rows():
+    file = filled(99_000)
+    fact = ["table", "d", "CREATE TABLE d(id INTEGER PRIMARY KEY, u TEXT, v TEXT)"]
+    return file, batch(file, inserts(file, ("kind", "name", "sql"), [fact]), table="mycomesh_schema")
+
+
 @case
 def one_row_in_500_edits():
     file = File(WIDE, "INSERT INTO d(id) VALUES(0)")
