@@ -316,7 +316,7 @@ def digests(table):
 
 
 def kept_rows(peer, name, liar):
-    """What `keep-rows` does in the audit after a member has reported all rows of a table as deleted."""
+    """Keep the rows of a table that a member has reported as deleted, as `keep-rows` does; return how many."""
     table = peer.replica.tables[name]
     absent = array("q", [each for place, hlc, _, _ in table.log.scan(-1, 0, 1_000) for each in (place, hlc)])
     assert peer.replica.drop_guard.judge(name, liar, absent).doubted == len(absent) // 2
@@ -340,7 +340,7 @@ def test_kept_rows_are_signed_by_who_keeps_them(mesh, name):
     rows = len(before)
     assert kept_rows(keeper, name, far.node_id) == rows
     assert keeper.tables()[name] == before
-    # A member that had deleted them gets them back through the keeper, and whoever has them keeps them once.
+    # A member that had deleted them gets them back through the keeper, and a member that has them keeps them once.
     writer.wall_ms = far.wall_ms = keeper.wall_ms = keeper.wall_ms + 5
     catch_up(far, keeper)
     assert far.tables()[name] == before
