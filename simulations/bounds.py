@@ -22,6 +22,7 @@ __all__ = [
     "RATE",
     "RATE_ALL",
     "READERS",
+    "RETAIN_S",
     "ROWS",
     "SKEW_MS",
     "Bound",
@@ -74,6 +75,7 @@ HEARTBEAT_MS = Bound(50, 600_000, whole=True)
 RATE = Bound(0, 1_000, unit="a second")  # of one kind at one node
 RATE_ALL = Bound(0, 10_000, above=True, unit="transactions a second")  # of all nodes together
 READERS = Bound(0, 1_000, whole=True)  # of all nodes together
+RETAIN_S = Bound(0, 7 * 86_400, whole=True, unit="s")
 ROWS = Bound(1, 1_000_000, whole=True)
 LOSS = Bound(0, 0.9)  # a path with more loss is effectively cut
 DELAY_MS = Bound(0, 60_000.0)

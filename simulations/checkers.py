@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.simulations.oracle import Oracle, kept_tokens, text_of, tokens_in
 from mycomesh.simulations.traitor import FORGED
-from mycomesh.simulations.workload import REPORTS
+from mycomesh.simulations.workload import REPORTS, RETAINED
 
 if TYPE_CHECKING:
     import apsw
@@ -25,6 +25,7 @@ __all__ = ["contents_of", "converged", "digests", "history_violations", "violati
 
 COPYING = ("restore", "clone", "power_cut")
 LYING = "betray"
+LATE_MS = 4_000  # a row may stay for a step of the horizon longer, and counts from its stamp
 SPREAD_US = 2_000_000  # after this time a revocation has arrived at every reachable member
 USER_TABLES = """
 SELECT name FROM sqlite_schema
@@ -82,6 +83,7 @@ def violations(cluster: Cluster) -> list[str]:
         for host in cluster.hosts:
             if host.shell is not None and host.shell.traitor is not None:
                 cluster.oracle.made_up.update(host.shell.traitor.made_up)
+        found += retention_violations(cluster, visible)
         found += history_violations(cluster.oracle, visible, kept)
         found += revocation_violations(cluster, visible)
         found += purge_violations(cluster, visible)
@@ -141,6 +143,25 @@ def purge_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
         for token, written in cluster.oracle.written.items()
         if visible[token] and written.at_us > cluster.purged.get(written.node, sys.maxsize - SPREAD_US) + SPREAD_US
     ]
+
+
+def retention_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
+    """Return the rows that are older than the horizon and still there; excuse those that are gone with time.
+
+    Where clocks were wrong, rows count from what these have stamped, and may stay longer.
+    """
+    found = []
+    late_ms = sys.maxsize if cluster.network.faults["clock"] else LATE_MS
+    for token, written in cluster.oracle.written.items() if cluster.retain_ms else ():
+        age_ms = (cluster.now_us - written.at_us) // 1_000
+        if written.table != RETAINED or age_ms < cluster.retain_ms:
+            continue
+        cluster.oracle.excused[token] = None
+        if visible[token] and age_ms > cluster.retain_ms + late_ms:
+            found.append(
+                f"{RETAINED}: {text_of(token)} of node {written.node} is {age_ms / 1_000:.1f} s old and still there"
+            )
+    return found
 
 
 def counter_violations(cluster: Cluster, rows: dict[str, list[tuple[object, ...]]]) -> list[str]:

@@ -20,10 +20,11 @@ from mycomesh.simulations.mailbox import SharedMailbox, Way
 from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
 from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
-from mycomesh.simulations.workload import Application
+from mycomesh.simulations.workload import RETAINED, Application
 from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.schema.policy import OWN_IDS
+from mycomesh.sync.storage.horizon import RetainRule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +100,7 @@ class Cluster:
         self._tables_at = scenario.tables_at
         self._urgent = scenario.urgent
         self._signed = scenario.signed
+        self.retain_ms = 1_000 * scenario.retain_s
         self._rng = world.stream("disks")
         self.hosts = tuple(
             Host(
@@ -120,6 +122,11 @@ class Cluster:
     def node_ids(self) -> list[bytes]:
         """The node ids of all members, by index."""
         return [member.node_id for member in self._members]
+
+    @property
+    def now_us(self) -> int:
+        """The virtual time in microseconds."""
+        return self._world.now_us
 
     def up(self) -> list[Host]:
         """Return the hosts whose node runs."""
@@ -169,6 +176,9 @@ class Cluster:
         host.shell = Shell(home, self._world, self.network, host.clock)
         for table in self._signed if first and creates else ():
             host.shell.replica.decisions.decide_policy(table, "signed")
+        if self.retain_ms and first and creates:
+            table = host.shell.replica.tables[RETAINED]
+            host.shell.replica.retention.decide(table, RetainRule(self.retain_ms), host.shell.wall_ms())
         if index in self.traitors:
             host.shell.betray(self.traitors[index])
         elif self.traitors and host.starts > 1:

@@ -119,6 +119,7 @@ COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
 NUMBERED = Case("own-ids", 4, 40)
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
+AGED = Case("retention", 4, 40)
 READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
 
@@ -481,5 +482,58 @@ MUTATIONS = (
         ),
         READ,
         2,
+    ),
+    Mutation(
+        "late-rows-taken",
+        "a row older than the horizon is taken in from a node that comes back late",
+        (Edit("mycomesh.sync.merge.cut:admitted", "if not any(old):", "if True:"),),
+        AGED,
+        6,
+    ),
+    Mutation(
+        "horizon-not-in-the-digest",
+        "nodes that have cut and nodes that have not yet compare entries, and repair what was cut",
+        (
+            Edit(
+                "mycomesh.sync.storage.horizon:Horizon.mixed",
+                "if self.is_pinned:",
+                "if True:\n            return digest\n        if self.is_pinned:",
+            ),
+        ),
+        AGED,
+        4,
+    ),
+    Mutation(
+        "cut-by-a-clock-alone",
+        "a node moves its horizon by its own clock, whatever the mesh's time is",
+        (
+            Edit(
+                "mycomesh.sync.exchange.retention_schedule:RetentionSchedule._trusted_ms",
+                "if self._alone or self._clock.is_confirmed:",
+                "if True:",
+            ),
+        ),
+        AGED,
+        6,
+    ),
+    Mutation(
+        "cut-ends-early",
+        "a node takes a table for cut after the first step of its look",
+        (
+            Edit(
+                "mycomesh.sync.replication.retention:Retention._continue",
+                "current.place = looked.following",
+                "current.place = None",
+            ),
+        ),
+        AGED,
+        4,
+    ),
+    Mutation(
+        "cut-leaves-entries",
+        "rows leave the table, and their entries stay in the change log",
+        (Edit("mycomesh.sync.merge.cut:_cut_fast", "table.log.remove_plain(removed)", "pass"),),
+        AGED,
+        3,
     ),
 )

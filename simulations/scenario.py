@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.versions import SUPPORTED, Versions
-from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES, READERS
+from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES, READERS, RETAIN_S
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.workload import Rates
@@ -43,6 +43,7 @@ class Scenario:
     )
     bases: tuple[tuple[int, ...], ...] = ()  # nodes that reach each other alone; they meet over a mailbox
     gateways: tuple[int, ...] = ()  # the nodes that use the mailbox
+    retain_s: int = 0  # after so many seconds rows of `drones` go; 0: they stay
     settle_s: float = 300.0  # limit of the liveness phase, in which all nodes run without faults and writes
 
     def __post_init__(self) -> None:
@@ -51,6 +52,7 @@ class Scenario:
         DURATION_S.read(self.settle_s, "settle")
         HEARTBEAT_MS.read(self.heartbeat_ms, "heartbeat_ms")
         READERS.read(self.readers, "readers")
+        RETAIN_S.read(self.retain_s, "retain")
         if self.bases and sorted(node for base in self.bases for node in base) != list(range(self.nodes)):
             raise ScenarioError("bases: must name each node once")
         if self.clocks and len(self.clocks) != self.nodes:

@@ -23,6 +23,7 @@ from mycomesh.simulations.bounds import (
     NODES,
     RATE,
     READERS,
+    RETAIN_S,
     ROWS,
     SKEW_MS,
     Bound,
@@ -52,6 +53,7 @@ TOP = (
     "urgent",
     "signed",
     "readers",
+    "retain",
     "bases",
     "gateways",
     "rates",
@@ -131,8 +133,9 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["versions"] = _versions(data["versions"], "versions")
     if "tables_at" in data:
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
-    if "readers" in data:
-        given["readers"] = int(READERS.read(data["readers"], "readers"))
+    for key, name, bound in (("readers", "readers", READERS), ("retain", "retain_s", RETAIN_S)):
+        if key in data:
+            given[name] = int(bound.read(data[key], key))
     if "bases" in data:
         given["bases"] = _groups(_list(data, "bases"), "bases", count)
     given["gateways"] = tuple(_index(node, "gateways", count) for node in _list(data, "gateways"))

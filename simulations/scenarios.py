@@ -189,6 +189,36 @@ def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenari
     return Scenario("late-returner", nodes, duration_s, faults=faults, absent=(newcomer,), tables_at=0)
 
 
+def _retention(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let rows go with time over a split, crashes, a node that returns late, a newcomer, and in some runs a restored backup."""
+    late, crashed, restored = (rng.randrange(nodes - 1) for _ in range(3))
+    newcomer = nodes - 1
+    rest = [node for node in range(nodes - 1) if node != late]
+    rng.shuffle(rest)
+    half = len(rest) // 2
+    faults: list[Fault] = [
+        Radio(duration_s * 0.15, late, on=False),
+        Split(duration_s * 0.25, (tuple(sorted([*rest[:half], late])), tuple(sorted([*rest[half:], newcomer])))),
+        Join(duration_s * 0.5, newcomer),
+        Crash(duration_s * rng.uniform(0.3, 0.6), crashed, actions=rng.randint(1, 30)),
+        Restart(duration_s * 0.65, crashed),
+        Heal(duration_s * rng.uniform(0.55, 0.75)),
+        Radio(duration_s * 0.85, late, on=True),
+    ]
+    if rng.random() < 0.4 and restored != crashed:
+        faults += [Backup(duration_s * 0.2, restored), Restore(duration_s * 0.7, restored)]
+    if rng.random() < 0.5:  # while it is alone, the clock of the node that returns late is an hour ahead
+        faults += [
+            ClockSet(duration_s * 0.3, late, Clock(skew_ms=3_600_000)),
+            ClockSet(duration_s * 0.8, late, Clock()),
+        ]
+    rates = Rates(telemetry=2, edit=0.3, insert=0.1, delete=0.05, trim=0.05, burst=0.05)
+    age_s = max(2, int(duration_s / 6))
+    return Scenario(
+        "retention", nodes, duration_s, rates, faults=_sorted(faults), absent=(newcomer,), tables_at=0, retain_s=age_s
+    )
+
+
 def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Kill (between two actions, or with its machine) or stop each node in turn, and restart it."""
     faults: list[Fault] = []
@@ -534,6 +564,14 @@ CATALOGUE = {
             3,
             120,
             _late_returner,
+        ),
+        Entry(
+            "retention",
+            "rows of a table go with time, over a split, crashes, a late returner, a newcomer and restored backups",
+            5,
+            3,
+            90,
+            _retention,
         ),
         Entry(
             "rolling-upgrade",

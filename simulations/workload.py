@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["REPORTS", "SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
+__all__ = ["REPORTS", "RETAINED", "SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
 
 TABLES = ("alerts", "callsigns", "drones", "missions")
 SCHEMA = """
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS tickets(id INTEGER PRIMARY KEY AUTOINCREMENT, body TE
 """
 REPORTS = ("reports", "mirror")  # tables of readers of the change feed, which are not replicated
 ITEMS = 4  # rows of counters
+RETAINED = "drones"  # the table whose rows go with time where a scenario says so
 EXTRAS = 4  # columns that applications add to a table of five, and tables that they create
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
 DAY_MS = 86_400_000
