@@ -484,24 +484,11 @@ MUTATIONS = (
         2,
     ),
     Mutation(
-        "late-rows-taken",
-        "a row older than the horizon is taken in from a node that comes back late",
-        (Edit("mycomesh.sync.merge.cut:admitted", "if not any(old):", "if True:"),),
+        "one-site-not-cut",
+        "a look at the rows that are too old leaves out every other site",
+        (Edit("mycomesh.sync.merge.cut:_look_at_stamps", "whole else (number + 1, 0)", "whole else (number + 2, 0)"),),
         AGED,
-        6,
-    ),
-    Mutation(
-        "horizon-not-in-the-digest",
-        "nodes that have cut and nodes that have not yet compare entries, and repair what was cut",
-        (
-            Edit(
-                "mycomesh.sync.storage.horizon:Horizon.mixed",
-                "if self.is_pinned:",
-                "if True:\n            return digest\n        if self.is_pinned:",
-            ),
-        ),
-        AGED,
-        4,
+        3,
     ),
     Mutation(
         "cut-by-a-clock-alone",

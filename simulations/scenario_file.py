@@ -133,9 +133,8 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["versions"] = _versions(data["versions"], "versions")
     if "tables_at" in data:
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
-    for key, name, bound in (("readers", "readers", READERS), ("retain", "retain_s", RETAIN_S)):
-        if key in data:
-            given[name] = int(bound.read(data[key], key))
+    numbers = {"readers": ("readers", READERS), "retain": ("retain_s", RETAIN_S)}
+    given |= {field: int(bound.read(data[key], key)) for key, (field, bound) in numbers.items() if key in data}
     if "bases" in data:
         given["bases"] = _groups(_list(data, "bases"), "bases", count)
     given["gateways"] = tuple(_index(node, "gateways", count) for node in _list(data, "gateways"))

@@ -54,6 +54,22 @@ def test_after_trouble_all_are_equal_and_nothing_is_lost(name, nodes, seed, stru
     assert result.faults[struck] > 0, "the fault that this scenario is about never struck"
 
 
+@pytest.mark.slow
+def test_rows_go_with_time_on_all_nodes():
+    went = []
+
+    def inspect(cluster):
+        for host in cluster.hosts:
+            horizon = host.shell.replica.tables["drones"].coverage.horizon
+            went.append((horizon.ms, horizon.cut_ms, horizon.figures.cut > 20))
+
+    result = run(build("retention", seed=1, nodes=4, duration_s=40), 1, inspect=inspect)
+    check(result)
+    assert len(set(went)) == 1
+    assert went[0][0] == went[0][1]
+    assert went[0][2], "a run in which few rows go shows little"
+
+
 def test_a_mesh_of_two_works_with_one_unset_clock(monkeypatch):
     monkeypatch.setattr(Cluster, "_clock", lambda *_: None)  # else the end of a run would set it
     scenario = replace(build("two-nodes", seed=1, duration_s=30), clocks=(Clock(), Clock(skew_ms=-EPOCH_MS)))
