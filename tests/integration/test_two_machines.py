@@ -177,6 +177,32 @@ def test_keep_both_keeps_two_rows_with_one_id(pair):
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
 
 
+def test_old_rows_go_on_both_machines(pair):
+    alpha, bravo = pair
+    alpha.sql("CREATE TABLE track(at TEXT, what);")
+    young = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
+    alpha.sql(f"INSERT INTO track VALUES('2020-01-01T00:00:00Z', 'old'), ({young}, 'young'), ('soon', 'untimed');")
+    eventually(lambda: "track" in bravo.done("tables"), "the table is known")
+    bravo.done("retain", "track", "7d", "BY", "at")
+    for one in pair:
+        one.shows("SELECT what FROM track ORDER BY what;", "untimed\nyoung\n")
+    bravo.sql("INSERT INTO track VALUES('2020-01-01', 'imported');")
+    bravo.shows("SELECT what FROM track ORDER BY what;", "untimed\nyoung\n")
+    eventually(lambda: json.loads(alpha.done("retain", "--json"))["tables"][0]["refused"] == 1, "it came too late")
+    [shown] = json.loads(bravo.done("retain", "track", "--json"))["tables"]
+    assert (shown["age_ms"], shown["by"], shown["cut"], shown["untimed"]) == (7 * 86_400_000, "at", 2, 1)
+    assert "older are gone" in alpha.done("tables")
+    eventually(lambda: all(peer["equal"] for peer in json.loads(alpha.done("peers", "--json"))), "equal")
+    assert 'mycomesh_table_refused_rows_total{table="track"} 1' in alpha.done("metrics")
+    for words in (("track", "7d", "at"), ("track", "7d", "--local", "1d")):
+        refused = alpha.run("retain", *words)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    refused = alpha.run("retain", "track", "7d", "BY", "nowhere")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    alpha.done("retain", "track", "off")
+    eventually(lambda: json.loads(bravo.done("retain", "--json")) == {"tables": []}, "the rule has ended")
+
+
 def test_own_ids_of_linked_nodes_never_collide(pair):
     alpha, _ = pair
     alpha.sql("CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, what);")
