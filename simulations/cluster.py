@@ -177,8 +177,8 @@ class Cluster:
         for table in self._signed if first and creates else ():
             host.shell.replica.decisions.decide_policy(table, "signed")
         if self.retain_ms and first and creates:
-            table = host.shell.replica.tables[RETAINED]
-            host.shell.replica.retention.decide(table, RetainRule(self.retain_ms), host.shell.wall_ms())
+            replica = host.shell.replica
+            replica.retention.decide(replica.tables[RETAINED], RetainRule(self.retain_ms), host.shell.wall_ms())
         if index in self.traitors:
             host.shell.betray(self.traitors[index])
         elif self.traitors and host.starts > 1:
