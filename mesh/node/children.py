@@ -62,13 +62,15 @@ class Children:
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
         self._also: tuple[Section, ...] = ()  # that a child has asked for, without a section in config.toml
         self._paused_file = home.state / "paused"
+        self._paused: dict[_Key, None] = {}  # when the node started; one that a child asks for later is among them
 
     def start(self) -> None:
         """Start every child, and keep it running."""
         loop = asyncio.get_running_loop()
-        for key in self._paused_before():
-            if key in self._runs:
-                self._runs[key].begin_paused()
+        self._paused = dict.fromkeys(self._paused_before())
+        for key, run in self._runs.items():
+            if key in self._paused:
+                run.begin_paused()
         self._tasks = {key: loop.create_task(run.forever()) for key, run in self._runs.items()}
 
     async def reload(self) -> None:
@@ -87,10 +89,13 @@ class Children:
             )
         given = {key: run for key, run in self._runs.items() if key in found or run.is_of_command_line}
         gone = [self._tasks.pop(key) for key in self._runs if key not in given]
+        self._paused = {key: None for key in self._paused if key in given or key not in self._runs}
         fresh = {key: _Child(each, self._words, self._notify) for key, each in found.items() if key not in given}
         order = [*found, *(key for key in given if key not in found)]
         self._runs = {key: given.get(key) or fresh[key] for key in order}
         for key, run in fresh.items():
+            if key in self._paused:
+                run.begin_paused()
             self._tasks[key] = asyncio.get_running_loop().create_task(run.forever())
         for task in gone:
             task.cancel()
@@ -113,7 +118,12 @@ class Children:
             return []
 
     def _keep_paused(self) -> None:
-        paused = [key for key, child in self._runs.items() if child.paused]
+        for key, child in self._runs.items():
+            if child.paused:
+                self._paused[key] = None
+            else:
+                self._paused.pop(key, None)
+        paused = list(self._paused)
         if paused or self._paused_file.exists():
             write_private(self._paused_file, json.dumps(paused).encode())
 
@@ -138,8 +148,14 @@ class Children:
         """
         action = request.get("action")
         if action == "also":
+            before = self._also
             self._also = Section.parse(str(request.get("kind")), {name: {} for name in request.get("names", ())})
-        if action in ("reload", "also"):
+            try:
+                await self.reload()
+            except NodeError:
+                self._also = before
+                raise
+        if action == "reload":
             await self.reload()
         if action in ("pause", "resume"):
             key = str(request.get("kind")), str(request.get("name"))

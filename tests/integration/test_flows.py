@@ -238,6 +238,9 @@ def test_flows_come_and_go_in_a_running_node(machine):
     assert child(alpha) == {}
     assert alpha.sql("SELECT count(*) FROM mycomesh_cursors; SELECT count(*) FROM mycomesh_flow_states") == "0\n0\n"
     assert alpha.sql("SELECT drone FROM alerts") == "d1\n", "results stay"
+    alpha.home.config_file.write_text('[flow.low]\non = "drones"\nrun = "nothing"\n')
+    alpha.done("flow", "remove", "low")
+    assert "no flow of that name is shared" in alpha.run("flow", "remove", "low").stderr
     alpha.home.config_file.write_text(LOW)
     alpha.done("flow", "resume", "low")
     eventually(is_in("running", alpha), "a section written by hand is found")

@@ -181,12 +181,15 @@ def _remove(args: argparse.Namespace, home: Home) -> None:
     ):
         print("no longer shared: it ends on every node that runs it; its results stay")
         return
-    flow = _settings().load(home, args.name)
+    if args.name not in _settings().names(home):
+        raise ConfigError(f"{home.config_file} has no section [flow.{args.name}], and no flow of that name is shared")
     importlib.import_module("mycomesh.tools.flows.sections").remove_section(home, args.name)
     said = _taken_up(home, "it has ended", "no node runs")
     with contextlib.suppress(NodeError):  # it never ran, or no node runs: then a flow of this name goes on from there
-        ask(home, "cursors", drop=flow.cursor)
-        importlib.import_module("mycomesh.tools.flows.writer").forget(ask(home, "status", brief=True)["file"], flow)
+        ask(home, "cursors", drop=_settings().cursor_of(args.name))
+        importlib.import_module("mycomesh.tools.flows.writer").forget(
+            ask(home, "status", brief=True)["file"], args.name
+        )
     print(f"removed from {home.config_file}; {said}; its results stay")
 
 

@@ -165,7 +165,7 @@ class SetFunction:
         count = 0
         for site, place, after, reached, entries, who in page.windows:
             if site.startswith(own):
-                count += entries
+                count += entries - self._deletes(page, place, after, reached)
                 dots = f"{page.table}/{site}/"
                 for join, bounds in self.stretches(page, place, after, reached):
                     self._db.execute(texts[join.packed], (*bounds, dots, who))
@@ -187,6 +187,11 @@ class SetFunction:
             at = last
         if at < reached:
             yield entries, (place, at, reached)
+
+    def _deletes(self, page: LogSet, place: int, after: int, reached: int) -> int:
+        listing = f"SELECT count(*) FROM {page.log} WHERE place = ? AND hlc > ? AND hlc <= ? AND mask IS 0"
+        found: Any = self._db.execute(listing, (place, after, reached)).fetchone()
+        return int(found[0])
 
     def _check(self, page: LogSet, place: int, after: int, reached: int) -> None:
         """Raise `UnfitError` if the rows of a window may not be those that its entries mean."""

@@ -35,6 +35,7 @@ __all__ = [
     "TIMEOUT_S_MAX",
     "FlowSettings",
     "check_cycles",
+    "cursor_of",
     "load",
     "load_all",
     "names",
@@ -118,7 +119,12 @@ class FlowSettings:
     @property
     def cursor(self) -> str:
         """The name of its cursor in the change feed."""
-        return f"{KIND}.{self.name}"
+        return cursor_of(self.name)
+
+
+def cursor_of(flow: str) -> str:
+    """Return the name of a flow's cursor in the change feed."""
+    return f"{KIND}.{flow}"
 
 
 def names(home: Home) -> list[str]:

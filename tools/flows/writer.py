@@ -21,6 +21,7 @@ from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.tools.flows.set_function import LogSet, SetFunction, UnfitError
+from mycomesh.tools.flows.settings import cursor_of
 from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 
 if TYPE_CHECKING:
@@ -422,15 +423,15 @@ class Writer:
                 self._db.set_busy_timeout(1000 * BUSY_S)
 
 
-def forget(file: str, settings: FlowSettings) -> None:
+def forget(file: str, flow: str) -> None:
     """Remove the state of a flow that is no more, and its dead letters."""
     with contextlib.closing(apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)) as db, db:
         db.set_busy_timeout(1000 * BUSY_S)
         db.execute(_TABLES)
-        db.execute("DELETE FROM mycomesh_flow_states WHERE name = ?", (settings.name,))
-        db.execute("DELETE FROM mycomesh_dead_letters WHERE reader = ?", (settings.cursor,))
+        db.execute("DELETE FROM mycomesh_flow_states WHERE name = ?", (flow,))
+        db.execute("DELETE FROM mycomesh_dead_letters WHERE reader = ?", (cursor_of(flow),))
         with contextlib.suppress(apsw.SQLError):  # no flow has a priority
-            db.execute("DELETE FROM mycomesh_flow_ahead WHERE flow = ?", (settings.name,))
+            db.execute("DELETE FROM mycomesh_flow_ahead WHERE flow = ?", (flow,))
 
 
 def _ahead(db: apsw.Connection, settings: FlowSettings, function: SqlFunction) -> Ahead | None:

@@ -225,6 +225,37 @@ def test_sections_are_taken_up_and_let_go_at_once(within, tmp_path):
     within(f"{REPORT}time.sleep(60)", story)
 
 
+def test_children_asked_for_run_beside_those_of_sections(within, tmp_path):
+    async def story(kids):
+        write_config(tmp_path, "[flows]\n[bridge.b]\n")
+        await kids.answer({"action": "also", "kind": "flow", "names": ["x", "y"]})
+        await kids.answer({"action": "pause", "kind": "flow", "name": "x"})
+        await kids.answer({"action": "reload"})
+        assert [view.name for view in kids.views] == ["", "b", "x", "y"]
+        with pytest.raises(NodeError, match="a name has 1 to 64"):
+            await kids.answer({"action": "also", "kind": "flow", "names": ["a b"]})
+        again = Children([Section("flows", ""), Section("bridge", "b")], Home.locate(tmp_path, {}), print)
+        again.start()
+        try:
+            await again.answer({"action": "also", "kind": "flow", "names": ["y", "x"]})
+            assert {view.name: view.state == "paused" for view in again.views}["x"], "also after a restart of the node"
+            await again.answer({"action": "also", "kind": "flow", "names": ["y"]})
+            await again.answer({"action": "also", "kind": "flow", "names": ["x", "y"]})
+            assert not any(view.state == "paused" for view in again.views), "it was gone"
+            names = [f"n{number}" for number in range(31)]
+            with pytest.raises(NodeError, match="33 processes beside the node are more than 32"):
+                await again.answer({"action": "also", "kind": "flow", "names": names})
+            await again.answer({"action": "reload"})
+            assert len(again.views) == 4, "nothing has changed"
+        finally:
+            await again.close()
+        write_config(tmp_path, "[bridge.b]\n")
+        await kids.answer({"action": "reload"})
+        assert [view.name for view in kids.views] == ["b"], "the one that asked has gone"
+
+    within("time.sleep(60)", story)
+
+
 def test_a_section_written_since_is_found_by_its_name(within, tmp_path):
     async def story(kids):
         write_config(tmp_path, "[flow.new]\n[bridge.b]\n")

@@ -178,5 +178,5 @@ def test_a_removed_flow_leaves_nothing(ordered):
     flow.peer.drain()
     flow.step()
     assert flow.peer.sql("SELECT count(*) FROM mycomesh_flow_ahead") == [(4,)]
-    forget(str(flow.peer.path), flow.settings)
+    forget(str(flow.peer.path), "low")
     assert flow.peer.sql("SELECT count(*) FROM mycomesh_flow_ahead") == [(0,)]
