@@ -231,7 +231,13 @@ MUTATIONS = (
     Mutation(
         "conflict-not-recorded",
         "a value that loses to a concurrent write is dropped without a record",
-        (Edit("mycomesh.sync.merge.conflicts:record_conflicts", "made = 0\n", "return 0\n"),),
+        (
+            Edit(
+                "mycomesh.sync.merge.conflicts:record_conflicts",
+                "return sum(loss.record(table, wall_ms) for loss in losses_of(table, view, change, gained, masks))",
+                "return 0",
+            ),
+        ),
         SPLIT,
         3,
     ),

@@ -462,7 +462,7 @@ class Exchange:
         mine = self._digests()
         for table in self._replica.retention.retained():
             name = table.spec.folded
-            if name in theirs and table.coverage.is_alike(theirs[name][0], link.peer):
+            if name in theirs and name in mine and table.coverage.is_alike(theirs[name][0], link.peer):
                 theirs[name] = mine[name]  # nothing is missing, and entries are compared at one horizon only
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:

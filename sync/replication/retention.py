@@ -109,6 +109,7 @@ class Retention:
         elif horizon.rule != rule:
             horizon.rule, horizon.looked.oldest_ms = rule, None
             self._checked.discard(table.table_id)
+            self._passes.pop(table.spec.folded, None)
             if horizon.ms > rule.floor_ms:
                 self._to_tell.add(table.spec.folded)
         horizon.adopted = self._registry.policies.adopted
