@@ -9,7 +9,7 @@ One server holds the one stream `mycomesh`. With a server in each base, a leaf n
 stream, the hub collects those of all bases, and each leaf mirrors the hub (`mesh.mailbox.nats_streams`): bases write and read
 locally while the hub is away.
 
-A listing begins behind what was listed before, so it costs what is new.
+A listing begins behind what was listed before, so it costs what is new; without news it is one request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mycomesh.mesh.mailbox.nats_streams import SUBJECT, Streams, prepare
 from mycomesh.mesh.primitives import ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
@@ -52,6 +52,7 @@ JOIN_S = 30  # between tries to have the hub collect this base's stream
 CONFIRMED = 2  # such looks are enough
 HUB_REMOVE_S = 2  # a right that is missing at the hub shows as silence
 LIST_PAGE = 1_000
+FEW = 16  # messages that are listed one by one: a consumer costs more than these
 LIST_S = 5  # without a message of a page
 HEADERS_BYTES = 1_024  # of the server's payload limit, which counts headers
 PARTS_MAX = 1_024  # of one envelope: a server with a payload limit of 4 KiB
@@ -194,11 +195,11 @@ class NatsMailbox:
             filtered = self._filter(mesh, stream.hex())
             scanned = self._scanned.setdefault((name, filtered), _Scanned())
             begin = scanned.sequence if scanned.sequence and position >= scanned.position else 0
-            top = _Scanned(begin, scanned.position if begin else 0)
-            async for subject, sequence, size in self._headers(name, filtered, begin):
+            listing, upto = await self._listing(name, filtered, begin)
+            top = _Scanned(upto, scanned.position if begin else 0)
+            for subject, _, size in listing:
                 _, base, _, _, at = subject.split(".")
                 self._bases[mesh, stream] = base
-                top.sequence = max(top.sequence, sequence)
                 if _POSITION.fullmatch(at):
                     number = int(at, 16)
                     top.position = max(top.position, number)
@@ -215,13 +216,12 @@ class NatsMailbox:
         for name in self._streams.read:
             filtered = self._filter(mesh, "*")
             scanned = self._scanned.setdefault((name, filtered), _Scanned())
-            top = _Scanned(scanned.sequence)
-            async for subject, sequence, _ in self._headers(name, filtered, scanned.sequence):
+            listing, upto = await self._listing(name, filtered, scanned.sequence)
+            for subject, _, _ in listing:
                 stream = subject.split(".")[3]
-                top.sequence = max(top.sequence, sequence)
                 if _STREAM.fullmatch(stream) and len(known) < STREAMS_MAX:
                     known[bytes.fromhex(stream)] = None
-            self._remember((name, filtered), top)
+            self._remember((name, filtered), _Scanned(upto))
         return sorted(known)
 
     def _remember(self, key: tuple[str, str], scanned: _Scanned) -> None:
@@ -229,8 +229,28 @@ class NatsMailbox:
             self._scanned.clear()
         self._scanned[key] = scanned
 
-    async def _headers(self, stream: str, filtered: str, after: int) -> AsyncIterator[tuple[str, int, int]]:
-        """Yield subject, sequence and size of the messages behind a sequence of a stream."""
+    async def _listing(self, stream: str, filtered: str, after: int) -> tuple[list[tuple[str, int, int]], int]:
+        """Return subject, sequence and size of the messages behind a sequence, and the sequence up to which these are all."""
+        jetstream = await self._jetstream()
+        last = (await jetstream.stream_info(stream)).state.last_seq
+        if last <= after:
+            return [], after
+        if last - after > FEW:
+            return await self._headers(stream, filtered, after, last)
+        found: list[tuple[str, int, int]] = []
+        with contextlib.suppress(NotFoundError):  # behind the last one
+            while after < last:
+                each = await jetstream.get_msg(stream, after + 1, filtered, direct=True, next=True)
+                assert each.seq is not None, "a stored message has a sequence"
+                after = each.seq
+                size = int((each.headers or {}).get(_SIZE) or len(each.data or b""))
+                found.append((str(each.subject), after, size))
+        return found, max(last, after)
+
+    async def _headers(
+        self, stream: str, filtered: str, after: int, last: int
+    ) -> tuple[list[tuple[str, int, int]], int]:
+        """List by a consumer, which sends headers alone."""
         jetstream = await self._jetstream()
         config = ConsumerConfig(
             ack_policy=AckPolicy.NONE,
@@ -241,8 +261,10 @@ class NatsMailbox:
             mem_storage=True,
             inactive_threshold=CONSUMER_S,
         )
+        found: list[tuple[str, int, int]] = []
         consumer = await jetstream.add_consumer(stream, config)
-        waiting = min(consumer.num_pending or 0, LISTED_MAX)  # the next listing goes on there
+        waiting = min(consumer.num_pending or 0, LISTED_MAX)
+        cut = waiting < (consumer.num_pending or 0)  # then the next listing goes on there
         try:
             if waiting:
                 pull = await jetstream.pull_subscribe_bind(consumer.name, stream)
@@ -255,11 +277,13 @@ class NatsMailbox:
                     for message in page:
                         headers = message.headers or {}
                         size = int(headers.get(_SIZE) or headers.get("Nats-Msg-Size") or "0")
-                        yield message.subject, message.metadata.sequence.stream, size
+                        found.append((message.subject, message.metadata.sequence.stream, size))
                 await pull.unsubscribe()
         finally:
             with contextlib.suppress(NatsError, APIError):
                 await jetstream.delete_consumer(stream, consumer.name)
+        upto = max((sequence for _, sequence, _ in found), default=after)
+        return found, upto if cut or waiting > 0 else max(last, upto)
 
     async def _find(self, mesh: bytes, listed: Listed) -> bytes | None:
         """Read an envelope of any base: of the one that its stream was last seen in, else of the first that has it."""
