@@ -16,7 +16,7 @@ from mycomesh.tools.flows.keys import dot_of
 from mycomesh.tools.flows.launch import ERROR
 from mycomesh.tools.flows.rows_function import RowsFunction
 from mycomesh.tools.flows.sql_function import NotReadyError
-from mycomesh.tools.flows.worker import Failure, Worker
+from mycomesh.tools.flows.worker import TOO_LONG, Failure, Worker
 from mycomesh.tools.models import store
 from mycomesh.tools.models.tensors import Plan, Signature, TensorError, length_of, plan, request, results
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mycomesh.tools.flows.settings import FlowSettings
 
 __all__ = ["ModelWorker", "OnnxFunction"]
+
+
+CALL_ROWS = 1_024  # as pages have
 
 
 class ModelWorker:
@@ -47,6 +50,7 @@ class ModelWorker:
         self.note = ""
         self._refused: set[str] = set()  # digests of higher versions whose bytes are wrong or not here
         self.signature = Signature((), (), {})
+        self._rows_max = CALL_ROWS
 
     def close(self) -> None:
         """End the worker."""
@@ -114,7 +118,13 @@ class ModelWorker:
         return made
 
     def results(self, made: Plan, rows: Sequence[Mapping[str, Any]]) -> Sequence[dict[str, Any] | str]:
-        """Return the result of each row of one call; if that fails, of calls with one row each."""
+        """Return the result of each row of one call; if that fails, of calls with one row each.
+
+        Where the answers are too long for one line of the worker, there are fewer rows in a call from then on.
+        """
+        if len(rows) > self._rows_max:
+            parts = range(0, len(rows), self._rows_max)
+            return [each for start in parts for each in self.results(made, rows[start : start + self._rows_max])]
         if len(rows) > 1:
             try:
                 (answer,) = self.ask([request(made, rows)])
@@ -122,6 +132,9 @@ class ModelWorker:
                 answer = ""
             if not isinstance(answer, str):
                 return results(made, rows, answer)
+            if answer.startswith(TOO_LONG):
+                self._rows_max = len(rows) // 2
+                return self.results(made, rows)
         singly: list[dict[str, Any] | str] = []
         asked = []
         for row in rows:

@@ -26,6 +26,7 @@ __all__ = ["ANSWER_BYTES_MAX", "AwayError", "Failure", "Worker"]
 ANSWER_BYTES_MAX = 4 << 20  # of one line
 READ_BYTES = 1 << 20
 TOO_MANY = "answered with more lines than it got; it has to write one line for each"
+TOO_LONG = "answered with a line of more than"
 ERRORS_BYTES = 4_096  # of the standard error that are kept to say why a worker ended
 
 
@@ -146,9 +147,7 @@ class Worker:
                         return made, Failure(self._last_words(process))
                     *got, self._rest = (self._rest + piece).split(b"\n")
                     if len(self._rest) > ANSWER_BYTES_MAX:
-                        return made, Failure(
-                            f"answered with a line of more than {ANSWER_BYTES_MAX >> 20} MiB", again=False
-                        )
+                        return made, Failure(f"{TOO_LONG} {ANSWER_BYTES_MAX >> 20} MiB", again=False)
                     if got:
                         made += got
                         end = time.monotonic() + self._timeout_s

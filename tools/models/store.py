@@ -47,6 +47,7 @@ NAME_CHARS_MAX = 100
 CARD_CHARS_MAX = 64 << 10
 PATTERN_CHARS_MAX = 1_000
 VERSION_MAX = 1_000_000_000
+DIGEST_CHARS = 64
 EVERY = "*"
 _CREATE = """
 CREATE TABLE IF NOT EXISTS mycomesh_models(
@@ -83,7 +84,7 @@ class Version:
 
     def is_for(self, node: str) -> bool:
         """Return whether a node of that name may use it."""
-        return any(fnmatchcase(node, each.strip()) for each in self.nodes[:PATTERN_CHARS_MAX].split(","))
+        return any(fnmatchcase(node, each.strip()) for each in self.nodes.split(","))
 
     @property
     def title(self) -> str:
@@ -111,9 +112,9 @@ def versions(db: Any, name: str | None = None) -> list[Version]:
     if not _exists(db):
         return []
     rows = db.execute(
-        "SELECT name, version, sha256, size, card, nodes FROM mycomesh_models WHERE ?1 IS NULL OR name = ?1"
-        " ORDER BY name, version DESC LIMIT ?2",
-        (name, VERSIONS_MAX),
+        "SELECT name, version, substr(sha256, 1, ?3), size, substr(card, 1, ?4), substr(nodes, 1, ?5) FROM mycomesh_models"
+        " WHERE (?1 IS NULL OR name = ?1) AND length(name) <= ?6 ORDER BY name, version DESC LIMIT ?2",
+        (name, VERSIONS_MAX, DIGEST_CHARS, CARD_CHARS_MAX, PATTERN_CHARS_MAX, NAME_CHARS_MAX),
     ).fetchall()
     return [
         Version(str(name), version, str(digest), size, str(card or ""), str(nodes or ""))
@@ -254,7 +255,8 @@ def write_verified(db: Any, version: Version, file: IO[bytes]) -> str:
 def uses(db: Any, flow: str, site: str, hlc: str) -> list[tuple[str, str]]:
     """Return (node, model with version and digest) that a change of a site went through in a flow, by node."""
     listing = (
-        "SELECT node, name || ' version ' || version || ' (sha256 ' || sha256 || ')', max(first) FROM mycomesh_model_uses"
+        "SELECT node, substr(name, 1, 100) || ' version ' || version || ' (sha256 ' || substr(sha256, 1, 64) || ')', max(first)"
+        " FROM mycomesh_model_uses"
         " WHERE flow = ? AND site = ? AND first <= ? GROUP BY node ORDER BY node"
     )
     exists = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'mycomesh_model_uses'"

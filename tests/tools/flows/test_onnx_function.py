@@ -124,6 +124,24 @@ def test_blobs_are_tensors_of_any_length(flow, change, rows):
     assert "a blob of 2 bytes is no tensor(float)" in letters(rows)[0]
 
 
+def test_answers_beyond_a_line_go_in_parts(flow, change, rows, monkeypatch):
+    calls = []
+    ask = ModelWorker.ask
+    monkeypatch.setattr(ModelWorker, "ask", lambda self, asked: calls.append(asked[0].get("rows")) or ask(self, asked))
+    wide = model(
+        [node("MatMul", ["x", "c"], "z")],
+        [Value("x", FLOAT, ["n", 1])],
+        [Value("z", FLOAT, ["n", 2_000])],
+        [constant("c", [1, 2_000], [1.0] * 2_000)],
+    )
+    opened = flow(wide)
+    for page in range(2):
+        opened.read_position()
+        write(opened, *(change(1_000 * page + n, id=f"{page}-{n}", x=n, y=0) for n in range(600)))
+    assert calls == [None, 600, 300, 300, 300, 300]
+    assert rows("SELECT count(*), min(length(z)), max(length(z)) FROM alerts") == [(1_200, 8_000, 8_000)]
+
+
 def test_model_of_single_rows_takes_pages(flow, change, rows):
     single = model([node("Add", ["x", "x"], "z")], [Value("x", FLOAT, [1, 1])], [Value("z", FLOAT, [1, 1])])
     write(flow(single), *(change(n, id=f"d{n}", x=n, y=0) for n in range(5)))

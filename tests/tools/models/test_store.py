@@ -160,6 +160,15 @@ def test_number_of_versions_has_a_limit(db):
     assert len(store.versions(db)) == VERSIONS_MAX
 
 
+def test_texts_of_a_peer_are_cut(db):
+    add(db)
+    db.execute("UPDATE mycomesh_models SET card = printf('%.*c', 99999, 'x'), nodes = printf('%.*c', 2000, 'x')")
+    (found,) = store.versions(db)
+    assert (len(found.card), len(found.nodes)) == (CARD_CHARS_MAX, PATTERN_CHARS_MAX)
+    db.execute("UPDATE mycomesh_models SET name = printf('%.*c', 101, 'x')")
+    assert store.versions(db) == []
+
+
 def test_rows_of_other_types_are_left_out(db):
     add(db)
     db.execute("INSERT INTO mycomesh_models VALUES('m', 'nine', 'x', 3, NULL, '*'), ('m', 10, NULL, 'big', NULL, NULL)")
