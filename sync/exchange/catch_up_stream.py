@@ -66,7 +66,7 @@ class CatchUpStream:
     def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
         """Prepare a stream to a peer that covers the vectors `have`, by table."""
         self._replica = replica
-        self._urgent = replica.priority.is_urgent
+        self._rank = replica.priority.rank
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def estimate(self) -> int:
@@ -87,9 +87,9 @@ class CatchUpStream:
             self._sent[name].add(site, after, reached)
         return chunk
 
-    def _order(self, name: str) -> tuple[bool, bool, str]:
-        """Return a sort key: the schema before urgent tables, these before the others."""
-        return name != SCHEMA_TABLE, not self._urgent(name), name
+    def _order(self, name: str) -> tuple[bool, int, str]:
+        """Return a sort key: the schema before urgent tables, these in their order before the others."""
+        return name != SCHEMA_TABLE, self._rank(name), name
 
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
@@ -98,7 +98,7 @@ class CatchUpStream:
         for name in sorted(self._sent, key=self._order):
             if len(sections) == SECTIONS_MAX - 1:
                 break  # and one for the seals of signed tables
-            if sections and not self._urgent(name) and self._urgent(sections[-1].table):
+            if sections and self._rank(name) > self._rank(sections[-1].table):
                 break  # end the chunk here, so that urgent rows do not wait until other rows fill it
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX

@@ -277,7 +277,7 @@ class Outbox:
         due = self.pending_ids((facts, *tables)) | going
         self._rotation = (self._rotation + 1) % max(len(tables), 1)
         tables = [*tables[self._rotation :], *tables[: self._rotation]]
-        tables.sort(key=lambda table: not self._priority.is_urgent(table.spec.folded))
+        tables.sort(key=lambda table: self._priority.rank(table.spec.folded))
         for table in (facts, *tables):  # definitions before rows
             if table.table_id not in due:
                 table.pending.unread = False

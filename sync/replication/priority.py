@@ -1,4 +1,4 @@
-"""Priority of tables: the writes of urgent tables go first on a link that is slower than the writes.
+"""Priority of tables: the writes of urgent tables go first on a link that is slower than the writes, in the order of their list.
 
 Invariant: this node sends all writes of one table in one class. A batch therefore never overtakes an earlier one of the same
 table, which would leave a gap there. If any table is urgent, the schema table is too, because rows need their definitions.
@@ -34,18 +34,28 @@ class Priority:
 
     def is_urgent(self, name: str) -> bool:
         """Return True if the table of that canonical name goes first."""
-        if not self._patterns:
-            return False
+        return self.rank(name) < len(self._patterns)
+
+    def rank(self, name: str) -> int:
+        """Return the place of a table among the urgent ones: that of its first pattern; all others have the same, last place.
+
+        The schema table has the first place.
+        """
+        if not self._patterns or name == SCHEMA_TABLE:
+            return 0
         table = self._registry.table_of(name)
         local = name if table is None else fold(table.spec.name)
-        return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(local, pattern) for pattern in self._patterns)
+        places = (at for at, pattern in enumerate(self._patterns) if fnmatch.fnmatchcase(local, pattern))
+        return next(places, len(self._patterns))
 
     def batches(self, sections: Sequence[Section]) -> list[bytes]:
         """Return the sections that one transaction has stamped as batches: the urgent ones first, and usually one of each.
 
         A batch that is larger than any message is left out: peers fetch its changes in rounds, in pieces.
         """
-        urgent = [section for section in sections if self.is_urgent(section.table)]
+        urgent = sorted(
+            (each for each in sections if self.is_urgent(each.table)), key=lambda each: self.rank(each.table)
+        )
         others = [section for section in sections if not self.is_urgent(section.table)]
         found: list[bytes] = [UrgentBatch(batch) for batch in _encoded(urgent)] + _encoded(others)
         return [batch for batch in found if len(batch) <= BUNDLE_BYTES_MAX]

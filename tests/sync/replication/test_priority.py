@@ -138,6 +138,17 @@ def test_a_returning_node_gets_urgent_rows_first_and_alone(peer_of):
     assert stream.next(one.wall_ms).bundle is None
 
 
+def test_urgent_tables_go_in_the_order_of_their_list(peer_of):
+    one, two = peer_of("bulk", "a*"), peer_of()
+    one.sql(SCHEMA)
+    two.take(one.drain(), origin=one.node_id)
+    one.sql("INSERT INTO aaa VALUES(1, 1)")
+    one.sql(BOTH)
+    assert [tables_of(batch) for batch in one.drain()] == [["bulk", "aaa", "alerts"]]
+    stream = CatchUpStream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
+    assert [tables_of(stream.next(one.wall_ms).bundle) for _ in range(2)] == [["bulk"], ["aaa", "alerts"]]
+
+
 def test_newly_urgent_rows_are_the_streams_next_chunk(peer_of):
     one, two = peer_of("alerts"), peer_of()
     one.sql(SCHEMA)
