@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mycomesh.mesh.link_budget import Budget
 from mycomesh.mesh.versions import SUPPORTED, Versions
 
 __all__ = ["GossipLimits", "MeshConfig"]
@@ -70,6 +71,8 @@ class MeshConfig:
     ready_bytes (below behind_bytes): unsent bytes below which a link gets bulk messages and live batches again.
     versions: the protocol versions that the node offers. Fewer than the program supports can hold a node back while a mesh is
         upgraded.
+    budget: limits of metered links; None for no limit.
+    metered: the bytes that such links carried in the last hours of an earlier run: (hour of Unix time, bytes).
     """
 
     heartbeat_ms: int = 1_000
@@ -90,6 +93,8 @@ class MeshConfig:
     ready_bytes: int = 64 << 10
     versions: Versions = SUPPORTED
     gossip: GossipLimits = field(default_factory=GossipLimits)
+    budget: Budget | None = None
+    metered: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 50 <= self.heartbeat_ms <= 600_000:

@@ -54,6 +54,7 @@ from mycomesh.mesh.events import (
     TimerFired,
 )
 from mycomesh.mesh.joiner import Joiner
+from mycomesh.mesh.link_budget import DayCount
 from mycomesh.mesh.links.authentication import BOOT_BYTES, JoinRequest, MemberGate, MemberHello, RefusalError
 from mycomesh.mesh.links.connection_limits import ConnectionLimits
 from mycomesh.mesh.links.dialer import Dialer
@@ -121,7 +122,7 @@ class MeshCore:
         self.membership = Membership(identity, root_seed, entropy, membership)
         self.roster = self.membership.roster
         self._context = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
-        self.links = LinkTable()
+        self.links = LinkTable(config.budget, DayCount(config.metered))
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
         self._connection_limits = ConnectionLimits(config)
@@ -246,6 +247,7 @@ class MeshCore:
         session = Session(gate.keys(), gate, initiator=dialled, entropy=context.entropy)
         detector = FailureDetector(turn.now_ms, heartbeat_ms=context.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, turn.now_ms, detector)
+        self.links.meter(link, event.interface, turn.now_ms)
         self.links.conns[conn] = link
         self._links_due_ms = min(self._links_due_ms, link.deadline(context.config.handshake_ms))
         if dialled:
@@ -253,8 +255,7 @@ class MeshCore:
 
     def _on_received(self, link: Link, data: bytes, turn: Turn) -> None:
         link.gate.wall_ms = turn.wall_ms
-        link.received_bytes += len(data)
-        link.detector.record_received(turn.now_ms)
+        link.record_received(len(data), turn)
         for step in link.session.receive(data, turn.now_ms):
             if not self._on_step(link, step, turn):
                 return
@@ -492,6 +493,8 @@ class MeshCore:
             elif link.detector.is_ping_due(near_ms):
                 self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
                 link.refresh_keys(turn)
+            elif link.paced_ms is not None and link.paced_ms <= turn.now_ms:
+                self._dirty[link.conn] = None
         self._links_due_ms = min(
             (link.deadline(config.handshake_ms) for link in self.links.conns.values()), default=_NEVER
         )
@@ -512,15 +515,18 @@ class MeshCore:
             link = self.links.conns[next(iter(self._dirty))]
             del self._dirty[link.conn]
             link.flush(turn)
+            if link.paced_ms is not None:
+                self._links_due_ms = min(self._links_due_ms, link.paced_ms)
             self._watch_backlog(link, turn)
 
     def _watch_backlog(self, link: Link, turn: Turn) -> None:
         """Report congestion of a link to the gossip, and its end to the gossip and the shell."""
-        config, outbox = self._context.config, link.session.outbox
-        if outbox.queued >= config.ready_bytes:
+        outbox = link.session.outbox
+        ready_bytes, behind_bytes = link.backlog_bytes(self._context.config)
+        if outbox.queued >= ready_bytes:
             link.backlog = True
-            if outbox.queued > config.behind_bytes:
-                self._overlay.gossip.on_congested(link.conn, urgent=outbox.urgent > config.behind_bytes)
+            if outbox.queued > behind_bytes:
+                self._overlay.gossip.on_congested(link.conn, urgent=outbox.urgent > behind_bytes)
         elif link.backlog:
             link.backlog = False
             self._overlay.gossip.on_drained(link.conn)

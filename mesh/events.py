@@ -67,11 +67,12 @@ class AddressFound:
 
 @dataclass(frozen=True, slots=True)
 class ConnOpened:
-    """A transport connection is open. `dialled` is true if a `Dial` action led to it."""
+    """A transport connection is open. `dialled` is true if a `Dial` action led to it; `interface` is "" where not known."""
 
     conn: int
     address: Address
     dialled: bool
+    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)

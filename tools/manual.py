@@ -145,6 +145,7 @@ _STATUS = {
     "readers": [_READER],
     "children": [_CHILD],
     "mailboxes": [_MAILBOX],
+    "metered": "any?",
     "revoked": "bool",
 }
 _MEMBER = {

@@ -9,13 +9,14 @@ from mycomesh.tools.render import byte_count, duration, print_table, short_hash,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import AccountView, MailboxView, PeerView, ReaderView, TableView
+    from mycomesh.mesh.node.status import AccountView, BudgetView, MailboxView, PeerView, ReaderView, TableView
 
 __all__ = [
     "equality",
     "linked_of",
     "retained",
     "show_accounts",
+    "show_budget",
     "show_mailboxes",
     "show_peers",
     "show_readers",
@@ -62,6 +63,19 @@ def show_accounts(accounts: Sequence[AccountView]) -> None:
         who = each.name or each.node_id or "others"
         rows.append((who, str(each.rows), byte_count(each.bytes), str(each.conflicts), str(each.parked), each.since))
     print_table(("ORIGIN", "ROWS", "BYTES", "CONFLICTS", "PARKED", "SINCE"), rows)
+
+
+def show_budget(budget: BudgetView) -> None:
+    """Print the budget of metered links in one line."""
+    limits = [
+        *([] if budget.bytes_s is None else [f"{byte_count(budget.bytes_s)}/s each"]),
+        *([] if budget.bytes_day is None else [f"{byte_count(budget.bytes_day)} in 24 h"]),
+    ]
+    waits = f", {budget.waiting} of them waiting" if budget.waiting else ""
+    print(
+        f"metered links: {budget.links}{waits}; {byte_count(budget.spent_bytes)} in the last 24 h; limits:"
+        f" {', '.join(limits)}"
+    )
 
 
 def show_readers(readers: Sequence[ReaderView]) -> None:

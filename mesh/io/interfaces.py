@@ -10,11 +10,11 @@ import contextlib
 import errno
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mycomesh.mesh.io.netlink import Interface, interfaces
 
-__all__ = ["InterfaceState", "interface_state", "multicast_fault", "scope_name"]
+__all__ = ["InterfaceState", "interface_state", "interface_with", "multicast_fault", "scope_name"]
 
 # Linux lets one socket join 20 groups (igmp_max_memberships). If a drone has more than 16 networks, some of them are virtual.
 MULTICAST_MAX = 16
@@ -90,6 +90,16 @@ def multicast_fault(state: InterfaceState) -> OSError | None:
         else:
             return None
     return fault
+
+
+def interface_with(host: str) -> str:
+    """Return the name of the interface that has this numeric address, "" if none has it or the kernel does not say."""
+    try:
+        wanted = ip_address(host.partition("%")[0])
+        wanted = getattr(wanted, "ipv4_mapped", None) or wanted
+        return next((scope_name(each.index) for each in interfaces() if wanted in each.addresses), "")
+    except (OSError, ValueError):
+        return ""
 
 
 def scope_name(index: int) -> str:

@@ -52,16 +52,23 @@ class Transport:
     """All connections of one node. Everything runs on the event loop's thread."""
 
     def __init__(
-        self, on_event: Callable[[Event], None], *, loopback: bool = False, numbers: Iterator[int] | None = None
+        self,
+        on_event: Callable[[Event], None],
+        *,
+        loopback: bool = False,
+        numbers: Iterator[int] | None = None,
+        interface_of: Callable[[str], str] | None = None,
     ) -> None:
         """Create a transport that neither listens nor dials.
 
         `on_event` receives ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed. With `loopback`, the transport
         listens on this machine's loopback addresses only, and dials no others. `numbers` are those of connections, where another
-        transport of the same node has some of them.
+        transport of the same node has some of them. `interface_of` returns the interface that has a local address; without it the
+        events name none.
         """
         self._on_event = on_event
         self._loopback = loopback
+        self._interface_of = interface_of
         self._numbers = itertools.count(1) if numbers is None else numbers
         self._conns: dict[int, _Connection] = {}
         self._dials: dict[Address, asyncio.Task[None]] = {}
@@ -176,7 +183,8 @@ class Transport:
         self._conns[conn] = connection
         # Before the event: a core that refuses the connection at once closes it by this number.
         connection.conn = conn
-        self._on_event(ConnOpened(conn, address, dialled=connection.dialled is not None))
+        interface = self._interface_of(connection.host) if self._interface_of is not None else ""
+        self._on_event(ConnOpened(conn, address, connection.dialled is not None, interface))
         return conn
 
     def on_refused(self, dialled: Address | None) -> None:
@@ -204,6 +212,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, owner: Transport, dialled: Address | None) -> None:
         self.dialled = dialled
         self.conn = 0
+        self.host = ""  # the local address
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._transport: asyncio.Transport | None = None
@@ -216,6 +225,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             self._owner.on_refused(self.dialled)
             return
+        sockname = transport.get_extra_info("sockname")
+        self.host = sockname[0] if sockname else ""
         self._owner.on_opened(self, self.dialled or _address(peername))
         if not self._transport.is_closing():  # a refused one needs no options, and a flood is mostly refused
             self._set_options()

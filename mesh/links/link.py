@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.link_budget import LinkBudget
     from mycomesh.mesh.links.authentication import JoinGate, MemberGate, MemberHello
     from mycomesh.mesh.links.failure_detector import FailureDetector
     from mycomesh.mesh.membership.roster import Roster
@@ -57,6 +58,8 @@ class Link:
     received_bytes: int = 0
     keys_refreshed_ms: int = 0
     version: int = 0
+    budget: LinkBudget | None = None  # of a metered link
+    paced_ms: int | None = None  # when the budget has room for what waits
 
     def send(self, message: Message, priority: int) -> None:
         """Queue one message. Discard it if the session is not open: the peer may have closed it in the bytes just received."""
@@ -66,15 +69,38 @@ class Link:
 
     def flush(self, turn: Turn) -> None:
         """Write the frames that may be sent."""
-        for frame in self.session.frames():
+        if self.budget is None:
+            for frame in self.session.frames():
+                self.write(frame, turn)
+            return
+        budget, now_ms, wall_ms = self.budget, turn.now_ms, turn.wall_ms
+        self.session.give_credit(bulk=budget.room(now_ms, wall_ms) != 0)
+        for frame in self.session.frames(lambda: budget.room(now_ms, wall_ms)):
             self.write(frame, turn)
+        self.paced_ms = None if budget.room(now_ms, wall_ms) != 0 else budget.next_ms(now_ms, wall_ms)
 
     def write(self, data: bytes, turn: Turn) -> None:
         """Write these bytes, and count them."""
         if data:
             self.sent_bytes += len(data)
             self.detector.record_sent(turn.now_ms)
+            if self.budget is not None:
+                self.budget.spend(len(data), turn.now_ms, turn.wall_ms)
             turn.do(Write(self.conn, data))
+
+    def record_received(self, size: int, turn: Turn) -> None:
+        """Count bytes of the peer: a sign of life, and part of the budget."""
+        self.received_bytes += size
+        self.detector.record_received(turn.now_ms)
+        if self.budget is not None:
+            self.budget.spend(size, turn.now_ms, turn.wall_ms)
+
+    def backlog_bytes(self, config: MeshConfig) -> tuple[int, int]:
+        """Return the unsent bytes below which this link gets live batches again, and above which it gets none."""
+        behind_bytes = None if self.budget is None else self.budget.behind_bytes
+        if behind_bytes is None or behind_bytes >= config.behind_bytes:
+            return config.ready_bytes, config.behind_bytes
+        return min(config.ready_bytes, behind_bytes // 2), behind_bytes
 
     def is_overfull(self, queue_bytes_max: int) -> bool:
         """Return True if the queue is so long that the peer cannot be reading."""
@@ -83,7 +109,10 @@ class Link:
 
     def deadline(self, handshake_ms: int) -> int:
         """Return when to check this connection again: at the handshake timeout, or at the detector's deadline."""
-        return self.opened_ms + handshake_ms if self.hello is None else self.detector.deadline()
+        if self.hello is None:
+            return self.opened_ms + handshake_ms
+        due_ms = self.detector.deadline()
+        return due_ms if self.paced_ms is None else min(due_ms, self.paced_ms)
 
     def refresh_keys(self, turn: Turn) -> None:
         """Start a key refresh on a link that this node dialled, if its keys are an hour old."""

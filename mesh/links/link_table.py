@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.address import directness
+from mycomesh.mesh.link_budget import Budget, DayCount, LinkBudget
 from mycomesh.mesh.links.authentication import MemberGate
 
 if TYPE_CHECKING:
@@ -21,11 +22,27 @@ __all__ = ["LinkTable"]
 
 @dataclass(slots=True)
 class LinkTable:
-    """Every connection by its number, and the links by their members' 16-byte node ids."""
+    """Every connection by its number, and the links by their members' 16-byte node ids.
 
+    `budget` is that of metered links, None for none; `day` counts the bytes of all of them.
+    """
+
+    budget: Budget | None = None
+    day: DayCount = field(default_factory=DayCount)
     conns: dict[int, Link] = field(default_factory=dict)
     members: dict[bytes, Link] = field(default_factory=dict)
     _pending: dict[bytes, Link] = field(default_factory=dict)  # dialled, authenticated, no frame received yet
+
+    def meter(self, link: Link, interface: str, now_ms: int) -> None:
+        """Give a connection over this interface the budget of metered links, if it is one."""
+        circuit = directness(link.address.host) == 0  # its bytes count where they pass: on the link with the relay
+        if self.budget is not None and not circuit and self.budget.covers(interface):
+            link.budget = LinkBudget(self.budget, self.day, now_ms)
+            link.session.paced = True
+
+    def metered(self) -> list[Link]:
+        """Return the links that have a budget."""
+        return [link for link in self.members.values() if link.budget is not None]
 
     def record_pending(self, node_id: bytes, link: Link) -> None:
         """Record that the handshake with this member, which we dialled, is done. Its first frame will make this the link."""

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mycomesh.mesh.address import is_loopback
+from mycomesh.mesh.link_budget import Budget
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import tampering
+from mycomesh.mesh.node.metered import parse_budget
 from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.versions import Version, parse_version
@@ -88,6 +90,7 @@ KEYS = {
     "cursor_days": "cursor_days",
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
+    "link": "link",
     "hook": "hooks",
     "base": "base",
     **dict.fromkeys(KINDS, "children"),
@@ -281,6 +284,7 @@ class NodeConfig:
     conflicts_days_max: days that it keeps a record, 1..36,500.
     cursor_days: days after which a cursor of the change feed that has not moved keeps no deletes any more, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
+    link: the budget of metered links; None for none.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     children: the sections that child processes run, at most 32 (`children.Children`).
     base: the mailbox to which this node is a gateway (`gateway.gateway.Gateway`), None for no gateway.
@@ -307,6 +311,7 @@ class NodeConfig:
     cursor_days: int = 30
     sqlite_floor: Version | None = None
     extensions: tuple[str, ...] = ()
+    link: Budget | None = None
     hooks: tuple[Hook, ...] = ()
     children: tuple[Section, ...] = ()
     base: Base | None = None
@@ -456,8 +461,8 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
-        case "base":
-            return Base.parse(value)
+        case "base" | "link":
+            return Base.parse(value) if key == "base" else parse_budget(value)
         case _ if key in ("hook", *KINDS):
             return _sections(key, value)
         case _:

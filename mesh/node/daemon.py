@@ -35,6 +35,7 @@ from mycomesh.mesh.node.home import FileLock, HomeLock
 from mycomesh.mesh.node.home_watch import HomeWatch
 from mycomesh.mesh.node.journal import Journal, as_value
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mycomesh.mesh.node.metered import MeteredBytes
 from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.status import SCHEMA, MailboxView, Status, to_json
@@ -243,7 +244,10 @@ class Daemon:
         callbacks = NodeCallbacks(
             self._on_notice, self._on_failure, self._on_membership, self._on_commit, self._mailboxes
         )
-        node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
+        counts = self._home.state / "metered"
+        metered = MeteredBytes.load(counts) if self._config.link is not None else ()
+        node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks, metered)
+        metered_bytes = MeteredBytes(counts, node.metered_hours)
         await node.start(known)
         self._node = node
         watchdog = Watchdog(node.check_alive)
@@ -257,9 +261,12 @@ class Daemon:
             if self._config.children:
                 self._start_children()
             self._start_gateway(node)
+            if self._config.link is not None:
+                metered_bytes.start(self._home_watch.store)
             await self._ending.requested
         finally:
             watchdog.stop()
+            await metered_bytes.close()
             if self._gateway is not None:
                 await self._gateway.close()
             if self._children is not None:
@@ -501,6 +508,7 @@ class Daemon:
             accounts=() if snapshot is None else snapshot.accounts,
             readers=() if snapshot is None else snapshot.readers,
             children=() if self._children is None else self._children.views,
+            metered=None if snapshot is None else snapshot.metered,
             mailboxes=self._mailboxes(),
             revoked=membership is not None and membership.is_revoked,
         )

@@ -30,6 +30,7 @@ from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.snapshot import (
     Snapshot,
     account_views,
+    budget_view,
     equal_on,
     mailbox_states,
     peer_states,
@@ -103,6 +104,7 @@ class ServingNode:
         file: Path,
         config: NodeConfig,
         callbacks: NodeCallbacks,
+        metered: tuple[tuple[int, int], ...] = (),
     ) -> None:
         identity = credentials.identity
         self._file = file
@@ -112,7 +114,7 @@ class ServingNode:
             identity,
             entropy=os.urandom,
             rng=random.Random(os.urandom(16)),
-            config=MeshConfig(versions=config.protocol),
+            config=MeshConfig(versions=config.protocol, budget=config.link, metered=metered),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
             membership=credentials.membership,
@@ -199,7 +201,12 @@ class ServingNode:
             free_bytes(self._file),
             account_views(status, peers),
             await self.cursors(),
+            budget_view(self._mesh.links, wall_ms),
         )
+
+    def metered_hours(self) -> tuple[tuple[int, int], ...]:
+        """Return the bytes that metered links have carried: (hour of Unix time, bytes)."""
+        return self._mesh.links.day.hours()
 
     async def check_alive(self) -> None:
         """Return once the SQL thread has responded."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mycomesh.mesh.address import is_loopback, nats_instance
 from mycomesh.mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
 from mycomesh.mesh.io.discovery import Discovery
+from mycomesh.mesh.io.interfaces import interface_with
 from mycomesh.mesh.io.netlink import Netlink
 from mycomesh.mesh.io.transport import Transport, TransportError
 from mycomesh.mesh.node.config import PORT_DEFAULT
@@ -77,7 +78,13 @@ class MeshShell:
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         numbers = itertools.count(1)
-        self._transport = Transport(self.feed, loopback=config.loopback, numbers=numbers)
+        metered = config.link is not None and bool(config.link.interfaces)
+        self._transport = Transport(
+            self.feed,
+            loopback=config.loopback,
+            numbers=numbers,
+            interface_of=interface_with if metered else None,
+        )
         self._nats = _nats_links(config, mesh_id, self.feed, on_action, numbers)
         self._mesh_tag = mesh_id[:8].hex()
         self._discovery: Discovery | None = None

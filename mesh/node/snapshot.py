@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.status import (
     AccountView,
+    BudgetView,
     LinkView,
     MailboxView,
     PeerView,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mycomesh.mesh.core import PeerStatus
+    from mycomesh.mesh.links.link_table import LinkTable
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.exchange.intake import FileTrouble
     from mycomesh.sync.feed.feed import Cursor
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Snapshot",
     "account_views",
+    "budget_view",
     "equal_on",
     "mailbox_states",
     "peer_states",
@@ -67,6 +70,17 @@ class Snapshot:
     free_bytes: int | None = None
     accounts: tuple[AccountView, ...] = ()
     readers: tuple[ReaderView, ...] = ()
+    metered: BudgetView | None = None
+
+
+def budget_view(links: LinkTable, wall_ms: int) -> BudgetView | None:
+    """Return the budget of metered links and what they have carried; None without a budget."""
+    if links.budget is None:
+        return None
+    metered = links.metered()
+    waiting = sum(link.paced_ms is not None and link.session.outbox.queued > 0 for link in metered)
+    spent = links.day.total(wall_ms)
+    return BudgetView(len(metered), waiting, links.budget.bytes_s, links.budget.bytes_day, spent)
 
 
 def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:

@@ -16,6 +16,7 @@ from mycomesh.mesh.node.errors import NodeError
 __all__ = [
     "SCHEMA",
     "AccountView",
+    "BudgetView",
     "ChildView",
     "LinkView",
     "MailboxView",
@@ -225,6 +226,20 @@ class TroubleView:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetView:
+    """The budget of metered links: bytes a second of each, bytes in 24 hours of all, and how many went; None for no limit.
+
+    `waiting` counts the links on which something waits for the budget.
+    """
+
+    links: int
+    waiting: int
+    bytes_s: int | None
+    bytes_day: int | None
+    spent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole status of a node. `phase` is joining, starting or serving; `hint` says what the user should do next.
 
@@ -258,6 +273,7 @@ class Status:
     readers: tuple[ReaderView, ...] = ()
     children: tuple[ChildView, ...] = ()
     mailboxes: tuple[MailboxView, ...] = ()
+    metered: BudgetView | None = None  # None: no link has a budget
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -285,6 +301,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),
             "mailboxes": tuple(_mailbox(each) for each in value.get("mailboxes", ())),
+            "metered": None if value.get("metered") is None else BudgetView(**_known(BudgetView, value["metered"])),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})

@@ -149,8 +149,11 @@ class RecordWriter:
         self._credit_ms = now_ms
         self._credited = 0
 
-    def pack(self) -> bytes:
-        """Return the records of the next frame, most urgent first; empty when nothing may be sent."""
+    def pack(self, bulk_max: int | None = None) -> bytes:
+        """Return the records of the next frame, most urgent first; empty when nothing may be sent.
+
+        At most `bulk_max` bytes of it are messages of another priority than 0; None for any number.
+        """
         if not (self._records or any(self._queues)):
             return b""
         parts: list[bytes | memoryview] = [*self._records]
@@ -162,6 +165,8 @@ class RecordWriter:
             if stream == 0 and room < before:
                 # A frame with urgent messages ends at a packet: other messages fill it up, but never delay it.
                 room = max(0, min(room, PACKET_BYTES - (frame - room)))
+            if stream == 0 and bulk_max is not None:
+                room = min(room, bulk_max)
         return b"".join(parts)
 
     def _pack_stream(self, stream: int, room: int, parts: list[bytes | memoryview]) -> int:
@@ -209,13 +214,14 @@ class RecordWriter:
 class RecordReader:
     """Reassembles received messages, and keeps the pieces of those that are not complete."""
 
-    __slots__ = ("_partial_bytes", "_pieces", "_sizes", "uncredited")
+    __slots__ = ("_partial_bytes", "_pieces", "_sizes", "uncredited", "urgent")
 
     def __init__(self) -> None:
         self._pieces: tuple[list[bytes | memoryview], ...] = tuple([] for _ in range(_STREAMS))
         self._sizes = [0] * _STREAMS
         self._partial_bytes = 0
         self.uncredited = 0  # bytes read for which no credit was given
+        self.urgent = 0  # the part of them that has priority 0
 
     def take(self, frame: bytes) -> list[Whole | int | Refresh | End]:
         """Return the messages that this frame completes, its credits (as int), key refreshes and the end, in order.
@@ -254,6 +260,7 @@ class RecordReader:
     def _take_piece(self, head: int, body: bytes | memoryview, found: list[Whole | int | Refresh | End]) -> None:
         stream = head & PRIORITY_MAX
         self.uncredited += len(body)
+        self.urgent += 0 if stream else len(body)
         pieces = self._pieces[stream]
         if head & _LAST and not pieces:
             found.append(Whole((body,), stream))

@@ -173,6 +173,7 @@ class Session:
         "_receive",
         "_send",
         "outbox",
+        "paced",
         "phase",
     )
 
@@ -189,6 +190,7 @@ class Session:
         self._early = 0  # bytes received before admission
         self._inbox = RecordReader()
         self.outbox = RecordWriter()
+        self.paced = False  # the owner gives the credits
         self.phase = Phase.IDLE if initiator else Phase.LISTENING
 
     def start(self) -> bytes:
@@ -216,10 +218,21 @@ class Session:
         except MeshError as error:
             self._close()
             steps.append(Closed(str(error), error))
-        if self._inbox.uncredited >= CREDIT_EVERY:
-            self.outbox.push_credit(self._inbox.uncredited)
-            self._inbox.uncredited = 0
+        if not self.paced:
+            self.give_credit(bulk=True)
         return steps
+
+    def give_credit(self, *, bulk: bool) -> None:
+        """Acknowledge what was read, if it is enough; without `bulk` messages of priority 0 alone.
+
+        The owner of a `paced` session calls this, with `bulk` when the peer may send on.
+        """
+        inbox = self._inbox
+        size = inbox.uncredited if bulk else inbox.urgent
+        if size >= CREDIT_EVERY:
+            self.outbox.push_credit(size)
+            inbox.uncredited -= size
+            inbox.urgent = 0
 
     def send(self, payload: bytes, priority: int, head: bytes = b"") -> None:
         """Queue the message `head + payload` for `flush`; LimitError if it is too long for any link."""
@@ -230,12 +243,15 @@ class Session:
         """Return sealed frames for everything that may be sent at this moment; empty if nothing waits or the window is full."""
         return b"".join(self.frames())
 
-    def frames(self) -> Iterator[bytes]:
-        """Yield the frames of `flush` one by one, so that a window of bulk is never copied as a whole."""
+    def frames(self, room: Callable[[], int | None] = lambda: None) -> Iterator[bytes]:
+        """Yield the frames of `flush` one by one, so that a window of bulk is never copied as a whole.
+
+        `room` returns how many bytes of bulk the next frame may have (`RecordWriter.pack`).
+        """
         if self.phase is not Phase.OPEN:
             return
         assert self._send is not None
-        while records := self.outbox.pack():
+        while records := self.outbox.pack(room()):
             yield _framed(self._send.seal(records))
 
     def end(self, reason: str) -> bytes:

@@ -9,7 +9,15 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.status import Status, from_json
 from mycomesh.tools import exits
 from mycomesh.tools.render import duration, print_json, signed_ms
-from mycomesh.tools.views import linked_of, show_accounts, show_mailboxes, show_peers, show_readers, show_tables
+from mycomesh.tools.views import (
+    linked_of,
+    show_accounts,
+    show_budget,
+    show_mailboxes,
+    show_peers,
+    show_readers,
+    show_tables,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -45,6 +53,9 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if status.mailboxes:
         print()
         show_mailboxes(status.mailboxes)
+    if status.metered is not None:
+        print()
+        show_budget(status.metered)
     if args.accounts and status.accounts:
         print()
         show_accounts(status.accounts)

@@ -93,6 +93,8 @@ def _of_file(status: Status) -> Iterator[_Metric]:
         )
     free: tuple[Sample, ...] = () if status.free_bytes is None else (({}, float(status.free_bytes)),)
     yield _Metric("disk_free_bytes", "gauge", "Free space on the disk of the database.", free)
+    spent: tuple[Sample, ...] = () if status.metered is None else (({}, float(status.metered.spent_bytes)),)
+    yield _Metric("metered_day_bytes", "gauge", "Bytes of metered links in the last 24 hours.", spent)
 
 
 def _of_tables(status: Status) -> Iterator[_Metric]:

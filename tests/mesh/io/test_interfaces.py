@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from mycomesh.mesh.io import interfaces
-from mycomesh.mesh.io.interfaces import interface_state
+from mycomesh.mesh.io.interfaces import interface_state, interface_with
 
 
 def only_loopback(state):
@@ -28,3 +28,16 @@ def test_on_a_network_it_leaves_the_loopback_out():
     state = interface_state(loopback=False)
     assert "127.0.0.1" not in state.multicast
     assert not any(ip_address(str(one)).is_loopback for one in state.announced)
+
+
+def test_an_interface_is_named_by_its_address(monkeypatch):
+    assert interface_with("127.0.0.1") == "lo"
+    assert interface_with("::ffff:127.0.0.1") == "lo"
+    assert interface_with("192.0.2.77") == ""
+    assert interface_with("no address") == ""
+
+    def refused():
+        raise PermissionError
+
+    monkeypatch.setattr(interfaces, "interfaces", refused)
+    assert interface_with("127.0.0.1") == ""
