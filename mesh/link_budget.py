@@ -1,7 +1,7 @@
 """Budget of a metered link: a token bucket of bytes a second, and a count of the bytes of the last 24 hours.
 
-Both count both directions, with the headers of each packet. What a node sends waits for tokens. What it receives is paced by the
-credits of the record layer: the peer, which needs no setting, sends as much as this node acknowledges. Heartbeats and urgent
+Both count both directions, with the headers of each packet. A node sends what there are tokens for. The credits of the record
+layer pace what it receives: the peer, which needs no setting, sends as much as this node acknowledges. Heartbeats and urgent
 messages never wait; they use tokens of later, so bulk pays for them.
 
 Invariant: in any stretch of time the bytes that waited for tokens are at most the rate times its length, and `BURST_MS` more.
