@@ -10,6 +10,7 @@ from mycomesh.sync.storage.horizon import RetainRule
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer
 from tests.sync.retained import DAY_MS, WALL_MS, confirm, connect, fleet, horizon, pin, retain
+from tests.sync.signing import signing_peers
 
 OLD, YOUNG = (WALL_MS - 9 * DAY_MS) // 1_000, (WALL_MS - DAY_MS) // 1_000
 
@@ -303,3 +304,37 @@ def test_files_without_incremental_vacuum_keep_their_size(tmp_path):
         assert peer.sql("SELECT count(*) FROM t") == [(0,)]
         assert (peer.path.stat().st_size < before // 2) == shrinks
         peer.close()
+
+
+def test_signatures_go_with_signed_rows(tmp_path):
+    world = World(signing_peers(tmp_path, 2))
+    try:
+        a, b = world.nodes
+        world.write(a, "CREATE TABLE t(at INTEGER, what TEXT)")
+        connect(world)
+        for node in world.nodes:
+            confirm(world, node)
+        world.run(2_000)
+        a.peer.replica.decisions.decide_policy("t", "signed")
+        world.do(a, CommitSeen())
+        world.run(2_000)
+        fill(world, a)
+        world.write(b, f"INSERT INTO t VALUES({OLD}, 'other')")
+        world.run(3_000)
+        retain(world, a, "t", 7 * DAY_MS, "at")
+        world.run(20_000)
+        assert labels(a) == labels(b) == ["young"]
+        assert world.equal()
+        assert all("rows.unsigned" not in node.noticed() for node in world.nodes)
+        later(world, 8 * DAY_MS)
+        assert labels(a) == labels(b) == []
+        seals = [
+            name
+            for (name,) in a.sql("SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_seals*' AND type = 'table'")
+        ]
+        assert [node.sql(f"SELECT count(*) FROM {name}") for node in world.nodes for name in seals] == [
+            [(0,)]
+        ] * 2 * len(seals)
+        assert seals
+    finally:
+        world.close()
