@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from mycomesh.simulations.oracle import Oracle, kept_tokens, text_of, tokens_in
 from mycomesh.simulations.traitor import FORGED
-from mycomesh.simulations.workload import REPORTS, RETAINED
+from mycomesh.simulations.workload import CUT, REPORTS, RETAINED
+from mycomesh.sync.exchange.area_release import COPIES
+from mycomesh.sync.wire.units import area_of, split_unit
 
 if TYPE_CHECKING:
     import apsw
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["contents_of", "converged", "digests", "history_violations", "violations"]
 
+AREA_AT = 1  # of `drone_id` among the columns of `drones`, by name
 COPYING = ("restore", "clone", "power_cut")
 LYING = "betray"
 LATE_MS = 4_000  # a row may stay for a step of the horizon longer, and counts from its stamp
@@ -55,8 +58,36 @@ def converged(cluster: Cluster) -> bool:
     if not all(host.shell is not None and host.shell.up for host in members):
         return False
     beside = doubted(cluster)
+    if cluster.areas:
+        return _areas_converged(cluster)
     first, *others = ([digest for digest in digests(host) if digest[0] not in beside] for host in members)
     return all(other == first for other in others)
+
+
+def _areas_converged(cluster: Cluster) -> bool:
+    """Return whether members are equal in each unit that both keep, and hold no area that enough others keep."""
+    by_unit: dict[str, dict[int, bytes]] = {}
+    for host in cluster.members():
+        assert host.shell is not None
+        if any(has_copies(cluster, unit.area) for unit in host.shell.replica.releases.held()):
+            return False
+        for name, entries in digests(host):
+            by_unit.setdefault(name, {})[host.index] = entries
+    for name, found in by_unit.items():
+        area = (split_unit(name) or ("", None))[1]
+        if len({found.get(host.index) for host in cluster.members() if keeps(host, area)}) > 1:
+            return False
+    return True
+
+
+def has_copies(cluster: Cluster, area: str | None) -> bool:
+    """Return whether so many members keep an area that all others have to release it."""
+    return sum(keeps(host, area) for host in cluster.members()) >= COPIES
+
+
+def keeps(host: Host, area: str | None) -> bool:
+    """Return whether a node keeps an area of the table that is cut; True for rows of no area."""
+    return area is None or host.keeps is None or area in host.keeps
 
 
 def violations(cluster: Cluster) -> list[str]:
@@ -69,7 +100,7 @@ def violations(cluster: Cluster) -> list[str]:
     contents = [(host, contents_of(host.application.db)) for host in cluster.up() if host in cluster.members()]
     if contents:
         beside = doubted(cluster)
-        found += _unequal_tables([(host, _without(rows, beside)) for host, rows in contents])
+        found += _unequal_tables([(host, _without(rows, beside)) for host, rows in contents], cluster)
         found += forged_violations(contents)
         visible: Counter[int] = Counter()
         for rows in contents[0][1].values():
@@ -229,13 +260,22 @@ def _without(rows: dict[str, list[tuple[object, ...]]], names: frozenset[str]) -
     return {table: listed for table, listed in rows.items() if table not in names}
 
 
-def _unequal_tables(contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
-    """Return violations of invariant 1: user tables are equal byte for byte."""
+def _unequal_tables(contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]], cluster: Cluster) -> list[str]:
+    """Return violations of invariant 1: user tables are equal byte for byte.
+
+    Of a table that is cut a node has the areas that it keeps, and perhaps rows of those that too few others keep.
+    """
     found = []
     first, expected = contents[0]
     for host, rows in contents[1:]:
         for table in sorted({*expected, *rows}):
             actual, wanted = Counter(rows.get(table, [])), Counter(expected.get(table, []))
+            if cluster.areas and table == CUT:
+                wanted = Counter(row for row in wanted.elements() if keeps(host, area_of(row[AREA_AT])))
+                scarce = [row for row in actual if not has_copies(cluster, area_of(row[AREA_AT]))]
+                actual -= Counter(
+                    dict.fromkeys((row for row in scarce if not keeps(host, area_of(row[AREA_AT]))), 1 << 30)
+                )
             if actual != wanted:
                 extra, missing = list(actual - wanted), list(wanted - actual)
                 found.append(

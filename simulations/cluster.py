@@ -20,11 +20,12 @@ from mycomesh.simulations.mailbox import SharedMailbox, Way
 from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
 from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
-from mycomesh.simulations.workload import RETAINED, Application
+from mycomesh.simulations.workload import CUT, RETAINED, Application
 from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.schema.policy import OWN_IDS
 from mycomesh.sync.storage.horizon import RetainRule
+from mycomesh.sync.storage.unit import Interest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,7 @@ class Host:
     drained_us: int = 0  # commits before this time were drained when the node last started
     recalled: dict[bytes, int] = field(default_factory=dict)  # the clock notes that the node keeps outside its file
     readers: list[FeedReader] = field(default_factory=list)
+    keeps: tuple[str, ...] | None = None  # areas; None: all
 
     def wake_readers(self) -> None:
         """Let the readers of the change feed look at it."""
@@ -101,14 +103,18 @@ class Cluster:
         self._urgent = scenario.urgent
         self._signed = scenario.signed
         self.retain_ms = 1_000 * scenario.retain_s
+        self.areas = len(scenario.keeps)  # 0 where no table is cut
         self._rng = world.stream("disks")
         self.hosts = tuple(
             Host(
                 index,
                 str(directory / f"node{index}.db"),
                 clock,
-                Application(index, scenario.rates, world.stream(f"application/{index}"), self.oracle),
+                Application(
+                    index, scenario.rates, world.stream(f"application/{index}"), self.oracle, len(scenario.keeps)
+                ),
                 versions=scenario.versions,
+                keeps=scenario.keeps[index] if scenario.keeps else None,
             )
             for index, clock in enumerate(scenario.clocks or (Clock(),) * scenario.nodes)
         )
@@ -169,6 +175,7 @@ class Cluster:
             host.recalled,
             self._urgent,
             self._observer,
+            self._interest(host),
             host.wake_readers if host.readers else None,
             self.ways[self._bases[index]] if index in self._gateways else None,
             f"base{self._bases.get(index, 0)}",
@@ -179,6 +186,8 @@ class Cluster:
         if self.retain_ms and first and creates:
             replica = host.shell.replica
             replica.retention.decide(replica.tables[RETAINED], RetainRule(self.retain_ms), host.shell.wall_ms())
+        if self.areas and first and creates:
+            host.shell.replica.decisions.decide_area(CUT, "drone_id")
         if index in self.traitors:
             host.shell.betray(self.traitors[index])
         elif self.traitors and host.starts > 1:
@@ -315,6 +324,18 @@ class Cluster:
             return
         host.backup = (self._copy(host), self._world.now_us)
         self._record(f"backup {index}")
+
+    def keep(self, index: int, areas: tuple[str, ...]) -> None:
+        """Have a node keep these areas from here on."""
+        host = self.hosts[index]
+        host.keeps = areas
+        if host.shell is not None and host.shell.up:
+            host.shell.keep(self._interest(host))
+
+    def _interest(self, host: Host) -> Interest | None:
+        if not self.areas:
+            return None
+        return Interest({} if host.keeps is None else {CUT: frozenset(host.keeps)})
 
     def restore(self, index: int) -> None:
         """Replace the file by its backup and restart everything; do nothing without a backup."""

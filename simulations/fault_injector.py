@@ -14,6 +14,7 @@ from mycomesh.simulations.faults import (
     Fault,
     Heal,
     Join,
+    Keep,
     MailboxDoes,
     Move,
     PowerCut,
@@ -76,6 +77,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one
             cluster.purge(node, since_s)
         case Betray(_, node, lies):
             cluster.betray(node, lies)
+        case Keep(_, node, areas):
+            cluster.keep(node, areas)
         case MailboxDoes(_, wrongs):
             cluster.set_mailbox(wrongs)
         case Window(_, base, opens):

@@ -208,6 +208,15 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """A node begins to keep other areas of the table that is cut."""
+
+    at_s: float
+    node: int
+    areas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet:
     """A node's wall clock jumps."""
 
@@ -218,6 +227,7 @@ class ClockSet:
 
 Fault = (
     Split
+    | Keep
     | Heal
     | Cut
     | Radio

@@ -38,6 +38,8 @@ class Scenario:
     heartbeat_ms: int = 1_000  # of every node: silence after which a link sends a heartbeat
     urgent: tuple[str, ...] = ()  # urgent tables of every node
     signed: tuple[str, ...] = ()  # tables that are signed from the start
+    # The areas of `drones` that each node keeps at first, by drone id; None: all of them. Empty: the table is not cut.
+    keeps: tuple[tuple[str, ...] | None, ...] = ()
     readers: int = (
         0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file
     )
@@ -55,5 +57,7 @@ class Scenario:
         RETAIN_S.read(self.retain_s, "retain")
         if self.bases and sorted(node for base in self.bases for node in base) != list(range(self.nodes)):
             raise ScenarioError("bases: must name each node once")
+        if self.keeps and (len(self.keeps) != self.nodes or self.keeps[0] is not None):
+            raise ScenarioError("keeps: must be one for each node, and node 0 keeps the table whole")
         if self.clocks and len(self.clocks) != self.nodes:
             raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")

@@ -52,6 +52,7 @@ TOP = (
     "tables_at",
     "urgent",
     "signed",
+    "keeps",
     "readers",
     "retain",
     "bases",
@@ -91,6 +92,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "betray": faults.Betray,
     "mailbox": faults.MailboxDoes,
     "window": faults.Window,
+    "keep": faults.Keep,
     "clock": faults.ClockSet,
 }
 ACTIONS = Bound(0, 1_000_000, whole=True)
@@ -140,10 +142,9 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
     given["gateways"] = tuple(_index(node, "gateways", count) for node in _list(data, "gateways"))
     if given["gateways"] and "bases" not in data:
         raise ScenarioError("gateways: need 'bases', between which they carry changes")
-    if "urgent" in data:
-        given["urgent"] = _names(data, "urgent")
-    if "signed" in data:
-        given["signed"] = _names(data, "signed")
+    given |= {key: _names(data, key) for key in ("urgent", "signed") if key in data}
+    if "keeps" in data:
+        given["keeps"] = tuple(_areas(areas) for areas in _list(data, "keeps"))
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
     _once(absent, "absent")
     planned = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
@@ -160,6 +161,15 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         absent=absent,
         **given,
     )
+
+
+def _areas(areas: Any) -> tuple[str, ...] | None:
+    """Read the areas that a node keeps: "all", or a list of names."""
+    if areas == "all":
+        return None
+    if not isinstance(areas, list) or not all(isinstance(area, str) for area in areas):
+        raise ScenarioError(f'keeps: must have "all" or a list of drone ids for each node, not {areas!r}')
+    return tuple(areas)
 
 
 def _rates(table: Mapping[str, Any]) -> Rates:
@@ -238,8 +248,9 @@ def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ..
             for wrong in wrongs:
                 if wrong not in WRONGS:
                     raise ScenarioError(f"{where}wrongs: must be of {', '.join(WRONGS)}, not {wrong!r}")
-        case faults.Revoke(_, 0) | faults.Purge(_, 0, _):
-            raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which revokes the others")
+        case faults.Revoke(_, 0) | faults.Purge(_, 0, _) | faults.Keep(_, 0, _):
+            does = "keeps the table whole" if isinstance(fault, faults.Keep) else "revokes the others"
+            raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which {does}")
         case _:
             pass
 
@@ -250,6 +261,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
     readers: dict[str, Callable[[], object]] = {
         "groups": lambda: _groups(_list(row, name, where), f"{where}groups", nodes),
         "wrongs": lambda: _names(row, name),
+        "areas": lambda: _names(row, name),
         "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
         "lies": lambda: _names(row, name),

@@ -23,6 +23,7 @@ from mycomesh.simulations.faults import (
     Fault,
     Heal,
     Join,
+    Keep,
     MailboxDoes,
     Move,
     PowerCut,
@@ -545,6 +546,32 @@ def _bases(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     )  # fmt: skip
 
 
+def _areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Cut the telemetry by drone: nodes keep some areas, write to all, change what they keep, and return late or restored."""
+    every = tuple(str(node) for node in range(nodes))
+
+    def some() -> tuple[str, ...]:
+        return tuple(sorted(rng.sample(every, rng.randint(0, nodes - 1))))
+
+    keeps = (None, *(None if rng.random() < 0.2 else some() for _ in range(nodes - 1)))
+    faults: list[Fault] = []
+    for node in range(1, nodes):
+        faults += [Keep(duration_s * rng.uniform(0.1, 0.95), node, some()) for _ in range(rng.randint(0, 3))]
+    order = list(range(nodes))
+    rng.shuffle(order)
+    at_s = duration_s * rng.uniform(0.05, 0.4)
+    halves = tuple(tuple(sorted(part)) for part in (order[: nodes // 2], order[nodes // 2 :]))
+    faults += [Split(at_s, halves), Heal(at_s + duration_s * rng.uniform(0.1, 0.3))]
+    late, crashed, restored = (rng.randrange(nodes), rng.randrange(nodes), rng.randrange(1, nodes))
+    faults += [Radio(duration_s * 0.3, late, on=False), Radio(duration_s * rng.uniform(0.6, 0.95), late, on=True)]
+    at_s = duration_s * rng.uniform(0.2, 0.7)
+    faults += [Crash(at_s, crashed, actions=rng.randint(1, 60)), Restart(at_s + duration_s * 0.1, crashed)]
+    if rng.random() < 0.5:
+        faults += [Backup(duration_s * 0.3, restored), Restore(duration_s * rng.uniform(0.5, 0.9), restored)]
+    rates = Rates(telemetry=0.6, edit=0.05, insert=0.05, delete=0.02, trim=0.1)
+    return Scenario("areas", nodes, duration_s, rates, faults=_sorted(faults), keeps=keeps, settle_s=600)
+
+
 def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
@@ -643,6 +670,14 @@ CATALOGUE = {
             2,
             60,
             _readers,
+        ),
+        Entry(
+            "areas",
+            "telemetry is cut by drone: nodes keep some areas, write to all, and change what they keep",
+            5,
+            3,
+            120,
+            _areas,
         ),
         Entry(
             "bases",

@@ -27,6 +27,7 @@ from mycomesh.sync import events as sync_events
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
+from mycomesh.sync.storage.unit import Interest
 
 if TYPE_CHECKING:
     import random
@@ -73,6 +74,7 @@ class Home:
     recalled: Mapping[bytes, int]
     urgent: tuple[str, ...] = ()
     observer: Observer | None = None
+    keeps: Interest | None = None  # None where no table is cut
     on_feed: Callable[[], None] | None = (
         None  # called after each commit of the replica, which may have changes for readers
     )
@@ -129,7 +131,7 @@ class Shell:
                 node_id=home.member.node_id,
                 mesh_key=home.member.digest_key,
                 entropy=entropy,
-                config=ReplicaConfig(urgent=home.urgent, exclude=REPORTS if home.on_feed else ()),
+                config=ReplicaConfig(urgent=home.urgent, exclude=REPORTS if home.on_feed else (), interest=home.keeps),
                 recalled=home.recalled,
                 hooks=Hooks(authority=home.member.authority),
             )
@@ -158,6 +160,13 @@ class Shell:
                 self.gateway.close()
             self._network.detach(self.index, silent=silent)
             self.replica.close()
+
+    def keep(self, interest: Interest | None) -> None:
+        """Have the replica keep other areas, and let its exchange look what to ask for and what to release."""
+        assert interest is not None, "the scenario cuts a table"
+        self.replica.set_interest(interest)
+        self._sql_due = self._world.now_ms
+        self._wakes.arm(self.next_deadline())
 
     def kill_within(self, actions: int) -> None:
         """Kill the node after so many more actions, perhaps between a commit and the send that follows; negative: never."""

@@ -54,6 +54,8 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch 
             return f"node{node} is revoked, and its writes since {since_s:.1f} s are dropped"
         case faults.Betray(_, node, lies):
             return f"node{node} begins to lie in its {', '.join(lies)}"
+        case faults.Keep(_, node, areas):
+            return f"node{node} keeps {'the areas ' + ', '.join(areas) if areas else 'no area'}"
         case faults.MailboxDoes(_, wrongs):
             return f"the mailbox does wrong: {', '.join(wrongs)}" if wrongs else "the mailbox is honest again"
         case faults.Window(_, base, opens):

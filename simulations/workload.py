@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import apsw
 
 from mycomesh.simulations.bounds import RATE, ROWS
-from mycomesh.simulations.oracle import Oracle, Written, text_of
+from mycomesh.simulations.oracle import Oracle, Written, text_of, tokens_in
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["REPORTS", "RETAINED", "SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
+__all__ = ["CUT", "REPORTS", "RETAINED", "SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
 
+CUT = "drones"  # the table that is cut into areas by `drone_id`, where a scenario says so
+MOVED = 0.1  # the share of telemetry that moves a row to another area instead, in such a table
 TABLES = ("alerts", "callsigns", "drones", "missions")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS drones(drone_id, latitude, longitude, altitude, timestamp);
@@ -104,8 +106,10 @@ KINDS = (
 class Application:
     """One program that uses one file: its connection and its random choices."""
 
-    def __init__(self, node: int, rates: Rates, rng: random.Random, oracle: Oracle) -> None:
+    def __init__(self, node: int, rates: Rates, rng: random.Random, oracle: Oracle, areas: int = 0) -> None:
+        """Take how many areas the telemetry has; 0: each node writes in its own name, and nothing is cut."""
         self.node = node
+        self._areas = areas
         self.rates = rates
         self.commits = 0
         self.counting = (
@@ -214,12 +218,28 @@ class Application:
         steps[kind](now_us)
 
     def _telemetry(self, now_us: int) -> None:
+        area = self.node
+        if self._areas:
+            area = self._rng.randrange(self._areas)
+            if self._rng.random() < MOVED and self._move(area):
+                return
         stamp = self._stage_write("drones", str(self.node), "timestamp", now_us, None)
         position = (40 + self._rng.random(), -74 - self._rng.random(), self._rng.randint(0, 500))
         self.db.execute(
             "INSERT INTO drones(drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)",
-            (self.node, *position, stamp),
+            (area, *position, stamp),
         )
+
+    def _move(self, area: int) -> bool:
+        """Give the oldest row of some area to another one; two nodes that move one row at a time make two of it."""
+        other = self._rng.randrange(self._areas)
+        listing = "SELECT rowid, timestamp FROM drones WHERE drone_id = ? ORDER BY rowid LIMIT 1"
+        found = self.db.execute(listing, (other,)).fetchone()
+        if found is None or other == area:
+            return False
+        self._oracle.duplicable.update(dict.fromkeys(tokens_in(found[1])))
+        self.db.execute("UPDATE drones SET drone_id = ? WHERE rowid = ?", (area, found[0]))
+        return True
 
     def _edit(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)

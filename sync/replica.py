@@ -232,16 +232,24 @@ class Replica:
         return [TableDigest(name, *pair) for name, pair in self.digest_pairs().items()]
 
     def digest_pairs(self, *, remember: bool = False) -> dict[str, tuple[bytes, bytes]]:
-        """Return (digest of the vector, digest of the entries) of each unit, whole tables first, in the order of names.
+        """Return (digest of the vector, digest of the entries) of each unit, first of tables that are not cut.
 
         With `remember`, a peer that has one of these vectors later is recognised as behind. Only the protocol remembers: a look
         at a node must not change what it does.
         """
-        units = list(self.registry.units())
-        if remember:
-            for unit in units:
+        found, is_cut = {}, False
+        for name, table in sorted(self.tables.items()):
+            if table.areas is None:  # nearly all tables: with no object for each
+                if remember:
+                    table.coverage.remember()
+                found[name] = (table.coverage.digest, table.log.digest)
+            else:
+                is_cut = True
+        for unit in self.registry.cut_units() if is_cut else ():
+            if remember:
                 unit.remember()
-        return {unit.name: (unit.vector_digest, unit.digest) for unit in units}
+            found[unit.name] = (unit.vector_digest, unit.digest)
+        return found
 
     def vector(self, name: str) -> Vector:
         """Return a copy of a unit's vector; empty for a unit that is not here."""

@@ -36,6 +36,7 @@ SCENARIOS = (
     "copies",
     "traitor",
     "retention",
+    "areas",
 )
 
 

@@ -43,6 +43,7 @@ def test_two_nodes_that_write_at_once_converge(mesh):
         ("split-brain", 5, 1, "split"),
         ("flapping", 4, 1, "radio_off"),
         ("late-returner", 4, 1, "radio_off"),
+        ("areas", 4, 1, "split"),
         ("rolling-restart", 4, 2, "crash"),
         ("rolling-upgrade", 4, 1, "upgrade"),
         ("clock-chaos", 4, 1, "clock"),

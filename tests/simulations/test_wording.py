@@ -36,6 +36,8 @@ SAID = (
     (faults.Betray(1, 4, ("digests", "audits")), "node4 begins to lie in its digests, audits"),
     (faults.MailboxDoes(1, ("lies", "loses")), "the mailbox does wrong: lies, loses"),
     (faults.MailboxDoes(1, ()), "the mailbox is honest again"),
+    (faults.Keep(1, 2, ("1", "3")), "node2 keeps the areas 1, 3"),
+    (faults.Keep(1, 2, ()), "node2 keeps no area"),
     (faults.Window(1, 2, opens=False), "the way of base 2 to the mailbox closes"),
     (faults.ClockSet(1, 4, Clock(-1_500, 20)), "the clock of node4 jumps: -1.5 s off, +20 ppm"),
 )

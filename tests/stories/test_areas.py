@@ -8,9 +8,12 @@ from collections import Counter
 
 import pytest
 
+from mycomesh.sync.capture import drain
 from mycomesh.sync.events import CommitSeen, MembersKnown
+from mycomesh.sync.exchange import area_release
 from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX
 from mycomesh.sync.replica import ReplicaConfig
+from mycomesh.sync.replication.inbox import Inbox
 from mycomesh.sync.storage.areas import Areas
 from mycomesh.sync.storage.unit import Interest
 from mycomesh.sync.wire.units import unit_name
@@ -86,6 +89,10 @@ class Fleet(World):
                 area: scanned.digest(area) for area in scanned.known()
             }
 
+    def check_unrepaired(self):
+        """No two nodes covered the same and held something else: only damage is repaired."""
+        assert [notice for node in self.nodes for notice in node.noticed() if notice == "repair.done"] == []
+
     def check_shared(self):
         """All that keep an area have it equal, and nobody else has rows of it once enough do."""
         for area in AREAS:
@@ -149,6 +156,23 @@ def test_a_late_batch_claims_nothing_released(fleet_of):
     fleet.link_all()
     fleet.run(60_000)
     assert fleet.rows(3) == fleet.rows(0, 2) == [(2, "first", 0), (2, "second", 0)]
+    fleet.check_unrepaired()
+
+
+def test_nothing_passed_on_is_claimed(fleet_of):
+    fleet = fleet_of([None, ("1",), ("2",)])
+    late = fleet.nodes[2]
+    for link in [link for link, (node, _) in fleet.links.items() if node is late]:
+        fleet.cut(link)
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(2, 'a', 0)")
+    fleet.run(5_000)
+    fleet.link(fleet.nodes[1], late)
+    fleet.run(20_000)
+    assert fleet.rows(2) == []
+    fleet.link_all()
+    fleet.run(60_000)
+    assert fleet.rows(2) == [(2, "a", 0)]
+    fleet.check_unrepaired()
 
 
 def test_changed_interest_fills_and_frees(fleet_of):
@@ -233,6 +257,45 @@ def test_many_areas_are_asked_about_in_turn(fleet_of):
     assert fleet.rows(2) == []
     assert len(fleet.rows(0)) == 3 * SITES_ASKED_MAX
     assert [node.dropped for node in fleet.nodes] == [[], [], []]
+
+
+# ---- each rule is needed: without it a test above fails
+
+
+def _forget_tops(areas, site):
+    del areas, site
+
+
+def _claim_forwarded(inbox, section):
+    unit = inbox._registry.unit(section.table)
+    if unit is not None and not inbox._registry.keeps(section.table):
+        for site, after, upto in section.rest.ranges:
+            unit.table.areas.learn(site, unit.area)
+            unit.table.coverage.cover(site, after, upto)
+        return False
+    return TAKES(inbox, section)
+
+
+TAKES = Inbox._takes
+BROKEN = {
+    "a release forgets how far it had published": (
+        Areas,
+        "keep_top",
+        _forget_tops,
+        test_a_late_batch_claims_nothing_released,
+    ),
+    "what is passed on is covered": (Inbox, "_takes", _claim_forwarded, test_nothing_passed_on_is_claimed),
+    "a row stays where it was": (drain, "has_moved", lambda *_: False, test_a_row_moves_with_its_area),
+    "one copy is enough": (area_release, "COPIES", 1, test_own_writes_elsewhere_go_once_two_have_them),
+}
+
+
+@pytest.mark.parametrize("bug", sorted(BROKEN))
+def test_a_broken_rule_is_found(fleet_of, monkeypatch, bug):
+    owner, name, wrong, finds = BROKEN[bug]
+    monkeypatch.setattr(owner, name, wrong)
+    with pytest.raises(AssertionError):
+        finds(fleet_of)
 
 
 # ---- random histories
@@ -358,6 +421,7 @@ class History:
         fleet.run(400_000)
         fleet.check_shared()
         fleet.check_sums()
+        fleet.check_unrepaired()
         shown = {uid for number in range(len(fleet.nodes)) for _, uid, _ in fleet.rows(number)}
         assert sorted(set(self.lives) - self.unsure - shown) == []
         assert sorted((self.ended - self.unsure) & shown) == []
