@@ -386,7 +386,7 @@ def test_page_is_reachable_by_keyboard(page):
     for _ in range(14):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.getAttribute('href') ?? document.activeElement.id"))
-    assert reached[:5] == ["#view", "#/map", "#/mesh", "#/tables", "#/decide"]
+    assert reached[:6] == ["#view", "#/map", "#/mesh", "#/tables", "#/router", "#/decide"]
     assert "theme" in reached
 
 
