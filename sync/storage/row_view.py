@@ -8,6 +8,8 @@ Invariant: every column of every entry has its value, in the user's row or held.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -257,7 +259,8 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
                 seen[cells, number] = max(seen.get((cells, number), 0), hlc)
     parts = [(cells, number, hlc) for (cells, number), hlc in seen.items()]
     if whole:
-        named = _by_cell(view.table, parts, by_cell)
+        owned = functools.reduce(operator.or_, (entry.mask for entry in view.entries))
+        named = _by_cell(view.table, parts, by_cell, owned)
         parts += named if len(parts) + len(named) <= PRIORS_MAX else []
     newest = _newest(parts, PRIORS_MAX)
     return sorted(newest, key=lambda part: (part[0] is not None, part[0] or 0, part[1], part[2]))
@@ -266,10 +269,14 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
 def _parts_of(stored: StoredEntry, entry: Entry) -> Iterator[tuple[int | None, int, int, int]]:
     """Yield what an entry and its prior say that its writer had seen: (mask of the part, cells, site number, hlc).
 
-    An insert or a delete covers all cells of its site, and so does its prior, save for sites with parts that name cells.
+    An insert or a delete covers all earlier cells of its site, and so does its prior, save for sites with parts that name cells.
+    Of an insert itself the reader has seen what the entry still owns: who took the other cells says what he had seen of them.
     """
     whole = entry.mask & EXISTENCE != 0
-    yield None, ALL_CELLS if whole else entry.mask, stored[0], stored[1]
+    if whole:
+        yield None, ALL_CELLS, stored[0], stored[1] - (not entry.dead)
+    if not entry.dead:
+        yield None, entry.mask, stored[0], stored[1]
     parts = decode_prior(stored[5])
     named = {number for part_mask, number, _ in parts if part_mask is not None}
     for part_mask, number, hlc in parts:
@@ -281,13 +288,23 @@ def _parts_of(stored: StoredEntry, entry: Entry) -> Iterator[tuple[int | None, i
             yield None, entry.mask, number, hlc
 
 
-def _by_cell(table: Table, parts: Sequence[Prior], by_cell: Mapping[tuple[int, int], int]) -> list[Prior]:
-    """Return the parts with a mask of an insert or a delete: of each site that it has not seen as far in all cells."""
+def _by_cell(table: Table, parts: Sequence[Prior], by_cell: Mapping[tuple[int, int], int], owned: int) -> list[Prior]:
+    """Return the parts with a mask of an insert or a delete: of each site that it has not seen as far in all cells.
+
+    These are those that the row's entries have `owned`, and those that their priors name.
+    """
+    for covers, _ in by_cell:
+        owned |= covers if covers != ALL_CELLS else 0
+    owned &= ~EXISTENCE
     named: list[Prior] = []
     for _, number, top in parts:
-        everywhere = by_cell.get((ALL_CELLS, number), 0)
-        if everywhere >= top:
+        latest = 0
+        for (covers, origin), hlc in by_cell.items():
+            if origin == number and hlc >= top:
+                latest |= covers
+        if not owned & ~latest:
             continue
+        everywhere = by_cell.get((ALL_CELLS, number), 0)
         cells = [
             (covers & ~EXISTENCE, number, hlc)
             for (covers, origin), hlc in by_cell.items()

@@ -102,6 +102,41 @@ def test_write_that_meets_its_delete_later_is_recorded(peers):
     assert lost(three) == ['{"x": "withheld"}']
 
 
+def test_delete_knows_of_an_insert_what_it_has_of_it(peers):
+    """An insert comes without the cell that a write of the reader's own had taken from it, where neither had seen the other."""
+    one, two, three, _ = peers
+    three.wall_ms = one.wall_ms + 10
+    one.sql("INSERT INTO t VALUES(1, 'hidden', 'b', 'c')")
+    inserts = one.drain()
+    two.wall_ms = one.wall_ms + 20
+    two.sql("INSERT INTO t VALUES(1, 'x of two', 'y', 'z')")
+    (batch,) = two.drain()
+    # Two has written x alone, into a row that it knew and one has inserted again meanwhile.
+    found = Bundle.decode(batch)
+    (group,) = found.sections[0].groups
+    group.kind, group.columns, group.keys, group.rows = Kind.UPDATE, ("x",), [1], [["x of two"]]
+    three.take(inserts, one.node_id)
+    three.take([found.encode()], two.node_id)
+    assert three.sql("SELECT x, y FROM t") == [("x of two", "b")]
+    three.sql("DELETE FROM mycomesh_conflicts")  # the record was a liar's
+    with two.replica.store.transaction():
+        table = two.replica.tables["t"]
+        (stored,) = table.log.entries_of_row(1)
+        table.log.remove(stored)
+        table.log.flush()
+        table.rows.delete(1)
+    two.replica.apply(found.encode(), two.wall_ms, repair=True)
+    catch_up(two, three)
+    assert two.sql("SELECT x, y FROM t") == [("x of two", "b")]
+    two.wall_ms += 5
+    two.sql("DELETE FROM t")
+    deletes = two.drain()
+    one.wall_ms = two.wall_ms
+    one.take(deletes, two.node_id)
+    assert one.sql("SELECT * FROM t") == []
+    assert lost(one) == ['{"x": "hidden"}']
+
+
 def test_older_versions_see_priors_of_the_row_alone(peers):
     (delete,) = a_withheld_write(peers)
     found = Bundle.decode(delete)
