@@ -102,7 +102,7 @@ def test_write_that_meets_its_delete_later_is_recorded(peers):
     assert lost(three) == ['{"x": "withheld"}']
 
 
-def test_delete_knows_of_an_insert_what_it_has_of_it(peers):
+def test_delete_knows_the_cells_that_an_insert_has(peers):
     """An insert comes without the cell that a write of the reader's own had taken from it, where neither had seen the other."""
     one, two, three, _ = peers
     three.wall_ms = one.wall_ms + 10
