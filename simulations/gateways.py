@@ -5,6 +5,7 @@ A coroutine yields what it waits for. It goes on when that happens or its time i
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -61,7 +62,10 @@ class Task:
         self._turn += 1
         if not self.ended:
             self.ended = True
-            self._work.close()
+            if (
+                inspect.getcoroutinestate(self._work) != inspect.CORO_RUNNING
+            ):  # else it has just killed its own node, and ends with this step
+                self._work.close()
 
     def _go_on(self, turn: int) -> None:
         if turn != self._turn or self.ended:
@@ -75,6 +79,9 @@ class Task:
             wait = self._work.send(None)
         except StopIteration:
             self.ended = True
+            return
+        if self.ended:
+            self._work.close()
             return
         now = self._turn
         self._signal = wait.signal

@@ -28,6 +28,8 @@ class SharedMailbox:
     def __init__(self, world: World) -> None:
         self.wrongs: tuple[str, ...] = ()
         self.bytes = 0  # appended
+        self.read = 0  # bytes that gateways have fetched
+        self.lists = 0  # how often a stream was listed
         self._world = world
         self._rng = world.stream("mailbox")
         self._kept: dict[tuple[bytes, int], bytes] = {}
@@ -62,6 +64,7 @@ class SharedMailbox:
 
     def list_after(self, stream: bytes, position: int) -> list[Listed]:
         """List one stream."""
+        self.lists += 1
         now_us, repeats = self._world.now_us, self._goes_wrong("repeats")
         return sorted(
             Listed(stream, at, len(data))
@@ -81,6 +84,7 @@ class SharedMailbox:
     def get(self, listed: Listed) -> bytes | None:
         """Return one envelope, or what a liar shows in its place."""
         data = self._kept.get((listed.stream, listed.position))
+        self.read += 0 if data is None else len(data)
         if data is None or not self._goes_wrong("lies"):
             return data
         others = [self._kept[key] for key in sorted(self._kept)]

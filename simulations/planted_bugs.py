@@ -48,6 +48,7 @@ class Case:
     collect_ms: int | None = None  # interval of the tombstone GC; None: the default
     forged: bool = False  # a captured member alters batches that it forwards
     live: bool = False  # without faults, batches must spread live, not by rounds
+    settle_s: float = SETTLE_S  # limit of the liveness phase
 
     @property
     def text(self) -> str:
@@ -61,7 +62,7 @@ class Case:
         """Return the scenario for this seed."""
         scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
         rates: dict[str, Any] = dict(self.rates)
-        return replace(scenario, rates=replace(scenario.rates, **rates), settle_s=SETTLE_S)
+        return replace(scenario, rates=replace(scenario.rates, **rates), settle_s=self.settle_s)
 
     def run(self, seed: int) -> Result:
         """Run this case with one seed."""
@@ -117,6 +118,7 @@ LARGE = Case("two-nodes", 18, 10, (("telemetry", 0.5),), live=True)
 REVOKED = Case("captured-drone", 4, 40)
 COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
 NUMBERED = Case("own-ids", 4, 40)
+BASES = Case("bases", 6, 60, settle_s=1_200)  # correct code waits for holes, and looks every five minutes
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
 AGED = Case("retention", 4, 40)
@@ -528,5 +530,50 @@ MUTATIONS = (
         (Edit("mycomesh.sync.merge.cut:_cut_fast", "table.log.remove_plain(removed)", "pass"),),
         AGED,
         3,
+    ),
+    Mutation(
+        "hole-in-a-mailbox-not-noticed",
+        "a gateway takes in a run although the runs before it are missing, and heeds no statement",
+        (
+            Edit(
+                "mycomesh.mesh.node.gateway.reader:LiveReader._follow",
+                "elif opened.previous <= self._ledger.passed.get(name, 0) and self._ledger.passed.get(name, 0):",
+                "elif True:",
+            ),
+            Edit(
+                "mycomesh.mesh.node.gateway.reader:LiveReader._settle_doubts",
+                "if missing:",
+                "if missing and False:",
+            ),
+        ),
+        BASES,
+        8,
+    ),
+    Mutation(
+        "lost-envelopes-not-looked-for",
+        "a gateway does not look whether what it has appended is still in the mailbox",
+        (
+            Edit("mycomesh.mesh.node.gateway.writer:LiveWriter.look", "lost = any(", "lost = False and any("),
+            Edit(
+                "mycomesh.mesh.node.gateway.reader:LiveReader.wanted",
+                "if stream.parcel_from is not None",
+                "if False and stream.parcel_from is not None",
+            ),
+        ),
+        BASES,
+        12,
+    ),
+    Mutation(
+        "run-taken-without-its-rows",
+        "one chunk in four of a mailbox is thrown away, and its vectors are taken anyway",
+        (
+            Edit(
+                "mycomesh.mesh.node.gateway.reader:LiveRun.feed",
+                "elif isinstance(whole, wire.Chunk) and self.kept is not None:",
+                "elif isinstance(whole, wire.Chunk) and self.kept is not None and len(payload) % 4:",
+            ),
+        ),
+        BASES,
+        6,
     ),
 )

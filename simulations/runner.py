@@ -92,6 +92,10 @@ def run(
     """
     if mesh != "real" and any(isinstance(fault, Revoke) for fault in scenario.faults):
         raise ScenarioError(f"--mesh: a {mesh} mesh has no members to revoke; {scenario.name} needs the real mesh")
+    if mesh != "real" and scenario.gateways:
+        raise ScenarioError(
+            f"--mesh: a {mesh} mesh has no keys to seal what goes into a mailbox; {scenario.name} needs the real mesh"
+        )
     started, cpu_started = time.perf_counter(), time.thread_time()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))

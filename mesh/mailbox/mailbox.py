@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Watching"]
 
-STREAMS_MAX = 1_024  # of one mesh: as many as members
+STREAMS_MAX = 2_048  # of one mesh: two for each of 1,024 members
 LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
 
 

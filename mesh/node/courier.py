@@ -315,7 +315,7 @@ class Run:
 
 
 def _vectors(replica: Replica) -> dict[str, Vector]:
-    return {name: replica.vector(name) for name in replica.tables}
+    return {unit.name: replica.vector(unit.name) for unit in replica.registry.units()}
 
 
 def _cover_older(vector: Vector, known: Vector | None, oldest_ms: int) -> None:

@@ -15,6 +15,9 @@ from mycomesh.mesh import primitives, wire
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
 from mycomesh.mesh.events import Address
+from mycomesh.mesh.mailbox.mailbox import Listed
+from mycomesh.mesh.mailbox.streams import Kind as StreamKind
+from mycomesh.mesh.mailbox.streams import Opened as OpenedEnvelope
 from mycomesh.mesh.membership import enrolment
 from mycomesh.mesh.membership.certificate import Certificate, issue
 from mycomesh.mesh.membership.decree import Authority
@@ -47,11 +50,14 @@ from mycomesh.mesh.messages import (
     signed_part,
 )
 from mycomesh.mesh.node.authority import NodeAuthority
+from mycomesh.mesh.node.gateway import statement
+from mycomesh.mesh.node.gateway.reader import LiveRun
 from mycomesh.mesh.overlay.overlay import Overlay
 from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 from mycomesh.mesh.relay.circuit_frame import CircuitFrame, FrameKind
 from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, RecordReader, RecordWriter, Whole
 from mycomesh.mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
+from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DecodeError as SyncDecodeError
 from mycomesh.sync.wire import messages as sync_message
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
@@ -259,6 +265,35 @@ def messages(datas, sync_data, circuit_data):
         sync_message.decode(sync_data)
     except SyncDecodeError as error:
         _assert_one_line(error)
+
+
+RUN = (
+    sync_message.encode(sync_message.Vectors((("drones", Vector({bytes(16): [(0, 9)]})),))),
+    sync_message.encode(sync_message.Chunk(b"a bundle")),
+    sync_message.encode(sync_message.Part(sync_message.Done((("drones", Vector({bytes(16): [(0, 9)]})),)))),
+    sync_message.encode(sync_message.Done((("drones", Vector({bytes(16): [(9, 12)]})),))),
+    statement.encode(statement.Statement("north", ((b"s" * 8, 7),), (b"t" * 8,))),
+)
+
+
+@target(st.lists(st.lists(hostile(RUN), min_size=1, max_size=6), min_size=1, max_size=3))
+def mailbox_runs(envelopes):
+    """Check that whatever a member puts into its stream is a run, an unfinished one, or refused in one line."""
+    listed = Listed(bytes(8), 1, 100)
+    run = None
+    for payloads in envelopes:
+        opened = OpenedEnvelope(SECOND.certificate, StreamKind.LIVE, 1, 0, tuple(payloads))
+        run = run or LiveRun(opened, [listed], 100)
+        try:
+            done = run.feed(opened)
+            assert done is None or isinstance(done, sync_message.Done)
+        except SyncDecodeError as error:
+            _assert_one_line(error)
+            run = None
+        try:
+            assert statement.encode(statement.decode(payloads[0])) == payloads[0]
+        except SyncDecodeError as error:
+            _assert_one_line(error)
 
 
 # ---- seals of signed tables

@@ -91,8 +91,8 @@ class Ledger:
             self.own, self.passed = int(own), {bytes(stream): int(position) for stream, position in passed}
         except (DecodeError, TypeError, ValueError):
             self.own, self.passed = 0, {}
-        for table in replica.tables:
-            stored = replica.store.meta(f"{self._key} {table}")
+        for unit in replica.registry.units():  # a table, or one area of it
+            stored = replica.store.meta(f"{self._key} {unit.name}")
             if isinstance(stored, bytes):
                 try:
                     message = wire.decode(stored)

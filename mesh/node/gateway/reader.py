@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mycomesh.sync.crdt.version_vector import Vector
     from mycomesh.sync.replica import Replica
 
-__all__ = ["GAP_MS", "LiveReader", "Stream"]
+__all__ = ["GAP_MS", "LiveReader", "LiveRun", "Stream"]
 
 GAP_MS = 60_000  # how long a missing envelope may still come
 RETRY_MS = 5_000  # between two tries of a run that waits
@@ -83,7 +83,7 @@ class Stream:
 
 
 @dataclass(slots=True)
-class _LiveRun:
+class LiveRun:
     """A run that is being read: its envelopes, and the messages around its chunks."""
 
     first: Opened
@@ -232,7 +232,7 @@ class LiveReader:
 
     async def _follow(self, name: bytes, stream: Stream, news: Sequence[Listed]) -> None:
         """Take in the runs of a live stream in their order, up to the first that has to wait."""
-        run: _LiveRun | None = None
+        run: LiveRun | None = None
         for each in news:
             opened = await self._open(stream, each)
             if opened is None:
@@ -242,13 +242,13 @@ class LiveReader:
                 run.envelopes.append(each)
                 run.size += each.size
             elif opened.previous <= self._ledger.passed.get(name, 0) and self._ledger.passed.get(name, 0):
-                run = _LiveRun(opened, [each], each.size)
+                run = LiveRun(opened, [each], each.size)
             else:
                 await self._on_hole(name, stream, opened.previous)
                 if opened.previous > self._ledger.passed.get(name, 0):
                     await self._peek(stream, news)
                     return
-                run = _LiveRun(opened, [each], each.size)
+                run = LiveRun(opened, [each], each.size)
             if opened.kind is Kind.STATEMENT:
                 try:
                     await self._on_statement(stream, opened)
@@ -313,7 +313,7 @@ class LiveReader:
         if stream.author != self._courier.roster.own_id and own in said.wanted:
             self.parcel_wanted = True
 
-    async def _take_run(self, name: bytes, stream: Stream, run: _LiveRun, done: wire.Done) -> bool:
+    async def _take_run(self, name: bytes, stream: Stream, run: LiveRun, done: wire.Done) -> bool:
         """Take in one run; return False if it has to wait."""
         query, author = self._courier.surroundings.query, stream.author
         missing = await query(lambda replica: lacking(replica, author, run.needed))
@@ -339,7 +339,7 @@ class LiveReader:
         stream.why = next(iter(stream.behind.values()), "")
         return True
 
-    async def _replay(self, stream: Stream, run: _LiveRun, done: wire.Done) -> dict[str, str]:
+    async def _replay(self, stream: Stream, run: LiveRun, done: wire.Done) -> dict[str, str]:
         """Replay a run for the tables that follow; return those that it did not bring, and why."""
         courier = self._courier
 

@@ -105,7 +105,7 @@ def test_a_file_larger_than_an_envelope_is_not_read(mailbox, tmp_path):
 
 
 def test_listed_names_and_streams_are_bounded(mailbox, monkeypatch):
-    assert (LISTED_MAX, STREAMS_MAX) == (65_536, 1_024)
+    assert (LISTED_MAX, STREAMS_MAX) == (65_536, 2_048)
     monkeypatch.setattr(directory, "LISTED_MAX", 2)
     monkeypatch.setattr(directory, "STREAMS_MAX", 2)
     for number in range(1, 5):

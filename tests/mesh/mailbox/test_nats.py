@@ -109,7 +109,7 @@ def test_an_envelope_of_too_many_parts_is_refused(mailbox, monkeypatch):
 
 
 def test_what_counts_of_a_server_is_bounded(mailbox, monkeypatch):
-    assert (LISTED_MAX, STREAMS_MAX) == (65_536, 1_024)
+    assert (LISTED_MAX, STREAMS_MAX) == (65_536, 2_048)
     for number in range(1, 6):
         mailbox.append(MESH, STREAM, number, b"x")
         mailbox.append(MESH, bytes([number]) * 8, 1, b"x")

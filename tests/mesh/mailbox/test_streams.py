@@ -1,6 +1,9 @@
 """Streams: what a member has signed for one place is read there, and nothing else is."""
 
+import json
 import random
+import struct
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +49,23 @@ def test_messages_are_read_where_they_were_written(kind):
     assert [payload for each in read for payload in each.payloads] == [b"one", b"two", bytes(GATHER_BYTES), b"three"]
     assert {each.author.node_id for each in read} == {ALPHA.node_id}
     assert {each.kind for each in read} == {kind}
+
+
+def test_the_golden_envelope_has_these_bytes():
+    golden = json.loads((Path(__file__).parents[2] / "vectors" / "mailbox_live.json").read_text())
+    ((position, data),) = written(
+        [bytes.fromhex(each) for each in golden["payloads"]], previous=golden["previous"]
+    ).items()
+    stream = Kind.LIVE.stream(KEYS, ALPHA.node_id)
+    batch = open_envelope(KEYS, stream, position, data).batches[1]
+    seen = {
+        "stream": stream.hex(),
+        "position": position,
+        "signature": batch.signature.hex(),
+        "signed": (struct.pack(">QQHH", position, golden["previous"], 1, 2) + batch.signed).hex(),
+        "envelope": data.hex(),
+    }
+    assert seen == {name: golden[name] for name in seen}
 
 
 def test_messages_are_gathered_up_to_the_limits():
