@@ -88,6 +88,8 @@ class Replica:
 
     def take(self, bundle):
         for what, table, site, *rest in changes(bundle):
+            if table not in self.tables:
+                continue  # such as mycomesh_seen:TABLE, which has no values
             if what == "cover":
                 self.cover(table, site, *rest)
             else:
