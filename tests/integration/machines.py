@@ -24,14 +24,14 @@ STEP_S = 0.02
 FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
 
-def eventually(check, what):
+def eventually(check, what, wait_s=WAIT_S):
     """Call `check` until its result is true; return the result. `what` is a text, or a function that makes it when time is up."""
-    end = time.monotonic() + WAIT_S
+    end = time.monotonic() + wait_s
     while True:
         answer = check()
         if answer:
             return answer
-        assert time.monotonic() < end, f"not within {WAIT_S} s: {what() if callable(what) else what}"
+        assert time.monotonic() < end, f"not within {wait_s} s: {what() if callable(what) else what}"
         time.sleep(STEP_S)
 
 

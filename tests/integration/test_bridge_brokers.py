@@ -11,7 +11,7 @@ import pytest
 
 from mycomesh.mesh.node.judge import FAILED_MAX
 from tests.integration.bridge_rounds import SQL, child, configure, inside, outside, run_rounds
-from tests.integration.machines import SQLITE, eventually
+from tests.integration.machines import SQLITE, WAIT_S, eventually
 from tests.tools.bridges.brokers import BROKERS, Mosquitto, Nats
 
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
@@ -178,7 +178,8 @@ def test_a_broker_that_was_away_gets_every_row(machine, broker_of):
     )
     broker.start()
     wanted = rows + len(bodies)  # the bridge's stream has what came in too
-    eventually(lambda: asyncio.run(broker.count()) == wanted, lambda: f"all are out: {child(alpha)}")
+    wait_s = max(WAIT_S, rows // 100)
+    eventually(lambda: asyncio.run(broker.count()) == wanted, lambda: f"all are out: {child(alpha)}", wait_s)
     assert len(json.loads(alpha.done("dead", "--json"))) == 10
     assert memory_kb(child(alpha)["pid"]) - before < 16_000
 

@@ -6,12 +6,15 @@ It needs the bundled page (`make web`), chromium and playwright; the tests say w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import re
 import shutil
+import sqlite3
 import struct
 import subprocess
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -438,6 +441,69 @@ def test_base_map_is_drawn_below_the_data(browser, fleet, tmp_path):
             f"{water}.getImageData(0, 0, tile.width, tile.height).data.some((each, at) => at % 4 === 3 && each > 0))",
         )
         page.wait_for_selector(".leaflet-control-attribution:has-text('lake')")
+        assert errors == []
+        page.close()
+    finally:
+        web.close()
+
+
+def tile():
+    """Return a red image of 256 by 256 pixels, as PNG."""
+    row = b"\0" + b"\xff\x00\x00" * 256
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 256, 256, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row * 256)) + chunk(b"IEND", b"")
+
+
+def write_mbtiles(path):
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE metadata(name TEXT, value TEXT)")
+        db.execute("CREATE TABLE tiles(zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
+        db.executemany(
+            "INSERT INTO metadata VALUES(?, ?)",
+            [("name", "red"), ("format", "png"), ("minzoom", "0"), ("maxzoom", "0")],
+        )
+        db.execute("INSERT INTO tiles VALUES(0, 0, 0, ?)", (tile(),))
+
+
+def write_pmtiles(path):
+    """Write one tile in version 3 of the format: a header of 127 bytes, a directory, metadata, tiles; nothing compressed."""
+    image, metadata = tile(), b'{"name": "red"}'
+    size = len(image)
+    number = (
+        bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14])
+        if size >> 14
+        else bytes([size & 0x7F | 0x80, size >> 7])
+    )
+    directory = b"\x01\x00\x01" + number + b"\x01"  # one entry: tile 0, a run of 1, its length, offset 0
+    places = [127, len(directory), 127 + len(directory), len(metadata), 0, 0]
+    places += [127 + len(directory) + len(metadata), size, 1, 1, 1]
+    kinds = bytes([1, 1, 1, 2, 0, 0])  # clustered, no compression of either kind, PNG, zooms 0 to 0
+    bounds = (
+        struct.pack("<iiii", -1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+        + b"\0"
+        + struct.pack("<ii", 0, 0)
+    )
+    path.write_bytes(b"PMTiles\x03" + struct.pack("<11Q", *places) + kinds + bounds + directory + metadata + image)
+
+
+@pytest.mark.parametrize("write", [write_mbtiles, write_pmtiles])
+@pytest.mark.usefixtures("flown")
+def test_base_map_of_images_is_drawn(browser, fleet, tmp_path, write):
+    tiles = tmp_path / f"red.{write.__name__.removeprefix('write_')}"
+    write(tiles)
+    web = Web(fleet[2], "--basemap", str(tiles))
+    try:
+        page = browser.new_page()
+        errors = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        until(page, "[...document.querySelectorAll('img.leaflet-tile')].some(each => each.naturalWidth === 256)")
+        page.wait_for_selector(".leaflet-control-attribution:has-text('red')")
         assert errors == []
         page.close()
     finally:

@@ -264,6 +264,13 @@ CATALOGUE = {
             more=True,
         ),
         Kind("web_pixel_p50_ms", "web", "ms", "a program's commit to the moved point on the screen", goal=100),
+        Kind(
+            "web_peer_pixel_p50_ms",
+            "web",
+            "ms",
+            "a commit on one node to the moved point on the screen beside another",
+            goal=100,
+        ),
         Kind("feed_latency_p50_ms", "feed", "ms", "a program's commit to the change in a reader's hands", goal=3),
         Kind("feed_latency_p99_ms", "feed", "ms", "the same, the slowest of a hundred"),
         Kind(

@@ -73,8 +73,8 @@ def web(quick: bool) -> dict[str, Figure]:
     """Return the figures of a console beside a node."""
     scale = 10 if quick else 1
     with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
-        here = NodeProcess.within(Path(directory), "here")
-        with ending((here,)):
+        here, there = (NodeProcess.within(Path(directory), name) for name in ("here", "there"))
+        with ending((here, there)):
             here.run("init")
             here.up("--no-multicast", "--port", "0")
             _until(lambda: here.serving, "the node")
@@ -84,6 +84,7 @@ def web(quick: bool) -> dict[str, Figure]:
                 _until(lambda: here.status()["tables"] and here.status()["tables"][0]["rows"] > 0, "the rows")
                 found = _without_browser(db, pid, port, MOVES // scale or 2)
                 found |= _in_browser(db, port, POINTS // scale, MOVES // scale or 2, WRITES // scale)
+                found |= _from_peer(here, there, port, WRITES // scale)
     if Page().is_built:
         found["web_page_kb"] = _page_bytes() / 1000
     return measured(**found)
@@ -183,6 +184,32 @@ def _in_browser(db: sqlite3.Connection, port: int, points: int, moves: int, writ
         delays = _delays_ms(db, page, writes)
         browser.close()
     return {"web_frames_per_s": per_s, "web_pixel_p50_ms": statistics.median(delays)}
+
+
+def _from_peer(here: NodeProcess, there: NodeProcess, port: int, writes: int) -> dict[str, float]:
+    """Return milliseconds from a commit on another node to the screen beside this one; {} without a browser."""
+    if not has_browser():
+        return {}
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 -- an extra of developers
+
+    peer = f"127.0.0.1:{here.status()['port']}"
+    there.run("join", here.run("invite"), "--peer", peer, "--no-multicast", "--node-name", "there")
+    there.up("--no-multicast", "--port", "0", "--peer", peer)
+    _until(lambda: there.serving, "the second node")
+    with contextlib.closing(connect(there.file)) as db, sync_playwright() as playwright:
+        _until(lambda: _rows(there) == _rows(here) > 0, "the rows on the second node")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}/")
+        _until(lambda: page.evaluate("mycomesh.views?.map?.points?.drawn ?? 0") >= _rows(here), "the points")
+        delays = _delays_ms(db, page, writes)
+        browser.close()
+    return {"web_peer_pixel_p50_ms": statistics.median(delays)}
+
+
+def _rows(node: NodeProcess) -> int:
+    tables = node.status()["tables"]
+    return int(tables[0]["rows"]) if tables else 0
 
 
 def _frames_per_s(db: sqlite3.Connection, page: Any, moves: int) -> float:

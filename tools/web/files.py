@@ -157,6 +157,8 @@ def open_basemap(path: Path) -> Basemap:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         about = {str(name): value for name, value in db.execute("SELECT name, value FROM metadata ORDER BY name")}
         db.execute("SELECT zoom_level, tile_column, tile_row, tile_data FROM tiles LIMIT 1").fetchall()
+        if not about.get("maxzoom"):
+            (about["maxzoom"],) = db.execute("SELECT coalesce(max(zoom_level), '') FROM tiles").fetchone() or ("",)
     except apsw.Error as error:
         raise NodeError(f"{path} is not .mbtiles: {error}") from error
     layers: list[str] = []

@@ -59,7 +59,7 @@ export async function addBasemap(map, about, dark) {
   } else {
     const attribution = escaped(about.attribution || about.name);
     const tiles = "/basemap/tiles/{z}/{x}/{y}";
-    const most = Number(about.maxzoom) || 14;
+    const most = about.maxzoom ? Number(about.maxzoom) : 14; // texts, of which "0" is a zoom
     layer =
       about.format === "pbf"
         ? leafletLayer({ url: `${location.origin}${tiles}`, maxDataZoom: most, attribution, paintRules: rulesFor(about.layers, dark), labelRules: [], backgroundColor: "transparent" })
