@@ -409,6 +409,23 @@ def test_page_and_land_stay_within_their_budget():
     assert sum(sizes.values()) <= BYTES_BUDGET, sizes
 
 
+def test_no_coast_crosses_the_whole_map(page):
+    """Land that crosses 180 degrees, as in Siberia, was drawn with a line around the world."""
+    until(page, "mycomesh.views?.map?.map")
+    widest = """() => {
+      const rings = [];
+      mycomesh.views.map.map.eachLayer((layer) => {
+        if (layer.options?.pane === "land" || layer.options?.renderer?.options?.pane === "land")
+          if (layer.getLatLngs) rings.push(...layer.getLatLngs().flat());
+      });
+      const steps = rings.flatMap((ring) => ring.slice(1)
+        .map(({ lat, lng }, at) => (lat > -85 && ring[at].lat > -85 ? Math.abs(lng - ring[at].lng) : 0)));
+      return [rings.length, steps.reduce((most, each) => Math.max(most, each), 0)];
+    }"""
+    eventually(lambda: page.evaluate(widest)[0] > 1_000, lambda: f"the land is there: {page.evaluate(widest)}")
+    assert page.evaluate(widest)[1] < 90
+
+
 def test_no_inline_script_or_style_is_in_the_page():
     html = (STATIC / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\bsrc=)|https?://", html)
