@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
@@ -23,6 +24,7 @@ from mycomesh.tools.web.http import Request
 __all__ = ["TOKEN_CHARS_MIN", "Access", "is_local", "names_of", "stored_token"]
 
 TOKEN_CHARS_MIN = 22  # 128 bits in base 64
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::[0-9]{1,5})?")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -129,8 +131,6 @@ def _is_numeric(name: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a Host header, without port and brackets."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Return the name in a Host header, without port and brackets; "" for anything else."""
+    found = _HOST.fullmatch(host.strip().lower())
+    return (found[1] or found[2]) if found is not None else ""

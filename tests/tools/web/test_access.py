@@ -32,7 +32,18 @@ def test_names_of_this_machine_are_answered(host):
     access().check(asked(host), writes=False, public=False)
 
 
-@pytest.mark.parametrize("host", ["evil.example:7480", "", "127.0.0.1.evil.example", "192.168.0.9:7480", "[fe80::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example:7480",
+        "",
+        "127.0.0.1.evil.example",
+        "192.168.0.9:7480",
+        "[fe80::1]",
+        "localhost:7480@evil.example",
+        "localhost:",
+    ],
+)
 def test_other_names_are_refused_also_for_the_page(host):
     for public in (False, True):
         with pytest.raises(HostError):
