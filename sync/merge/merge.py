@@ -192,7 +192,7 @@ def _claims_stamp(table: Table, view: RowView, change: Change) -> bool:
     target = {name: value for name, value in other.owned().items() if name in names}
     shrink(other, masks, key)
     table.log.flush()
-    materialize(table, other, visible(left), target, reinserted=False)
+    materialize(table, other, visible(left), target, reinserted=True)  # its cells go back to what is left of them
     return True
 
 
