@@ -444,13 +444,17 @@ class Exchange:
     def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
         """Send our digests to a peer; with `answer`, request the peer's at once."""
         self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
-        peer, rights = self._links[number].peer, self._replica.rights
-        tables = [(name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name)]
+        self._links[number].sent = self._digests_for(number)
+        self._links[number].sent_at = turn.now_ms
+        tables = [(name, *digest) for name, digest in self._links[number].sent.items()]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
-        self._links[number].sent = {name: (rows, vector) for name, rows, vector in tables}
-        self._links[number].sent_at = turn.now_ms
         turn.send(number, wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer))
+
+    def _digests_for(self, number: int) -> dict[str, tuple[bytes, bytes]]:
+        """Return the digests of the tables that the peer of a link may read."""
+        peer, rights = self._links[number].peer, self._replica.rights
+        return {name: digest for name, digest in self._digests().items() if rights.may_read(peer, name)}
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         return self._replica.digest_pairs(remember=remember)
@@ -528,10 +532,10 @@ class Exchange:
                 link.compare_at = min(link.compare_at, at)
         if any(now_ms >= link.compare_at for link in self._links.values()):
             # Compare over links that are due soon too, so that a radio wakes once for all of them.
-            near_ms, mine = now_ms + self._config.compare_ms // JITTER, self._digests()
+            near_ms = now_ms + self._config.compare_ms // JITTER
             for number, link in sorted(self._links.items()):
                 if near_ms >= link.compare_at:
-                    if link.is_compared(mine, now_ms, self._config.compare_ms):
+                    if link.is_compared(self._digests_for(number), now_ms, self._config.compare_ms):
                         link.compare_at = self._jittered(now_ms, self._config.compare_ms)
                     else:
                         self._compare(number, turn)

@@ -28,12 +28,15 @@ class Link:
     joiner: Joiner = field(default_factory=Joiner)
 
     def is_compared(self, mine: Mapping[str, tuple[bytes, bytes]], now_ms: int, period_ms: int) -> bool:
-        """Return True if the peer's own comparison of the last period serves for ours: it had these digests, as the peer has.
+        """Return True if the peer's own comparison of the last period serves for ours: each side has the other's digests.
 
-        Each side still sends its digests in every third period, so that the status of the other one is no older.
+        `mine` are the digests of the tables that the peer may read. Each side still sends its digests in every third period, so
+        that the status of the other one is no older.
         """
-        if self.compared_at is None or not self.digests == mine == self.sent:
+        if self.compared_at is None or self.sent != mine:
             return False
+        if any(mine.get(name, digest) != digest for name, digest in self.digests.items()):
+            return False  # a table of one side alone cannot be made equal by another comparison
         return now_ms - self.compared_at < period_ms and now_ms - self.sent_at < 2 * period_ms
 
     def status(

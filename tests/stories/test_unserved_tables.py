@@ -206,7 +206,8 @@ def test_a_table_of_another_node_costs_no_more(two_of, served_bytes, kind):
             world.write(two, later)
     if "migrate" not in later:
         world.write(one, WRITE % 100)
-    assert rest(world) <= served_bytes
+    unequal = kind == "may not be written"  # what is withheld differs for ever, so both sides go on comparing
+    assert rest(world) <= served_bytes * (1 + unequal)
     assert told in note(one) + note(two)
 
 

@@ -61,9 +61,9 @@ class Faulty:
             self._count()
         return self._db.execute(sql, *args, **options)
 
-    def executemany(self, *args):
+    def executemany(self, *args, **options):
         self._count()
-        return self._db.executemany(*args)
+        return self._db.executemany(*args, **options)
 
     def __getattr__(self, name):
         return getattr(self._db, name)
