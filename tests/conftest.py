@@ -29,6 +29,9 @@ MEMORY_BYTES_MIN = 2 << 30  # a whole run has held a few hundred MB at once
 # so that no worker is left alone with one of them at the end.
 SLOW = (
     "tests/integration/",
+    "tests/mesh/mailbox/test_nats",
+    "tests/stories/test_feed_readers.py",
+    "tests/stories/test_equal_numbers.py",
     "tests/stories/test_crash.py",
     "tests/stories/test_random_writes.py",
     "tests/stories/test_concurrent_",

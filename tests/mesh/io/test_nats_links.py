@@ -16,11 +16,13 @@ from mycomesh.mesh.io.nats_client import NatsServer
 from mycomesh.mesh.io.nats_links import NatsLinks, tag_of
 from mycomesh.mesh.io.subject_stream import WINDOW_BYTES_MAX, Frame, Kind
 from mycomesh.mesh.io.transport import WRITE_MAX
-from tests.mesh.mailbox.servers import Nats
+from tests.mesh.mailbox.servers import UNCLOSED, Nats
 
 MESH = bytes(range(16))
 WAIT_S = 20
 STRANGER = b"stranger"
+
+pytestmark = pytest.mark.filterwarnings(UNCLOSED)
 
 
 class Node:
