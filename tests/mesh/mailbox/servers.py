@@ -16,7 +16,7 @@ from tests.tools.bridges.brokers import free_port, program, wait_for_port
 
 HUB = "hub"
 WAIT_S = 90
-UNCLOSED = "ignore:unclosed:ResourceWarning"
+UNCLOSED = "ignore::ResourceWarning"
 KEYS = 'access_key_id = "fleet"\nsecret_access_key = "s3cret"\n'
 
 
