@@ -10,7 +10,8 @@ SAMPLE := tests/sync/capture tests/sync/merge tests/sync/storage tests/sync/sqli
   tests/sync/test_codec.py tests/sync/wire tests/mesh/test_wire.py tests/mesh/test_messages.py \
   tests/mesh/session tests/mesh/membership tests/mesh/io \
   tests/mesh/node/test_daemon.py tests/integration/test_two_machines.py tests/tools/test_demo.py \
-  tests/tools/test_views.py tests/tools/top tests/tools/web/test_http.py
+  tests/tools/test_views.py tests/tools/top tests/tools/web/test_http.py \
+  --ignore tests/mesh/io/test_nats_links.py
 
 .PHONY: demo quick test static check lowest long bench sim crash soak dist install clean web
 demo: .venv/core
