@@ -72,11 +72,12 @@ class DayCount:
 class LinkBudget:
     """The budget of one link. Its owner calls `spend` for what went, and asks for `room` before it sends what can wait."""
 
-    __slots__ = ("_budget", "_day", "_paid_ms")
+    __slots__ = ("_budget", "_burst_ms", "_day", "_paid_ms")
 
     def __init__(self, budget: Budget, day: DayCount, now_ms: int) -> None:
         self._budget = budget
         self._day = day
+        self._burst_ms = BURST_MS if budget.bytes_s is None else max(BURST_MS, PIECE_BYTES * 1_000 / budget.bytes_s)
         self._paid_ms = float(now_ms)  # when everything that went would be over, had it gone at the rate
 
     @property
@@ -95,7 +96,7 @@ class LinkBudget:
         """Return how many bytes may go that can wait, 0 if not even a packet; None for any number."""
         rooms = []
         if self._budget.bytes_s is not None:
-            burst = max(BURST_MS * self._budget.bytes_s // 1_000, PIECE_BYTES)
+            burst = self._burst_ms * self._budget.bytes_s / 1_000
             over_ms = max(0.0, self._paid_ms - now_ms)
             rooms.append(int(burst - over_ms * self._budget.bytes_s / 1_000))
         if self._budget.bytes_day is not None:
@@ -110,5 +111,4 @@ class LinkBudget:
         if self.room(now_ms, wall_ms) != 0:
             return now_ms
         assert self._budget.bytes_s is not None
-        burst_ms = max(BURST_MS, PIECE_BYTES * 1_000 / self._budget.bytes_s)
-        return max(now_ms + 1, int(self._paid_ms - burst_ms + PIECE_BYTES * 1_000 / self._budget.bytes_s) + 1)
+        return max(now_ms + 1, int(self._paid_ms - self._burst_ms + PIECE_BYTES * 1_000 / self._budget.bytes_s) + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.address import directness
+from mycomesh.mesh.address import directness, is_circuit
 from mycomesh.mesh.link_budget import Budget, DayCount, LinkBudget
 from mycomesh.mesh.links.authentication import MemberGate
 
@@ -35,7 +35,7 @@ class LinkTable:
 
     def meter(self, link: Link, interface: str, now_ms: int) -> None:
         """Give a connection over this interface the budget of metered links, if it is one."""
-        circuit = directness(link.address.host) == 0  # its bytes count where they pass: on the link with the relay
+        circuit = is_circuit(link.address.host)  # its bytes count where they pass: on the link with the relay
         if self.budget is not None and not circuit and self.budget.covers(interface):
             link.budget = LinkBudget(self.budget, self.day, now_ms)
             link.session.paced = True
