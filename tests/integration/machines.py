@@ -24,8 +24,9 @@ STEP_S = 0.02
 FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
 
-def eventually(check, what, wait_s=WAIT_S):
+def eventually(check, what, wait_s=None):
     """Call `check` until its result is true; return the result. `what` is a text, or a function that makes it when time is up."""
+    wait_s = wait_s or WAIT_S  # read when it is called, so that a long test may raise it
     end = time.monotonic() + wait_s
     while True:
         answer = check()

@@ -414,7 +414,7 @@ def test_bases_are_shown_where_they_are_configured(tmp_path, browser):
         assert f"dir:{share}: running" in card.text_content()
         assert serious_findings(page) == []
         shutil.rmtree(share)
-        eventually(lambda: "No such file or directory" in card.text_content(), lambda: card.text_content())
+        eventually(lambda: "No such file or directory" in card.text_content(), card.text_content)
         context.close()
     finally:
         web.close()
