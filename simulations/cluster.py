@@ -25,7 +25,7 @@ from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.schema.policy import OWN_IDS
 from mycomesh.sync.storage.horizon import RetainRule
-from mycomesh.sync.storage.unit import Interest
+from mycomesh.sync.wire.interest import Interest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from mycomesh.sync import events as sync_events
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
-from mycomesh.sync.storage.unit import Interest
+from mycomesh.sync.wire.interest import Interest
 
 if TYPE_CHECKING:
     import random

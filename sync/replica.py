@@ -44,8 +44,9 @@ from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.storage.unit import Interest
 from mycomesh.sync.wire.bundle import Section
+from mycomesh.sync.wire.interest import Interest
+from mycomesh.sync.wire.units import split_unit, unit_name
 
 __all__ = [
     "Applied",
@@ -102,6 +103,7 @@ class Replica:
         self.store = store
         self.catalog = catalog
         self.registry = catalog.registry
+        self.interests = catalog.interests
         self.priority = priority
         self.rights = Rights(b"")  # until the mesh reports them
         self.decisions = Decisions(store, catalog)
@@ -179,7 +181,14 @@ class Replica:
 
     def set_interest(self, interest: Interest) -> None:
         """Keep other areas from here on: rounds bring those that are missing, and others go once enough members keep them."""
-        self.registry.interest = interest
+        self.catalog.set_interest(interest)
+
+    def repeat_interest(self) -> bool:
+        """State the areas that this node keeps although they are stated; return whether the next drain publishes that."""
+        if not self.registry.policies.areas:
+            return False
+        with self.store.transaction():
+            return self.interests.renew(again=True)
 
     def close(self) -> None:
         """Close the file. The triggers stay and log later writes for the next run."""
@@ -226,6 +235,22 @@ class Replica:
         """Return True if a table of that canonical name may be replicated here, whether the file has it or not."""
         known = name == SCHEMA_TABLE or self.registry.admits(name.split("\0")[1] if "\0" in name else name)
         return known and self.registry.keeps(name) and self.rights.may_read(self.rights.own, name)
+
+    def wants(self, node: bytes, name: str) -> bool:
+        """Return True if a member, by its node id, is to get the changes of a unit: it may read it, and may keep it.
+
+        A member that has stated no interest may keep everything.
+        """
+        table, area = split_unit(name) or (name, None)
+        if not self.rights.may_read(node, name):
+            return False
+        stated = None if area is None else self.interests.of(node)
+        return area is None or stated is None or stated.keeps(table, area)
+
+    def is_holder(self, node: bytes, table: str, area: str) -> bool:
+        """Return True if a member has stated that it keeps an area, and may read it."""
+        stated = self.interests.of(node)
+        return stated is not None and stated.keeps(table, area) and self.rights.may_read(node, unit_name(table, area))
 
     def digests(self) -> list[TableDigest]:
         """Return the digest pair of each replicated table, by name."""

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from mycomesh.mesh.address import is_loopback
 from mycomesh.mesh.link_budget import Budget
+from mycomesh.mesh.node.base import Base
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import tampering
+from mycomesh.mesh.node.keep import Keep
 from mycomesh.mesh.node.metered import parse_budget
 from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
@@ -51,10 +53,8 @@ SECTIONS_MAX = 32  # each is a process
 # checks what is in its section.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a section or a hook
 KINDS = {"bridge": True, "flow": True, "flows": False, "web": False}
-BASE_CHARS_MAX = 16  # of a base's name, which goes into every statement
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
-URL_CHARS_MAX = 2_048  # of a mailbox; a person writes it
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -93,6 +93,7 @@ KEYS = {
     "link": "link",
     "hook": "hooks",
     "base": "base",
+    "keep": "keep",
     **dict.fromkeys(KINDS, "children"),
 }
 
@@ -187,39 +188,6 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """The mailbox of a gateway: its URL, the name of this base, and the absolute path of a file with credentials; "" for none."""
-
-    mailbox: str
-    name: str = ""
-    credentials: str = ""
-
-    @classmethod
-    def parse(cls, value: Any) -> Base:
-        """Check the table [base] of the file.
-
-        Raises:
-            ConfigError: a key is unknown or of another type, or there is no mailbox.
-        """
-        keys = ("name", "mailbox", "credentials")
-        if not isinstance(value, dict) or not value.keys() <= set(keys) or "mailbox" not in value:
-            raise ConfigError(
-                "[base] needs 'mailbox' (a URL such as dir:/media/share), and takes 'name' and 'credentials'"
-            )
-        if not all(isinstance(each, str) for each in value.values()):
-            raise ConfigError("[base]: 'name', 'mailbox' and 'credentials' are strings")
-        name, url = value.get("name", ""), value["mailbox"]
-        if not re.fullmatch(rf"[A-Za-z0-9_-]{{0,{BASE_CHARS_MAX}}}", name):
-            raise ConfigError(f"base {name!r}: a name has at most {BASE_CHARS_MAX} letters, digits, '-' and '_'")
-        if not url or not url.isprintable() or len(url) > URL_CHARS_MAX:
-            raise ConfigError(f"[base]: 'mailbox' is no URL: {url[:80]!r}; write for example dir:/media/share")
-        credentials = value.get("credentials", "")
-        if credentials and not Path(credentials).is_absolute():
-            raise ConfigError(f"[base]: 'credentials' must be an absolute path, not {credentials!r}")
-        return cls(url, name, credentials)
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
     """A section of config.toml that a child process runs: its kind, and its name, "" where there is one section only.
 
@@ -287,6 +255,7 @@ class NodeConfig:
     link: the budget of metered links; None for none.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     children: the sections that child processes run, at most 32 (`children.Children`).
+    keep: the areas of tables that this node keeps.
     base: the mailbox to which this node is a gateway (`gateway.gateway.Gateway`), None for no gateway.
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
         it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
@@ -315,6 +284,7 @@ class NodeConfig:
     hooks: tuple[Hook, ...] = ()
     children: tuple[Section, ...] = ()
     base: Base | None = None
+    keep: Keep = field(default_factory=Keep)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -388,6 +358,9 @@ def load(path: Path, **overrides: Any) -> NodeConfig:
     mailbox = overrides.pop("mailbox", None)
     if mailbox is not None:  # its URL, beside what [base] says
         settings = replace(settings, base=replace(settings.base or Base(mailbox), mailbox=mailbox))
+    kept = overrides.pop("keep", None)
+    if kept is not None:
+        settings = replace(settings, keep=settings.keep.with_words(kept))
     return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
 
@@ -461,8 +434,8 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
-        case "base" | "link":
-            return Base.parse(value) if key == "base" else parse_budget(value)
+        case "base" | "link" | "keep":
+            return {"base": Base.parse, "link": parse_budget, "keep": Keep.parse}[key](value)
         case _ if key in ("hook", *KINDS):
             return _sections(key, value)
         case _:

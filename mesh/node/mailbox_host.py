@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.events import Notice
     from mycomesh.mesh.mailbox.mailbox import Mailbox
-    from mycomesh.mesh.node.config import Base
+    from mycomesh.mesh.node.base import Base
     from mycomesh.mesh.node.serving import ServingNode
     from mycomesh.mesh.node.status import MailboxView
     from mycomesh.mesh.node.surroundings import Signal

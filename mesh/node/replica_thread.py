@@ -268,6 +268,7 @@ class ReplicaThread:
                 sqlite_floor=self._config.sqlite_floor,
                 cursor_days=self._config.cursor_days,
                 extensions=checked_extensions(self._config.extensions),
+                interest=self._config.keep.interest(self._identity.name),
             ),
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(
@@ -285,7 +286,12 @@ class ReplicaThread:
             lock_holder=lambda: lock_holder(self._file),
         )
         replica.feed.on_commit = self._on_commit
-        self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig(), host=host)
+        self._exchange = Exchange(
+            replica,
+            rng=random.Random(os.urandom(16)),
+            config=ExchangeConfig(copies=self._config.keep.copies),
+            host=host,
+        )
         return self._exchange
 
     def _close(self) -> None:

@@ -3,7 +3,7 @@
 A member that keeps an area says how far it covers each site there. Its word counts from the moment at which this node ceased to
 keep the area: that member hands the area on in the same way before it releases it. So some member always answers for each entry.
 
-Invariant: an area is given up only if `COPIES` members that keep it cover all that this node covers there, or all other members
+Invariant: an area is given up only if `copies` members that keep it cover all that this node covers there, or all other members
 if they are fewer (tests/stories/area_model.py).
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.config import COPIES, ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.storage.unit import Unit
@@ -20,7 +20,6 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["COPIES", "AreaRelease"]
 
-COPIES = 2
 # Sites about which one round of questions asks a peer, which takes 64 at once and another each half second.
 SITES_ASKED_MAX = 16
 # Between two steps of some milliseconds each: programs that wait for the file come in.
@@ -97,15 +96,19 @@ class AreaRelease:
         self._step_at = turn.now_ms + (PAUSE_MS if more else self._config.release_ms) if held else None
 
     def _give_up(self, unit: Unit, turn: Turn) -> None:
-        needed = COPIES if self._others is None else max(1, min(COPIES, self._others))
+        needed = self._needed()
         covered = [said for said in self._said.get(unit.name, {}).values() if not unit.vector.missing_from(said)]
-        if self._others is None or len(covered) < needed or not unit.vector.count:
+        if needed is None or len(covered) < needed or not unit.vector.count:
             return
         published = self._replica.releases.give_up(unit, covered[0], turn.wall_ms)
         if published is not None:
             turn.publish(published)
             self._said.pop(unit.name, None)
             turn.changed = True
+
+    def _needed(self) -> int | None:
+        """Return how many members have to cover an area before it is given up; None while the members are not known."""
+        return None if self._others is None else max(1, min(self._config.copies, self._others))
 
     def _step(self, unit: Unit, turn: Turn) -> bool:
         """Remove entries that are not covered; return True if there are more of them."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["ExchangeConfig"]
+__all__ = ["COPIES", "ExchangeConfig"]
 
+COPIES = 2  # of each area, in the hands of members that keep it
 _DAY_MS = 86_400_000
 
 
@@ -38,6 +39,7 @@ class ExchangeConfig:
         of a core (3 ms of work in ten seconds).
     scrub_rows: how many rows one background step compares with their entries.
     release_ms: how often a node asks which members cover the areas that it holds and does not keep.
+    copies: how many members that keep an area have to cover it before this node releases it; all others, if they are fewer.
     retention_ms: how long a silent member holds up the collection of tombstones.
     """
 
@@ -57,6 +59,7 @@ class ExchangeConfig:
     scrub_ms: int = 10_000
     scrub_rows: int = 256
     release_ms: int = 10_000
+    copies: int = COPIES
     retention_ms: int = 30 * _DAY_MS
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.fetch import Fetcher
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
+from mycomesh.sync.exchange.interest_repeats import InterestRepeats
 from mycomesh.sync.exchange.link import Link
 from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.purge_schedule import PurgeSchedule
@@ -98,6 +99,7 @@ class Exchange:
         self._tombstone_gc = TombstoneGC(replica, config)
         self._purges = PurgeSchedule(replica, config)
         self._releases = AreaRelease(replica, config)
+        self._interest_repeats = InterestRepeats(replica)
         self._scrub = ScrubSchedule(replica, config)
         self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
@@ -269,6 +271,7 @@ class Exchange:
         self.acknowledgements.on_link_opened(number, peer)
         self._releases.on_link_opened(number, peer)
         self._releases.wake(turn.now_ms)
+        self._attempt(lambda: self._interest_repeats.on_link_opened(turn.now_ms), turn)
         self._drain(turn)
         self._compare(number, turn)
 

@@ -35,7 +35,7 @@ def admit(
         BatchRefusedError: a live batch with a forged site or a stamp from the future.
     """
     bundle = Bundle.decode(payload)
-    forbidden = rights.drop_forbidden(bundle, origin or sender or b"")
+    forbidden = rights.drop_forbidden(bundle, origin or sender or b"", live=origin is not None)
     check_facts(bundle)
     applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
     if origin is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from mycomesh.sync.schema.interests import states_own_interest
 from mycomesh.sync.wire.bundle import Bundle
 from mycomesh.sync.wire.units import split_unit
 
@@ -44,16 +45,21 @@ class Rights:
         """Return the tables in batches of this node that it may not write, which other nodes therefore refuse."""
         if self.own not in self._grants:
             return []
-        tables = dict.fromkeys(part.table for batch in batches for part in Bundle.decode(batch).sections if part.groups)
+        parts = [part for batch in batches for part in Bundle.decode(batch).sections if part.groups]
+        tables = dict.fromkeys(part.table for part in parts if not states_own_interest(part, self.own))
         return [table for table in tables if not self.may_write(self.own, table)]
 
-    def drop_forbidden(self, bundle: Bundle, writer: bytes) -> list[str]:
+    def drop_forbidden(self, bundle: Bundle, writer: bytes, *, live: bool) -> list[str]:
         """Remove the sections of tables that `writer` may not write, and return these tables.
 
         Sections of tables that this node may not read are removed too, and not returned. A section goes as a whole, so that
-        none of its ranges is covered.
+        none of its ranges is covered. In a live batch any member may state its interest.
         """
-        refused = [part.table for part in bundle.sections if not self.may_write(writer, part.table)]
+        refused = [
+            part.table
+            for part in bundle.sections
+            if not self.may_write(writer, part.table) and not (live and states_own_interest(part, writer))
+        ]
         kept = [part for part in bundle.sections if part.table not in refused and self.may_read(self.own, part.table)]
         bundle.sections[:] = kept
         return refused

@@ -19,6 +19,7 @@ from mycomesh.sync.schema.file_header import FileHeader
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
+from mycomesh.sync.schema.interests import Interests
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
@@ -35,7 +36,7 @@ from mycomesh.sync.sqlite.table_spec import read_table
 from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.unit import Interest
+from mycomesh.sync.wire.interest import Interest
 
 __all__ = ["NEW_TABLES_MAX", "SCHEMA_TABLE", "Catalog"]
 
@@ -66,6 +67,7 @@ class Catalog:
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         self.own_ids = OwnIds(store, self.registry)
+        self.interests = Interests(store, self.registry)
         self._header = FileHeader(store, self.registry)
         store.enlist(self)
         self._virtual = VirtualFacts(store, self.registry)
@@ -85,6 +87,7 @@ class Catalog:
             self._header.rolled_back()
             self._virtual.unfinished = True
             self._compared_generated = False
+            self.interests.forget()
             self.registry.restore(self._before)
             self._before = None
 
@@ -183,6 +186,7 @@ class Catalog:
             if self._opened:
                 self.views.follow()
         self.own_ids.renew()
+        self.interests.renew()
         if not changed.unfinished and not self._leaving:
             self._header.renew()
         drain(registry.tables[SCHEMA_TABLE])
@@ -258,4 +262,10 @@ class Catalog:
     def decide(self, fact: tuple[str, str, str]) -> None:
         """Write the fact (name, kind, sql) of a policy, which takes effect in the next pass; inside a transaction."""
         self.registry.facts.write(*fact)
+        self._version = -1
+
+    def set_interest(self, interest: Interest) -> None:
+        """Keep other areas from here on; the next pass states them."""
+        self.registry.interest = interest
+        self.interests.forget()
         self._version = -1

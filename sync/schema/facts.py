@@ -60,6 +60,7 @@ KINDS = frozenset(
             "floor",
             "retain",
             "adopted",
+            "interest",
         ),
         *("name", "dropped"),
     )

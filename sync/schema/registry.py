@@ -30,6 +30,7 @@ from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
 from mycomesh.sync.schema.policy import GENERATED, Policies, area_refusal
 from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.affinity import as_stored
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
 from mycomesh.sync.sqlite.trial import refusal_of
@@ -39,8 +40,9 @@ from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.storage.unit import Interest, Unit
-from mycomesh.sync.wire.units import split_unit, unit_name
+from mycomesh.sync.storage.unit import Unit
+from mycomesh.sync.wire.interest import Interest
+from mycomesh.sync.wire.units import area_of, split_unit, unit_name
 
 __all__ = ["Record", "Registry", "Snapshot", "read_sums"]
 
@@ -118,7 +120,10 @@ class Registry:
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()
-        self.interest = interest
+        self._interest = interest
+        self._kept: Interest | None = (
+            None  # `interest` by canonical names and stored values; None until it is asked for
+        )
         self.own_floor: Version | None = None  # the oldest SQLite beside this node, if its settings state it
         self.names: Names
 
@@ -155,6 +160,7 @@ class Registry:
         if self.policies.signed != signed:
             self._store.meta_set(_SIGNED, json.dumps(sorted(self.policies.signed)))
         self.names = Names(self._store.db)
+        self._kept = None
 
     def canonical_names(self, names: Collection[str]) -> dict[str, str]:
         """Return those tables of the file that the settings admit: their names here, by canonical name."""
@@ -268,6 +274,7 @@ class Registry:
         self.sign(table)
         self.cut(table)
         self._captured.pop(table_id, None)
+        self._kept = None
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
         self.drop_columns(table)
         self.tables[spec.folded] = table
@@ -310,7 +317,7 @@ class Registry:
 
     def cut(self, table: Table) -> None:
         """Keep the areas of a table apart from here on if the mesh has decided so and the table allows it."""
-        column = self.policies.areas.get(table.spec.folded) if self.interest is not None else None
+        column = self.policies.areas.get(table.spec.folded) if self._interest is not None else None
         if column is None or area_refusal(table.spec, column, self.policies):
             return
         if table.areas is None:
@@ -357,7 +364,43 @@ class Registry:
     def keeps(self, name: str) -> bool:
         """Return True if this node keeps the unit of that name."""
         table, area = split_unit(name) or (name, None)
-        return area is None or (self.interest is not None and self.interest.keeps(table, area))
+        kept = self.kept
+        return area is None or (kept is not None and kept.keeps(table, area))
+
+    @property
+    def interest(self) -> Interest | None:
+        """The areas that this node keeps, as its settings name them; None for a node that does not know areas."""
+        return self._interest
+
+    @interest.setter
+    def interest(self, interest: Interest) -> None:
+        self._interest, self._kept = interest, None
+
+    @property
+    def kept(self) -> Interest | None:
+        """The areas that this node keeps, by canonical names and by the values that their columns store."""
+        if self._kept is None and self._interest is not None:
+            self._kept = self.resolved(self._interest)
+        return self._kept
+
+    def resolved(self, interest: Interest) -> Interest:
+        """Return an interest whose tables have the names of this file, or canonical ones, and whose areas are any texts.
+
+        The result has canonical names, and the areas as the columns that cut these tables store them. A table that is not here
+        yet, or not cut, stays as it is.
+        """
+        found: dict[str, frozenset[str]] = {}
+        for name, texts in sorted(interest.areas.items()):
+            folded = fold(name)
+            known = self.names.canonical(name, self.policies.dropped)
+            canonical = known if known in self.tables or folded not in self.tables else folded
+            table, column = self.tables.get(canonical), self.policies.areas.get(canonical)
+            spec = next((each for each in table.spec.columns if each.folded == column), None) if table else None
+            found[canonical] = texts
+            if spec is not None:
+                stored = map(area_of, as_stored(tuple(sorted(texts)), spec.affinity))
+                found[canonical] = frozenset(area for area in stored if area is not None)
+        return Interest(found)
 
     # ---- capture
 

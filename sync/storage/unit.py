@@ -5,26 +5,13 @@ A unit is compared, fetched, repaired and audited by itself, under its name on t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Interest", "Unit"]
-
-
-@dataclass(frozen=True, slots=True)
-class Interest:
-    """Which areas a node keeps, by canonical name of the table; all areas of tables that it does not name."""
-
-    areas: Mapping[str, frozenset[str]]
-
-    def keeps(self, table: str, area: str) -> bool:
-        """Return True if an area is kept."""
-        kept = self.areas.get(table)
-        return kept is None or area in kept
+__all__ = ["Unit"]
 
 
 @dataclass(frozen=True, slots=True)

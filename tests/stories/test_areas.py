@@ -10,12 +10,11 @@ import pytest
 
 from mycomesh.sync.capture import drain
 from mycomesh.sync.events import CommitSeen, MembersKnown
-from mycomesh.sync.exchange import area_release
-from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX
+from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX, AreaRelease
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.inbox import Inbox
 from mycomesh.sync.storage.areas import Areas
-from mycomesh.sync.storage.unit import Interest
+from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import unit_name
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer
@@ -286,7 +285,7 @@ BROKEN = {
     ),
     "what is passed on is covered": (Inbox, "_takes", _claim_forwarded, test_nothing_passed_on_is_claimed),
     "a row stays where it was": (drain, "has_moved", lambda *_: False, test_a_row_moves_with_its_area),
-    "one copy is enough": (area_release, "COPIES", 1, test_own_writes_elsewhere_go_once_two_have_them),
+    "one copy is enough": (AreaRelease, "_needed", lambda _: 1, test_own_writes_elsewhere_go_once_two_have_them),
 }
 
 

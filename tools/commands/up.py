@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="send this table before the others on a slow link (repeatable)",
     )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        metavar="TABLE=AREA",
+        help="of a table that is cut into areas, keep this one; 'self' is this node's own, TABLE= keeps none (repeatable)",
+    )
     add_network_arguments(parser)
     parser.add_argument(
         "--log-format",
@@ -115,6 +121,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         only=None if args.only is None else tuple(args.only),
         exclude=None if args.exclude is None else tuple(args.exclude),
         urgent=None if args.urgent is None else tuple(args.urgent),
+        keep=args.keep,
         log_level="debug" if args.verbose else None,
         log_format=args.log_format,
         metrics=args.metrics,

@@ -9,8 +9,8 @@ from mycomesh.sync.errors import BatchRefusedError
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication import site_limit
 from mycomesh.sync.replication.site_limit import NODE_SITES_MAX, refused_sites
-from mycomesh.sync.storage.unit import Interest
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import unit_name
 from tests.sync.peers import WALL_MS, Peer
 

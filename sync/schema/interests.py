@@ -1,0 +1,96 @@
+"""Interests: which areas each member keeps, as facts that the members state about themselves.
+
+A node states its interest once the mesh has cut a table, and again when it changes. Others need it to send a batch of an area
+only where it is kept, and to see an area that too few members keep.
+
+Invariant: a statement counts only under a stamp of the member that it is about. A member that has stated nothing is taken to
+want everything and to keep nothing for certain.
+"""
+
+from __future__ import annotations
+
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite.table_spec import encode_key
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.wire.bundle import Group, Kind, Section
+from mycomesh.sync.wire.interest import INTEREST, Interest, interest_fact, interest_name, interest_of
+
+__all__ = ["Interests", "states_own_interest"]
+
+_COLUMNS = frozenset({"kind", "name", "sql"})
+
+
+class Interests:
+    """The interests of the members, as one file knows them."""
+
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self._store = store
+        self._registry = registry
+        self._known: dict[bytes, Interest | None] = {}
+        self.version = 0  # grows whenever an interest, or a table that is cut, may have changed
+
+    def of(self, node: bytes) -> Interest | None:
+        """Return the interest of a member by its node id, None if it has stated none."""
+        member = node[:SITE_PREFIX]
+        if member == self._store.signers.own:
+            return self._registry.kept
+        if member not in self._known:
+            self._known[member] = self._read(member)
+        return self._known[member]
+
+    def forget(self) -> None:
+        """Read the statements again: facts have changed, or the transaction that did was rolled back."""
+        self._known = {}
+        self.version += 1
+
+    def renew(self, *, again: bool = False) -> bool:
+        """State this node's interest if the mesh has cut a table; return whether a fact was written. Inside a transaction.
+
+        With `again`, also if it is stated already: its certificate gives it no right to write facts, so rounds do not bring it.
+        """
+        self.forget()
+        kept = self._registry.kept
+        if kept is None or not self._registry.policies.areas:
+            return False
+        own = self._store.signers.own
+        stated, repeats = interest_of(self._registry.facts.of(interest_name(own))) or (None, -1)
+        if stated == kept and not again:
+            return False
+        self._registry.facts.write(*interest_fact(own, kept, repeats + 1))
+        return True
+
+    def _read(self, member: bytes) -> Interest | None:
+        name = interest_name(member)
+        found = interest_of(self._registry.facts.of(name))
+        if found is None or self._registry.facts.kind(name) != INTEREST or not self._is_by(member, name):
+            return None
+        return self._registry.resolved(found[0])
+
+    def _is_by(self, member: bytes, name: str) -> bool:
+        table = self._registry.tables[SCHEMA_TABLE]
+        bit = 1 << table.columns.bits["sql"]
+        stored_entries = table.log.entries_of_row(encode_key(table.spec, (name,)))
+        entries = [table.log.entry(stored) for stored in stored_entries]
+        return any(entry.mask & bit and entry.stamp[1][:SITE_PREFIX] == member for entry in entries)
+
+
+def states_own_interest(section: Section, writer: bytes) -> bool:
+    """Return True if a section of facts only states the interest of its writer, a node id, which every member may."""
+    own = section.table == SCHEMA_TABLE and bool(section.groups)
+    return own and all(_states_interest(group, writer[:SITE_PREFIX]) for group in section.groups)
+
+
+def _states_interest(group: Group, member: bytes) -> bool:
+    name = interest_name(member)
+    if group.site[:SITE_PREFIX] != member or group.kind is Kind.DELETE or not _COLUMNS.issuperset(group.columns):
+        return False
+    if group.keys is None and "name" not in group.columns:
+        return False
+    key = codec.encode([name])
+    rows = [dict(zip(group.columns, row, strict=True)) for row in group.rows]
+    return all(each == key for each in group.keys or ()) and all(
+        (row.get("name", name), row.get("kind", INTEREST)) == (name, INTEREST) for row in rows
+    )
