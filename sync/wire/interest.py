@@ -1,4 +1,4 @@
-"""What a member says of the areas that it keeps: as a value, and as the fact that states it."""
+"""The interest of a member, which is what it keeps of tables that are cut: as a value, and as the fact that states it."""
 
 from __future__ import annotations
 
