@@ -25,6 +25,12 @@ CONNECT_S = 5
 CLOSED_S = 1  # after an error
 PING_S = 5  # a server that leaves two pings without an answer counts as lost
 PORT_DEFAULT = 4222
+NONSENSE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # what the client raises where the other side is no NATS server
 
 
 class NatsConnectError(Exception):
@@ -123,14 +129,17 @@ async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None])
                 error_cb=on_error,
                 **more,
             )
-    except (OSError, NatsError, TimeoutError, ssl.SSLError) as error:
+    except (OSError, NatsError, TimeoutError, ssl.SSLError, *NONSENSE) as error:
         raise _error(server, error, found.last_error) from error
     note_end()
     return found
 
 
 def _error(server: NatsServer, error: BaseException, last: str) -> NatsConnectError:
-    text = last or str(error) or type(error).__name__
+    said = str(error) if not isinstance(error, TimeoutError) else ""
+    text = last or said or f"no answer within {CONNECT_S} s"
+    if isinstance(error, NONSENSE) and not isinstance(error, ssl.SSLError):
+        return NatsConnectError(f"{server} is no NATS server: {' '.join(text.split())[:80]}", refused=False)
     if "uthorization" in text:
         reason = f"{server} refuses the name or the password; name a credentials file with the right ones"
     elif isinstance(error, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():

@@ -47,6 +47,7 @@ INNER = {
     "UnfitError",
     "_LostError",
     "LinkError",
+    "_LineError",
     "SchemeError",
     "TopicError",
     "WrongRowError",

@@ -27,7 +27,18 @@ from aio_pika.exceptions import (
 from yarl import URL
 
 from mycomesh.tools.bridges.receiving import Pumps
-from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.bridges.scheme import (
+    Arrival,
+    Finding,
+    Limits,
+    LinkError,
+    Message,
+    Options,
+    Scheme,
+    SchemeError,
+    reason,
+)
+from mycomesh.tools.bridges.tls import context_of, tls_error
 from mycomesh.tools.tasks import end_tasks
 
 if TYPE_CHECKING:
@@ -46,6 +57,7 @@ __all__ = ["AmqpScheme"]
 CONNECT_S = 5
 ACK_S = 10
 HEARTBEAT_S = 10
+SHORT_BYTES_MAX = 255  # of a message_id and a routing key
 PAYLOAD_MAX = 16 << 20  # RabbitMQ takes up to 128 MiB, and slows down long before
 KINDS = ("stream", "quorum")
 DOWN = "is down or inaccessible"
@@ -94,7 +106,7 @@ class AmqpScheme(Scheme):
             query={"heartbeat": str(HEARTBEAT_S)},
         )
         server = f"{parts.scheme}://{url.host}:{url.port}"
-        context = ssl.create_default_context(cafile=options.ca) if parts.scheme == "amqps" else None
+        context = context_of(options.ca) if parts.scheme == "amqps" else None
         self._lost = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -107,15 +119,15 @@ class AmqpScheme(Scheme):
                 f"{server} refuses the name or the password; name a credentials file with the right ones"
             ) from error
         except ssl.SSLError as error:
-            raise _tls_error(server, error) from error
+            raise tls_error(server, error) from error
         except (*LOST, TimeoutError) as error:
             if isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error):
-                raise _tls_error(server, error) from error
+                raise tls_error(server, error) from error
             if "NOT_ALLOWED" in str(error):
                 raise SchemeError(
                     f"{server} refuses the virtual host {unquote(parts.path) or '/'!r} for this user"
                 ) from error
-            raise LinkError(f"cannot reach {server}: {error or 'no answer'}") from error
+            raise LinkError(f"cannot reach {server}: {reason(error)}") from error
         self.limits = Limits(payload_max=PAYLOAD_MAX)
         await self._find_exchange()
 
@@ -132,7 +144,7 @@ class AmqpScheme(Scheme):
                     await found.bind(self._exchange, topic)
         except ChannelNotFoundEntity as error:
             if DOWN in str(error):  # the broker is up, and the leader of its queue is not yet
-                raise LinkError(f"a queue is not there yet: {error}") from error
+                raise LinkError(f"a queue is not there yet: {error}; delete it if it does not come back") from error
             raise SchemeError(
                 f"there is no exchange {name!r}; create it, or name another one in the section"
             ) from error
@@ -168,6 +180,8 @@ class AmqpScheme(Scheme):
         """Publish all messages in order, and wait for their confirms."""
         exchange = self._exchange
         assert exchange is not None, "connected"
+        whole = messages
+        messages = [message for message in whole if not _too_long(message)]
         sends = [
             asyncio.ensure_future(exchange.publish(_message(message), message.topic, mandatory=True))
             for message in messages
@@ -183,11 +197,11 @@ class AmqpScheme(Scheme):
                 if isinstance(error, ChannelClosed):
                     raise LinkError(f"the broker closed the channel: {error}")
                 if error is not None:
-                    raise LinkError(f"the connection was lost: {error or type(error).__name__}")
+                    raise LinkError(f"the connection was lost: {reason(error)}")
             assert len(done) == len(messages)
         finally:
             await end_tasks(sends)
-        return [""] * len(messages)
+        return [_too_long(message) for message in whole]
 
     # ---- in
 
@@ -212,7 +226,7 @@ class AmqpScheme(Scheme):
                 await queue.consume(self._on_message)
         except ChannelNotFoundEntity as error:
             if DOWN in str(error):
-                raise LinkError(f"a queue is not there yet: {error}") from error
+                raise LinkError(f"a queue is not there yet: {error}; delete it if it does not come back") from error
             raise SchemeError(f"{error}; create it, or set create = true") from error
         except ChannelClosed as error:
             raise SchemeError(f"the broker refuses: {error}") from error
@@ -290,6 +304,14 @@ def _message(message: Message) -> aio_pika.Message:
     )
 
 
+def _too_long(message: Message) -> str:
+    """Return why a message has no place in AMQP's short texts, "" if it has."""
+    for name, text in (("id", message.id), ("routing key", message.topic)):
+        if len(text.encode()) > SHORT_BYTES_MAX:
+            return f"the {name} has more than {SHORT_BYTES_MAX} bytes, which AMQP does not take"
+    return ""
+
+
 def _arrival(message: AbstractIncomingMessage) -> Arrival:
     headers = {name: str(value) for name, value in message.headers.items()}
     return Arrival(
@@ -309,8 +331,3 @@ def _undelivered(topic: str, error: DeliveryError) -> str:
         if code == 312:  # NO_ROUTE, the answer to a mandatory message
             return f"no queue takes the routing key {topic!r}; bind one to the exchange, or set create = true"
     return f"the queue for {topic!r} does not take the message: it is full, or its leader is gone"
-
-
-def _tls_error(server: str, error: BaseException) -> SchemeError:
-    reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
-    return SchemeError(f'TLS with {server} fails: {reason}; name the certificates to trust: ca = "FILE"')

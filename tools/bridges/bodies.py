@@ -105,9 +105,28 @@ def _from_cbor(body: bytes) -> Any:
     import cbor2  # noqa: PLC0415 -- a megabyte, for one format
 
     try:
-        return cbor2.loads(body, max_depth=DEPTH_MAX)
+        value = cbor2.loads(body, max_depth=DEPTH_MAX)
     except (ValueError, RecursionError, cbor2.CBORDecodeError) as error:
         raise BodyError(f"the body is no CBOR: {error}") from error
+    _weigh(value, len(body))
+    return value
+
+
+def _weigh(value: Any, bytes_max: int) -> None:
+    """Refuse a value that is larger than its body: CBOR can name a part again and again, so that 200 bytes mean gigabytes."""
+    left, waiting = bytes_max, [value]
+    while waiting and left >= 0:
+        each = waiting.pop()
+        if isinstance(each, str | bytes | list | tuple | dict):
+            left -= len(each)
+        if isinstance(each, dict):
+            waiting += (*each.keys(), *each.values())
+        elif isinstance(each, list | tuple):
+            waiting += each
+    if left < 0:
+        raise BodyError(
+            f"the values are larger than the {bytes_max:,} bytes of the body, which repeats parts of itself"
+        )
 
 
 def _refuse(name: str) -> None:
@@ -122,7 +141,7 @@ def sql_value(value: Any) -> Any:
         return _stored(value)
     if isinstance(value, bool | int):
         if not -(1 << 63) <= value < 1 << 63:
-            raise BodyError(f"{value} is beyond 64 bits")
+            raise BodyError(f"a number of {value.bit_length()} bits is beyond 64 bits")
         return int(value)
     if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
         try:

@@ -13,13 +13,24 @@ import datetime as dt
 import ssl
 import zlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import h11
 
 from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX, Listener
 from mycomesh.tools.bridges.receiving import Pumps
-from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.bridges.scheme import (
+    Arrival,
+    Finding,
+    Limits,
+    LinkError,
+    Message,
+    Options,
+    Scheme,
+    SchemeError,
+    reason,
+)
+from mycomesh.tools.bridges.tls import context_of, tls_error
 from mycomesh.tools.tasks import end_tasks
 
 if TYPE_CHECKING:
@@ -89,6 +100,9 @@ class HttpScheme(Scheme):
 
         async def send(slot: HttpConnection, numbers: list[int]) -> None:
             for number in numbers:
+                if _climbs(messages[number].topic):
+                    answers[number] = f"the path {messages[number].topic!r} has a level of dots, which servers resolve"
+                    continue
                 answers[number] = self._judged(await slot.post(messages[number]))
 
         tasks = [asyncio.ensure_future(send(slot, lane)) for slot, lane in zip(self._slots, lanes, strict=True) if lane]
@@ -177,16 +191,14 @@ class HttpConnection:
             return
         parts = self._parts
         tls = parts.scheme == "https"
-        context = ssl.create_default_context(cafile=self._options.ca) if tls else None
+        context = context_of(self._options.ca) if tls else None
         port = parts.port or (443 if tls else 80)
         server = f"{parts.hostname}:{port}"
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._streams = await asyncio.open_connection(parts.hostname, port, ssl=context)
         except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason or error
-            text = f'TLS with {server} fails: {reason}; name the certificates to trust: ca = "FILE"'
-            raise SchemeError(text) from error
+            raise tls_error(server, error) from error
         except (OSError, TimeoutError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else "no answer"
             raise LinkError(f"cannot reach {server}: {why}") from error
@@ -213,7 +225,7 @@ class HttpConnection:
             except (OSError, EOFError, h11.RemoteProtocolError, TimeoutError) as error:
                 self.close()
                 if last or not used or isinstance(error, TimeoutError):
-                    raise LinkError(f"the connection was lost: {error or type(error).__name__}") from error
+                    raise LinkError(f"the connection was lost: {reason(error)}") from error
         raise AssertionError
 
     async def _exchange(self, message: Message, bytes_max: int) -> tuple[int, bytes | None]:
@@ -291,6 +303,11 @@ def _address(options: Options) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise SchemeError("'in' needs an address to listen on: listen = \"127.0.0.1:8090\"")
     return host.strip("[]"), int(port)
+
+
+def _climbs(path: str) -> bool:
+    """Return whether a level of a path is `.` or `..`, also percent-encoded: a row would choose another path."""
+    return any(unquote(level) in (".", "..") for level in path.split("/"))
 
 
 def _event_id(headers: Mapping[str, str]) -> str:

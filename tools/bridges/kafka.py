@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,11 @@ READ_S = 15  # until a first message comes back
 PAYLOAD_MAX = 1_000_000  # message.max.bytes of librdkafka and of a broker is 1,000,000 and 1,048,588
 HEADERS_BYTES = 1_024
 AUTH = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001 -- the library's own names
+DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 FINAL = (
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.INVALID_MSG,
+    KafkaError.TOPIC_EXCEPTION,  # a topic with a character that Kafka does not take
     KafkaError._INVALID_ARG,  # noqa: SLF001
 )
 
@@ -112,16 +115,19 @@ class KafkaScheme(Scheme):
             "queue.buffering.max.messages": 100_000,
         }
         try:
-            self._producer = Producer(config)
-            self.limits = Limits(payload_max=PAYLOAD_MAX - HEADERS_BYTES)
-            metadata = await asyncio.to_thread(self._producer.list_topics, timeout=CONNECT_S)
+            producer = self._producer = Producer(config)
+        except (KafkaException, ValueError, TypeError) as error:
+            first = error.args[0]
+            why = first.str() if isinstance(first, KafkaError) else error
+            raise SchemeError(
+                f"librdkafka refuses a setting: {why}; correct 'config' or 'ca' in the section"
+            ) from error
+        self.limits = Limits(payload_max=PAYLOAD_MAX - HEADERS_BYTES)
+        try:
+            metadata = await asyncio.to_thread(producer.list_topics, timeout=CONNECT_S)
         except KafkaException as error:
-            self._producer = None if self._producer is None else self._producer
-            if self._producer is not None:
-                self._producer.poll(0)  # the cause is in the callback
+            producer.poll(0)  # the cause is in the callback
             raise self._refusal(server, error) from error
-        except ValueError as error:
-            raise SchemeError(f"config: {error}") from error
         self._topics = {name: len(topic.partitions) for name, topic in metadata.topics.items()}
         for topic in (*self.options.outgoing, *self.options.incoming):
             if self.wildcard_level not in topic and topic not in self._topics:
@@ -129,6 +135,11 @@ class KafkaScheme(Scheme):
 
     def _refusal(self, server: str, error: KafkaException) -> SchemeError | LinkError:
         code, text = self._cause if self._cause[0] else self._error
+        if "handshake failed" in text and "SASL" in text:
+            return SchemeError(
+                f"{server} takes another kind of login: {_short(text)}; name it, such as"
+                ' config = { "sasl.mechanism" = "SCRAM-SHA-512" }'
+            )
         if code in AUTH:
             return SchemeError(
                 f"{server} refuses the name or the password; name a credentials file with the right ones"
@@ -150,7 +161,7 @@ class KafkaScheme(Scheme):
             await asyncio.to_thread(made.result)
         except KafkaException as error:
             code = error.args[0].code()
-            if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+            if code in DENIED:
                 raise SchemeError(f"this user may not create the topic {topic!r}") from error
             if code != KafkaError.TOPIC_ALREADY_EXISTS and not await self._is_made_by_name(topic):
                 raise LinkError(f"cannot create the topic {topic!r}: {error.args[0].str()}") from error
@@ -180,47 +191,20 @@ class KafkaScheme(Scheme):
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str]:
         """Produce all messages, and wait for the reports of the brokers."""
-        answers: list[str | None] = [None] * len(messages)
-        lost: list[str] = []
-
-        def reporter(number: int) -> Any:
-            def report(error: KafkaError | None, _message: KafkaMessage) -> None:
-                if error is None:
-                    answers[number] = ""
-                elif error.code() in FINAL:
-                    answers[number] = f"the broker refuses it: {error.str()}"
-                else:
-                    lost.append(error.str())
-
-            return report
-
         producer = self._producer
         assert producer is not None, "connected"
-
-        def produce() -> None:
-            for number, message in enumerate(messages):
-                headers: Any = [(name, value.encode()) for name, value in message.headers.items()]
-                producer.produce(
-                    message.topic, message.body, message.key.encode(), on_delivery=reporter(number), headers=headers
-                )
-                producer.poll(0)
-            producer.flush(ACK_S)
-
+        batch = _Batch(messages)
         try:
-            await asyncio.to_thread(produce)
+            await asyncio.to_thread(batch.send, producer)
         except KafkaException as error:
-            first = error.args[0]
-            if first.code() in FINAL and len(messages) == 1:
-                return [f"it is refused: {first.str()}"]
-            raise LinkError(f"cannot produce: {first.str()}") from error
+            raise LinkError(f"cannot produce: {error.args[0].str()}") from error
         except BufferError as error:
             raise LinkError("the producer's queue is full") from error
-        if lost or None in answers:
-            why = lost[0] if lost else f"no acknowledgement within {ACK_S} s"
-            if "Unknown topic" in why:
-                raise SchemeError(f"a topic is missing: {why}; create it, or set create = true")
-            raise LinkError(f"the connection was lost: {why}")
-        return [answer or "" for answer in answers]
+        if batch.lost:
+            raise undelivered(batch.lost[0])
+        if None in batch.answers:
+            raise LinkError(f"the connection was lost: no acknowledgement within {ACK_S} s")
+        return [answer or "" for answer in batch.answers]
 
     # ---- in
 
@@ -255,7 +239,7 @@ class KafkaScheme(Scheme):
                 if error is None:
                     found.append(_arrival(message))
                 elif error.code() not in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART):  # noqa: SLF001
-                    raise LinkError(f"cannot consume: {error.str()}")
+                    raise denied(error, "read") or LinkError(f"cannot consume: {error.str()}")
             if self._error[0] == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
                 raise LinkError(f"the connection was lost: {_short(self._cause[1] or self._error[1])}")
             if found:
@@ -291,6 +275,52 @@ class KafkaScheme(Scheme):
             with contextlib.suppress(KafkaException):
                 await asyncio.to_thread(gone.result)
         return findings
+
+
+class _Batch:
+    """Messages that are produced together, and what became of each."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
+        self.answers: list[str | None] = [None] * len(messages)  # "" for taken, or why it is refused for ever
+        self.lost: list[KafkaError] = []
+
+    def send(self, producer: Producer) -> None:
+        """Produce all messages, and wait for the reports; on a thread."""
+        for number, message in enumerate(self._messages):
+            headers: Any = [(name, value.encode()) for name, value in message.headers.items()]
+            report = functools.partial(self._report, number)
+            try:
+                producer.produce(message.topic, message.body, message.key.encode(), on_delivery=report, headers=headers)
+            except KafkaException as error:  # the client refuses it before it is sent
+                if error.args[0].code() not in FINAL:
+                    raise
+                self._report(number, error.args[0], None)
+            producer.poll(0)
+        producer.flush(ACK_S)
+
+    def _report(self, number: int, error: KafkaError | None, _message: KafkaMessage | None) -> None:
+        if error is None:
+            self.answers[number] = ""
+        elif error.code() in FINAL:
+            self.answers[number] = f"it is refused: {error.str()}"
+        else:
+            self.lost.append(error)
+
+
+def denied(error: KafkaError, what: str) -> SchemeError | None:
+    """Return that this user lacks a right, if an error of a topic says so."""
+    if error.code() not in DENIED:
+        return None
+    return SchemeError(f"this user may not {what} the topics: {error.str()}; grant it the right at the brokers")
+
+
+def undelivered(error: KafkaError) -> SchemeError | LinkError:
+    """Return why messages were not taken, which may come again."""
+    why = error.str()
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):  # noqa: SLF001
+        return SchemeError(f"a topic is missing: {why}; create it, or set create = true")
+    return denied(error, "write to") or LinkError(f"the connection was lost: {why}")
 
 
 def _arrival(message: KafkaMessage) -> Arrival:

@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 
 from mycomesh.tools.bridges.receiving import Pumps
 from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.bridges.tls import context_of, tls_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -125,7 +126,7 @@ class MqttScheme(Scheme):
         if options.user or parts.username or options.token:
             client.username_pw_set(options.user or parts.username or "token", options.password or options.token)
         if parts.scheme == "mqtts" or options.ca:
-            client.tls_set_context(ssl.create_default_context(cafile=options.ca))
+            client.tls_set_context(context_of(options.ca))
         more: dict[str, Any] = {}
         if protocol == paho.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -141,10 +142,7 @@ class MqttScheme(Scheme):
             async with asyncio.timeout(CONNECT_S):
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason or error
-            raise SchemeError(
-                f'TLS with {self._server} fails: {reason}; name the certificates to trust: ca = "FILE"'
-            ) from error
+            raise tls_error(self._server, error) from error
         except TimeoutError as error:
             raise LinkError(f"cannot reach {self._server}: no answer within {CONNECT_S} s") from error
         except OSError as error:

@@ -31,7 +31,17 @@ from mycomesh.mesh.io.nats_client import (
     connect,
 )
 from mycomesh.tools.bridges.receiving import Pumps
-from mycomesh.tools.bridges.scheme import Arrival, Finding, Limits, LinkError, Message, Options, Scheme, SchemeError
+from mycomesh.tools.bridges.scheme import (
+    Arrival,
+    Finding,
+    Limits,
+    LinkError,
+    Message,
+    Options,
+    Scheme,
+    SchemeError,
+    reason,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -161,7 +171,7 @@ class NatsScheme(Scheme):
             raise SchemeError(f"cannot {what}: {error.description or error}") from error
         except NatsError as error:
             said = "" if self._connection is None else self._connection.last_error
-            text = said or str(error) or type(error).__name__
+            text = said or reason(error)
             if "permissions" in text.lower():
                 raise SchemeError(f"cannot {what}: {text}") from error
             raise LinkError(f"cannot {what}: {text}") from error
@@ -205,7 +215,7 @@ class NatsScheme(Scheme):
                 if self._open == before:
                     raise LinkError(f"no acknowledgement within {ACK_S} s")
         except NatsError as error:
-            raise LinkError(f"cannot publish: {error or type(error).__name__}") from error
+            raise LinkError(f"cannot publish: {reason(error)}") from error
         answers = [self._waiting[number] for number in range(len(messages))]
         missing = next(
             (message.topic for message, answer in zip(messages, answers, strict=True) if answer == NO_RESPONDERS), ""
@@ -274,7 +284,7 @@ class NatsScheme(Scheme):
             for arrival in arrivals:
                 await arrival.token.ack()
         except NatsError as error:
-            raise LinkError(f"cannot acknowledge: {error or type(error).__name__}") from error
+            raise LinkError(f"cannot acknowledge: {reason(error)}") from error
 
     # ---- test
 

@@ -176,7 +176,7 @@ class Outbound:
                 continue
             body = write(change)
             change_id = change["id"]
-            size = len(body or b"") + len(topic) + 2 * len(change_id) + HEADER_BYTES
+            size = len(body or b"") + len(topic) + len(change["row"]) + 2 * len(change_id) + HEADER_BYTES
             if size > payload_max:
                 batch.failed[number] = f"the message has {size:,} bytes, more than the {payload_max:,} that are taken"
                 continue

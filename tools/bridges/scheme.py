@@ -15,15 +15,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Arrival", "Finding", "Limits", "LinkError", "Message", "Options", "Scheme", "SchemeError"]
+__all__ = ["Arrival", "Finding", "Limits", "LinkError", "Message", "Options", "Scheme", "SchemeError", "reason"]
+
+LINE_CHARS_MAX = 400  # of an error's text, in which words of the other side may be
 
 
-class SchemeError(Exception):
+class _LineError(Exception):
+    """An error whose text is one printable line, whatever the other side has said."""
+
+    def __init__(self, text: str) -> None:
+        line = " ".join(text.split())
+        plain = "".join(char if char.isprintable() else "\ufffd" for char in line[: LINE_CHARS_MAX + 1])
+        super().__init__(plain if len(plain) <= LINE_CHARS_MAX else f"{plain[: LINE_CHARS_MAX - 3]}...")
+
+
+class SchemeError(_LineError):
     """The outside system refuses what this section asks for, and trying again does not help. One line with the remedy."""
 
 
-class LinkError(Exception):
+class LinkError(_LineError):
     """The connection is lost, or cannot be made now; the bridge connects again and repeats what was not acknowledged."""
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of a library says; many say nothing when the time is over."""
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,9 @@ def _out(name: str, value: Any, scheme: type[Scheme]) -> dict[str, Template]:
         raise _wrong(name, 'out must be a table of table = topic, such as { drones = "fleet.{drone_id}" }')
     if len(value) > ROUTES_MAX:
         raise _wrong(name, f"out has {len(value)} tables, more than {ROUTES_MAX}; use several bridges")
+    odd = next((table for table in value if not table.isprintable()), None)
+    if odd is not None:  # the id of each change has it
+        raise _wrong(name, f"out: the table {odd!r} has a line break or a control character in its name; rename it")
     try:
         return {table: Template.parse(text, scheme) for table, text in value.items()}
     except ValueError as error:

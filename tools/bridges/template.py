@@ -45,7 +45,9 @@ class Template:
                 raise ValueError(f"topic {text!r} has a wildcard, which cannot be published to")
             if any(char.isspace() or not char.isprintable() for char in fixed):
                 raise ValueError(f"topic {text!r} has a space or a control character")
-        reserved = f"{scheme.separator}{scheme.wildcard_level}{scheme.wildcard_rest}%/#+*>."
+        reserved = (
+            f"{scheme.separator}{scheme.wildcard_level}{scheme.wildcard_rest}%/#+*>.$"  # $SYS, $JS: the broker's own
+        )
         return cls(text, parts, _wildcards(text, scheme), reserved)
 
     @property

@@ -293,11 +293,10 @@ class Writer:
             else:
                 sql += f" ON CONFLICT({target}) DO NOTHING"
         if self._has_rows and table.casefold() in self._both:
-            sql += " RETURNING *"
+            sql += f" RETURNING {', '.join(map(quoted, shape.columns))}"
         written = self._db.execute(sql, [values[name] for name in names]).fetchall()
         if written:
-            columns = list(shape.columns)
-            row = dict(zip(columns, written[0], strict=False))
+            row = dict(zip(shape.columns, written[0], strict=True))
             key = _key_text([row[name] for name in shape.key])
             self._db.execute(
                 "INSERT OR REPLACE INTO mycomesh_bridge_rows VALUES(?, ?, ?, ?)",

@@ -18,7 +18,8 @@ LINE_BYTES_MAX = 32_768  # gpsd's own limit is 10,240 (GPS_JSON_RESPONSE_MAX)
 DEVICES_MAX = 16
 WATCH = b'?WATCH={"enable":true,"json":true};\n'
 
-_MODE_3D = 3
+_MODES_3D = range(3, 256)  # known ones are 0 to 3
+_SATELLITES = range(1_000)
 
 
 class GpsdReader:
@@ -41,7 +42,7 @@ class GpsdReader:
         if not isinstance(report, dict):
             self.damaged += 1
             return None
-        device = str(report.get("device", ""))[:256]
+        device = str(report.get("device", ""))[:256].encode(errors="replace").decode()
         match report.get("class"):
             case "VERSION":
                 self.version = str(report.get("release", ""))[:64]
@@ -57,12 +58,16 @@ class GpsdReader:
         used = report.get("uSat")
         if used is None and isinstance(report.get("satellites"), list):
             used = sum(isinstance(each, dict) and each.get("used") is True for each in report["satellites"])
-        if isinstance(used, int) and (device in self._satellites or len(self._satellites) < DEVICES_MAX):
+        if (
+            isinstance(used, int)
+            and used in _SATELLITES
+            and (device in self._satellites or len(self._satellites) < DEVICES_MAX)
+        ):
             self._satellites[device] = used
 
     def _on_position(self, device: str, report: dict[str, Any], at: int) -> Row | None:
         mode, lat, lon = report.get("mode"), _real(report, "lat"), _real(report, "lon")
-        if not isinstance(mode, int) or mode < _MODE_3D or not within(lat, lon):
+        if not isinstance(mode, int) or mode not in _MODES_3D or not within(lat, lon):
             return None
         values: dict[str, Value] = {
             "node": self._node,
@@ -83,9 +88,13 @@ class GpsdReader:
 
 def _real(report: dict[str, Any], name: str) -> float | None:
     value = report.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _unix_ms(text: object, at: int) -> int:

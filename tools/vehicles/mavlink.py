@@ -19,6 +19,7 @@ from mycomesh.tools.vehicles.rows import Row, Value, within
 __all__ = ["SHARED_MS", "VEHICLES_MAX", "Fleet"]
 
 VEHICLES_MAX = 1_000  # of one bridge; a sender that invents systems and components cannot take more memory
+SILENT_MS = 60_000  # a vehicle that says nothing for so long gives way to another one
 TEXT_CHARS_MAX = 254  # a STATUSTEXT in chunks, of which the field in the state of a vehicle is not more
 SHARED_MS = 10_000  # two sources of one system within this time are two vehicles, not one that moved
 JUMPS = 20  # messages of one source and system over which jumps of the sequence are counted
@@ -71,9 +72,8 @@ class Fleet:
         self._notify = notify
         self._shared: dict[tuple[int, int], tuple[str, int]] = {}  # the host that spoke last for each system
         self._texts = 0
-        self._ports: dict[
-            Key, tuple[int, int, int]
-        ] = {}  # by host and vehicle: its port, the one before, when it was heard
+        # by host and vehicle: its port, the one before, when it was heard
+        self._ports: OrderedDict[Key, tuple[int, int, int]] = OrderedDict()
         self.dropped = 0  # messages of vehicles beyond VEHICLES_MAX
 
     def __len__(self) -> int:
@@ -110,19 +110,30 @@ class Fleet:
         elif port != known:  # the earlier one goes on too
             known = _SEVERAL
             self._notify(_shared_text(ids, f"several ports of {host}"))
-        if key in self._ports or len(self._ports) < VEHICLES_MAX:
-            self._ports[key] = (known, before, at)
+        self._ports[key] = (known, before, at)
+        self._ports.move_to_end(key)
+        if len(self._ports) > VEHICLES_MAX:
+            self._ports.popitem(last=False)
         return f"{host}:{port}" if known == _SEVERAL else host
 
     def _vehicle(self, key: Key, host: str, at: int) -> _Vehicle | None:
         vehicle = self._vehicles.get(key)
         if vehicle is None:
-            if len(self._vehicles) >= VEHICLES_MAX:
+            if len(self._vehicles) >= VEHICLES_MAX and not self._forget_silent(at):
                 return None
             vehicle = self._vehicles[key] = _Vehicle(key)
+        self._vehicles.move_to_end(key)
         self._watch_hosts(vehicle, key[1:], host, at)
         vehicle.heard_ms = at
         return vehicle
+
+    def _forget_silent(self, at: int) -> bool:
+        """Forget the vehicle that was heard longest ago; return False if that is not SILENT_MS ago: none of them is stale."""
+        key, vehicle = next(iter(self._vehicles.items()))
+        if at - vehicle.heard_ms < SILENT_MS:
+            return False
+        del self._vehicles[key]
+        return True
 
     def _watch_hosts(self, vehicle: _Vehicle, ids: tuple[int, int], host: str, at: int) -> None:
         other, heard = self._shared.get(ids, (host, at))

@@ -29,9 +29,10 @@ import pytest
 from nats.js.api import StreamConfig
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.tools.bridges.kafka_login import LoginFront
+
 WAIT_S = 30
 IDLE_S = 0.5
-FIRST_STREAM_S = 5
 USER, PASSWORD = "ground", "s3cret"
 
 
@@ -49,6 +50,15 @@ def wait_for_port(port, process=None, wait_s=WAIT_S):
         assert process is None or process.poll() is None, "the broker ended"
         assert time.monotonic() < end, "the broker does not listen"
         time.sleep(0.02)
+
+
+def wait_until_closed(port):
+    end = time.monotonic() + WAIT_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < end:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            time.sleep(0.02)
+        raise AssertionError(f"port {port} stays open")
 
 
 def certificate(folder):
@@ -102,8 +112,6 @@ class Broker:
     credentials: ClassVar = {"user": USER, "password": PASSWORD}  # that a broker with passwords wants
     wrong: ClassVar = ({"user": "", "password": ""}, {"user": USER, "password": "wrong"})
     more: ClassVar = {}  # settings of the scheme
-    has_passwords = True
-    has_tls = True
     watched = True  # the end of an idle connection is noticed
     keeps = True  # messages that come in are kept until they are acknowledged
 
@@ -318,7 +326,6 @@ class Rabbit(Broker):
     def __init__(self, folder, **how):
         super().__init__(folder, **how)
         self.plain_port, self.tls_port, self.distribution_port = self.port, free_port(), free_port()
-        self.first_s = 0.0  # when its first stream was made
 
     @property
     def url(self):
@@ -366,20 +373,26 @@ class Rabbit(Broker):
         except AssertionError:
             self.stop()
             raise
-        if not self.first_s:
-            asyncio.run(self._make_stream())
-            self.first_s = time.monotonic()
         return self
 
-    async def _make_stream(self):
-        async with await self._connect() as connection:
-            channel = await connection.channel()
-            await channel.declare_queue("first", durable=True, arguments={"x-queue-type": "stream"})
-
     def kill(self):
-        # RabbitMQ 3.10 never brings a stream back if it is killed within 3 s of its first stream.
-        time.sleep(max(0.0, self.first_s + FIRST_STREAM_S - time.monotonic()) if self.first_s else 0)
+        """Kill it once its queues and streams are known on its disk: it saves their names a second after it made them.
+
+        RabbitMQ 3.10 never brings back those that it has not saved: "home node is down or inaccessible".
+        """
+        end = time.monotonic() + WAIT_S
+        while not self._names_are_saved():
+            assert time.monotonic() < end, "the names of its queues are not saved"
+            time.sleep(0.1)
         self.stop()
+
+    def _names_are_saved(self):
+        for names in (self.folder / "mnesia").glob("*/*/*/names.dets"):
+            saved = names.read_bytes()
+            folders = [each.name for each in names.parent.iterdir() if each.is_dir()]
+            if not all(name.encode() in saved for name in folders):
+                return False
+        return True
 
     def stop(self):
         if self.process is not None:
@@ -387,6 +400,8 @@ class Rabbit(Broker):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_S)
             self.process = None
+            for port in (self.plain_port, self.distribution_port):  # the script has ended, and Erlang ends after it
+                wait_until_closed(port)
 
     async def reset(self):
         async with await self._connect() as connection:
@@ -430,7 +445,10 @@ class Rabbit(Broker):
 
 
 class KafkaMock(Broker):
-    """librdkafka's mock cluster in a process of its own. It has neither passwords nor TLS, and a hang in place of a kill."""
+    """librdkafka's mock cluster in a process of its own, which has a hang in place of a kill.
+
+    It has neither passwords nor TLS: those are a test double before it.
+    """
 
     scheme = "kafka"
     separator = ""
@@ -438,13 +456,13 @@ class KafkaMock(Broker):
     read_pattern = "fleet"
     incoming = "orders"
     send_topic = "orders"
-    has_passwords = False
-    has_tls = False
+    wrong: ClassVar = ({"user": USER, "password": "wrong"}, {"user": "nobody", "password": PASSWORD})
     watched = False  # librdkafka connects again by itself
+    front = None
 
     @property
     def url(self):
-        return f"kafka://127.0.0.1:{self.port}"
+        return f"kafka://127.0.0.1:{self.port}" if self.front is None else f"kafka://localhost:{self.front.port}"
 
     def start(self):
         if self.process is not None:  # it hangs
@@ -460,12 +478,18 @@ class KafkaMock(Broker):
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self.port = int(self.process.stdout.readline())
+        if self.auth or self.tls:
+            login = (USER, PASSWORD) if self.auth else None
+            self.front = LoginFront(self.port, login=login, tls=certificate(self.folder) if self.tls else None)
         return self
 
     def kill(self):
         self.process.send_signal(signal.SIGSTOP)
 
     def stop(self):
+        if self.front is not None:
+            self.front.stop()
+            self.front = None
         if self.process is not None:
             self.process.kill()
             self.process.wait(WAIT_S)

@@ -69,6 +69,21 @@ def test_values_of_json_become_values_of_sql(value, stored):
     assert sql_value(value) == stored
 
 
+def laughs(depth):
+    """Return the body of a list whose items name the item before them twice."""
+    items = [b"\xd8\x1c\x82\x01\x02", *(b"\xd8\x1c\x82" + 2 * bytes([0xD8, 0x1D, n]) for n in range(depth - 1))]
+    return b"\xa1\x61a" + bytes([0x80 + depth]) + b"".join(items)
+
+
+def test_cbor_that_repeats_itself_is_refused():
+    repeated = b"\x79\x07\xd0" + b"x" * 2_000 + b"\xd8\x19\x00" * 9
+    for body in (laughs(20), b"\xa1\x61a\xd9\x01\x00\x8a" + repeated):
+        with pytest.raises(BodyError, match="repeats parts of itself"):
+            columns_of(body, "cbor")
+    honest = {"text": "x" * 300, "list": [[1] * 50, ["a"] * 50, {"k": []}], "map": {"a": 1}, "raw": b"y" * 300}
+    assert columns_of(cbor2.dumps(honest), "cbor") == (honest, False)
+
+
 @pytest.mark.parametrize("value", [1 << 63, {"base64": "!"}, {1, 2}])
 def test_a_value_that_cannot_be_stored_is_refused(value):
     with pytest.raises(BodyError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
+from confluent_kafka import KafkaError
 
 from mycomesh.tools.bridges import amqp, kafka, mqtt, nats
 from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX
@@ -151,6 +153,28 @@ def test_a_message_of_the_stated_size_is_taken(broker):
                 assert 0 <= PAYLOADS[broker.scheme] - scheme.limits.payload_max <= 1_024
             assert list(await scheme.publish([message(broker, "big", 8, b"x" * size)])) == [""]
             assert list(await scheme.publish([message(broker, "small", 9)])) == [""]
+
+    run(story())
+
+
+def test_a_message_without_a_place_stops_no_others(broker):
+    odd = {
+        "amqp": {"id": "t" * (amqp.SHORT_BYTES_MAX + 1)},
+        "kafka": {"key": "k" * (kafka.PAYLOAD_MAX + 1)},
+        "http": {"topic": "fleet/%2E%2E/at"},
+    }.get(broker.scheme)
+    if odd is None:
+        return
+
+    async def story():
+        messages = [message(broker, "a", 30), replace(message(broker, "odd", 31), **odd), message(broker, "b", 32)]
+        async with connected(scheme_of(broker)) as scheme:
+            first, refused, last = await scheme.publish(messages)
+            assert (first, last) == ("", "")
+            assert refused
+            if broker.scheme == "amqp":
+                fits = replace(messages[1], id="t" * amqp.SHORT_BYTES_MAX)
+                assert list(await scheme.publish([fits])) == [""]
 
     run(story())
 
@@ -318,8 +342,6 @@ def test_a_queue_that_is_deleted_ends_the_reader(fresh):
 
 def test_a_wrong_password_is_refused_in_one_line(fresh):
     broker = fresh(auth=True)
-    if not broker.has_passwords:
-        return
 
     async def story():
         for more in broker.wrong:
@@ -335,8 +357,6 @@ def test_a_wrong_password_is_refused_in_one_line(fresh):
 
 def test_tls_needs_the_certificate_to_trust(fresh, tmp_path):
     broker = fresh(tls=True)
-    if not broker.has_tls:
-        return
 
     async def story():
         other = tmp_path / "other"
@@ -367,6 +387,44 @@ def test_a_kafka_that_is_away_is_not_refused(tmp_path, monkeypatch):
         await scheme.close()
 
     run(story())
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "said"),
+    [
+        ({"settings": {"config": {"sasl.mechanism": "SCRAM-SHA-512"}}}, SchemeError, "takes another kind of login"),
+        ({"user": "", "password": ""}, LinkError, "a name and a password"),
+        ({"ca": None}, LinkError, "it may want TLS"),
+    ],
+)
+def test_kafka_says_what_a_login_lacks(tmp_path, monkeypatch, more, kind, said):
+    """With a name and a password over TLS, as the services of Kafka want it."""
+    monkeypatch.setattr(kafka, "CONNECT_S", 3)
+    broker = BROKERS["kafka"](tmp_path, auth=True, tls=True).start()
+    good = {**broker.credentials, "ca": str(certificate(tmp_path)[0])}
+
+    async def story():
+        async with connected(scheme_of(broker, **good)) as scheme:
+            assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+        wrong = scheme_of(broker, **{**good, **more})
+        with pytest.raises(kind, match=said) as caught:
+            await wrong.connect()
+        assert "\n" not in str(caught.value)
+        await wrong.close()
+
+    try:
+        run(story())
+        assert broker.front.logins
+    finally:
+        broker.stop()
+
+
+def test_kafka_names_a_missing_right():
+    error = kafka.undelivered(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert isinstance(error, SchemeError)
+    assert "may not write to the topics" in str(error)
+    assert isinstance(kafka.undelivered(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)), LinkError)
+    assert "set create = true" in str(kafka.undelivered(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
 
 
 def test_a_missing_stream_is_named(fresh):

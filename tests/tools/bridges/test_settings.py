@@ -34,6 +34,7 @@ def test_three_lines_are_enough(settings):
         ({"out": {"a": "x"}, "topic": "y"}, "unknown key 'topic'; known are url, out, in"),
         ({"out": {"a": "x/{b}"}, "in_": {"x/*": "a"}}, "would come in again by 'x/*'"),
         ({"out": {f"t{n}": "x" for n in range(ROUTES_MAX + 1)}}, "out has 101 tables"),
+        ({"out": {"a\nb": "x"}}, "has a line break or a control character"),
         ({"in_": {"a": "MYCOMESH_bridges"}}, "is not a table of yours"),
         ({"in_": {f"t{n}": "x" for n in range(ROUTES_MAX + 1)}}, "in has 101 topics"),
     ],

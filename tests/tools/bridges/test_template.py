@@ -68,3 +68,12 @@ def test_patterns_name_the_topics_of_their_system(pattern, topic, scheme, found)
 def test_columns_become_wildcards_of_one_level():
     assert Pattern.parse("a.{x}.>", "t", Scheme).wildcards == "a.*.>"
     assert Pattern.parse("a/{x}/#", "t", Slashes).wildcards == "a/+/#"
+
+
+@pytest.mark.parametrize("value", ["$SYS", "$JS", "a/b", "a.b", "#", "+", "*", ">", "..", "\x00", "\u2028"])
+@pytest.mark.parametrize("scheme", [Scheme, Slashes])
+def test_a_value_is_one_level_whatever_it_has(value, scheme):
+    text = f"{{id}}{scheme.separator}at"
+    topic = Template.parse(text, scheme).topic({"id": value})
+    assert not set(topic.removesuffix(f"{scheme.separator}at")) & set("$/.#+*>\x00\u2028")
+    assert Pattern.parse(text, "t", scheme).matches(topic) == {"id": value}

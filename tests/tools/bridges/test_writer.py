@@ -221,3 +221,20 @@ def test_the_state_is_there_for_sql(writer, tmp_path):
     into.show("running", "")
     select = "SELECT name, state, sent, received, refused, duplicates FROM mycomesh_bridges"
     assert rows(tmp_path, select) == [("ground", "running", 0, 1, 1, 0)]
+
+
+def test_a_number_of_many_digits_stops_no_others(writer, tmp_path):
+    into = writer(KEYED, format="cbor")
+    assert into.write([arrival(cbor2.dumps({"id": 1, "at": 1 << 500_000})), arrival(cbor2.dumps({"id": 2}))]) == 2
+    assert rows(tmp_path, "SELECT id FROM t") == [(2,)]
+    assert whys(tmp_path) == ["a number of 500001 bits is beyond 64 bits"]
+
+
+def test_generated_columns_do_not_hide_an_echo(writer):
+    into = writer(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, twice AS (id * 2), name TEXT)", in_={"in": "t"}, out={"t": "out"}
+    )
+    into.write([arrival({"id": 1, "name": "a"})])
+    change = {"table": "t", "key": {"id": 1}, "values": {"id": 1, "name": "a"}}
+    assert into.is_echo(change)
+    assert not into.is_echo({**change, "values": {"id": 1, "name": "b"}})

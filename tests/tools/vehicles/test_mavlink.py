@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mycomesh.tools.vehicles import mavlink
-from mycomesh.tools.vehicles.mavlink import JUMPS, SHARED_MS, TEXT_CHARS_MAX, VEHICLES_MAX, Fleet
+from mycomesh.tools.vehicles.mavlink import JUMPS, SHARED_MS, SILENT_MS, TEXT_CHARS_MAX, VEHICLES_MAX, Fleet
 from mycomesh.tools.vehicles.mavlink_frames import FRAME_BYTES_MAX, FrameReader, dialect
 from mycomesh.tools.vehicles.rows import TYPES
 from tests.tools.vehicles.recorded import Vehicle, frames
@@ -154,6 +154,16 @@ def test_vehicles_beyond_the_limit_are_counted():
     assert fleet.take("10.0.0.2:1", message, AT) == []
     assert (fleet.dropped, len(fleet)) == (1, VEHICLES_MAX)
     assert fleet.take("10.0.0.1:0", message, AT)
+
+
+def test_invented_vehicles_give_way_when_they_are_silent():
+    fleet, message = Fleet(), Vehicle().message(Vehicle().heartbeat())
+    for number in range(VEHICLES_MAX):
+        assert fleet.take(f"10.0.{number}", message, AT, port=5)
+    for after, taken in ((SILENT_MS - 1, 0), (SILENT_MS, 1)):
+        assert len(fleet.take("10.1.0.1", message, AT + after, port=5)) == taken
+    assert (fleet.dropped, len(fleet)) == (1, VEHICLES_MAX)
+    assert len(fleet._ports) == VEHICLES_MAX
 
 
 def test_text_is_read_up_to_its_limit():

@@ -189,6 +189,12 @@ def test_reports_beyond_the_limits_are_damage():
     for line in (tpv().rstrip().ljust(gpsd.LINE_BYTES_MAX + 1), b"[1]", b"{", b"[" * 20_000):
         assert reader.feed(line, AT) is None
     assert reader.damaged == 4
+    long = b"9" * 400
+    assert reader.feed(tpv(lat=1.5).replace(b"1.5", long), AT) is None
+    assert reader.feed(tpv(alt=1.5).replace(b"1.5", long), AT).values["alt_m"] is None
+    assert reader.feed(tpv(mode=12).replace(b"12", long), AT) is None
+    assert reader.feed(tpv(device="\ud800"), AT).values["device"] == "?"
+    assert reader.damaged == 4
     for number in range(gpsd.DEVICES_MAX + 3):
         reader.feed(json.dumps({"class": "SKY", "device": str(number), "uSat": 5}).encode(), AT)
     assert len(reader._satellites) == gpsd.DEVICES_MAX
