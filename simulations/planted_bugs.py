@@ -504,7 +504,7 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.exchange.retention_schedule:RetentionSchedule._trusted_ms",
-                "if self._alone or self._clock.is_confirmed:",
+                "if self._is_sure:",
                 "if True:",
             ),
         ),

@@ -650,6 +650,12 @@ _MEMBERS = (
         "they were older than their table keeps rows ('mycomesh retain' shows for how long); no node keeps them",
     ),
     Code(
+        "retain.returned",
+        "a wrong clock had removed rows of a table too early on this node",
+        "this machine's clock was ahead, and no other clock contradicted it; nodes that still have the rows send them again",
+        "set the clock, or start its time service; 'mycomesh doctor' shows what is wrong with it",
+    ),
+    Code(
         "mesh.epoch",
         "the mesh secret was rotated",
         "a member was revoked; members that were away receive the new secret when they return",

@@ -95,6 +95,8 @@ def _retained(status: TableStatus, horizon: Horizon) -> TableStatus:
         note = f"{figures.untimed} row(s) have no time in {horizon.rule.by!r}, and stay"
     if not note and horizon.is_pinned:
         note = "keeps less than the mesh, on this node alone"
+    if not note and horizon.is_restoring:
+        note = "rows that this node had removed earlier than the mesh come back from other nodes"
     return replace(status, note=note, horizon_ms=horizon.bound_ms, cut=figures.cut, refused=figures.refused)
 
 

@@ -48,7 +48,7 @@ class ClockCorrection:
     def wall_ms(self, now_ms: int, wall_ms: int) -> int:
         """Return the corrected wall time, with which this replica stamps and judges stamps."""
         self._apart_ms = wall_ms - now_ms
-        return wall_ms + (self._time.offset_ms if self._is_current() else 0)
+        return wall_ms + self.offset_ms
 
     def _is_current(self) -> bool:
         """Return whether the clock has run on steadily since the mesh compared it."""
@@ -58,6 +58,11 @@ class ClockCorrection:
     def is_confirmed(self) -> bool:
         """True if at least one other clock agrees with the corrected time."""
         return self._time.confirmed and self._is_current()
+
+    @property
+    def offset_ms(self) -> int:
+        """The correction of the machine's clock in milliseconds; 0 for none."""
+        return self._time.offset_ms if self._is_current() else 0
 
     def record_covered(self, clock: int) -> None:
         """Record that a peer covers this replica's site up to a clock in some table."""

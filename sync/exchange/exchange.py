@@ -243,6 +243,7 @@ class Exchange:
             case TimeKnown():
                 if self._clock_correction.on_time(event, turn):
                     self._fetcher.retry_refused(turn.now_ms)
+                self._retention.on_time(linked=bool(self._links))
             case _:
                 assert_never(event)
 
@@ -467,16 +468,13 @@ class Exchange:
         link.digests = theirs
         first, link.compared_at = link.compared_at is None, turn.now_ms
         mine = self._digests()
-        for table in self._replica.retention.retained():
-            name = table.spec.folded
-            if name in theirs and name in mine and table.coverage.is_alike(theirs[name][0], link.peer):
-                theirs[name] = mine[name]  # nothing is missing, and entries are compared at one horizon only
+        pinned = self._retention.on_digests(link.peer, mine, theirs)
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
             unit = self._replica.registry.unit(name)
             if unit is not None:
                 self._clock_correction.record_covered(unit.own_top(self._replica.site))
-        self._replica.inbox.confirm_equal(equal, link.peer)
+        self._replica.inbox.confirm_equal([name for name in equal if name not in pinned], link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
         self._fetcher.on_digests(number, theirs, turn, first=first)
         if self._repairs.on_digests(number, theirs, turn):

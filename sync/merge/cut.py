@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mycomesh.sync.crdt.hlc import SITE_PREFIX, UNSET_MS, hlc_from_ms, is_early, ms_from_hlc
+from mycomesh.sync.crdt.hlc import UNSET_MS, hlc_from_ms, is_early, ms_from_hlc
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.merge import materialize
 from mycomesh.sync.merge.row_keys import keys_of
@@ -37,7 +37,6 @@ __all__ = [
     "HIDDEN",
     "READ_ROWS_MAX",
     "Place",
-    "Unseen",
     "admitted",
     "cut",
     "look",
@@ -52,9 +51,6 @@ READ_ROWS_MAX = 192
 LOOKED_AT_MAX = 8_192
 HELD_MAX = 256
 _SAVEPOINT = "mycomesh_cut"
-
-# (first bytes of this node's sites, clock): writes of this node after that clock may be nowhere else. A pin keeps those.
-Unseen = tuple[bytes, int]
 
 
 # ---- what comes in
@@ -315,7 +311,7 @@ def _time_of_view(view: RowView, horizon: Horizon) -> int | None:
 # ---- removing rows
 
 
-def cut(table: Table, rows: Sequence[Row], unseen: Unseen) -> tuple[int, list[Row]]:
+def cut(table: Table, rows: Sequence[Row]) -> tuple[int, list[Row]]:
     """Remove those of some rows, all different, that are older than the horizon. Runs inside a transaction.
 
     Returns how many have gone, and the rows that another transaction has to look at.
@@ -323,7 +319,7 @@ def cut(table: Table, rows: Sequence[Row], unseen: Unseen) -> tuple[int, list[Ro
     store, observed = table.store, table.store.on_write
     store.on_write = None  # for readers of the feed a cut is no delete
     try:
-        gone, left = _cut(table, _horizon(table), rows, unseen)
+        gone, left = _cut(table, _horizon(table), rows)
     finally:
         store.on_write = observed
     if observed is not None and gone:
@@ -335,14 +331,14 @@ def cut(table: Table, rows: Sequence[Row], unseen: Unseen) -> tuple[int, list[Ro
     return len(gone), left
 
 
-def _cut(table: Table, horizon: Horizon, rows: Sequence[Row], unseen: Unseen) -> tuple[list[Row], list[Row]]:
+def _cut(table: Table, horizon: Horizon, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     fast, slow = ([], list(rows)) if not _is_plain(table) else _sorted_out(table, horizon, rows)
-    gone = _cut_fast(table, horizon, fast, unseen, slow) if fast else []
+    gone = _cut_fast(table, horizon, fast, slow) if fast else []
     for row in slow[:READ_ROWS_MAX]:
         view = RowView.read(table, row)
         if not view.stored or not _is_expired(view):
             continue
-        if not _note_dropped(table, horizon, [stored[:2] for stored in view.stored], unseen):
+        if not _note_dropped(table, horizon, [stored[:2] for stored in view.stored]):
             continue
         key = table.key(row, view.stored) if view.visible else row
         shrink(view, [0] * len(view.stored), key)
@@ -385,7 +381,7 @@ def _sorted_out(table: Table, horizon: Horizon, rows: Sequence[Row]) -> tuple[li
     return [row for row in rows if row in shown], [row for row in rows if row not in shown]
 
 
-def _cut_fast(table: Table, horizon: Horizon, rows: list[Row], unseen: Unseen, slow: list[Row]) -> list[Row]:
+def _cut_fast(table: Table, horizon: Horizon, rows: list[Row], slow: list[Row]) -> list[Row]:
     """Remove rows that are shown, many at a time; move those that need a closer look to `slow`."""
     stored_entries, parts = table.log.entries_in_order(rows)
     held = table.held.among(stored_entries)
@@ -394,7 +390,7 @@ def _cut_fast(table: Table, horizon: Horizon, rows: list[Row], unseen: Unseen, s
         aside |= _moved(table, horizon, stored_entries)
     else:
         aside |= _younger(table, horizon, rows, stored_entries, parts)
-    aside |= _unseen_rows(table, horizon, rows, stored_entries, parts, unseen)
+    aside |= _unseen_rows(table, horizon, rows, stored_entries, parts)
     going = [row for row in rows if row not in aside] if aside else rows
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
@@ -467,27 +463,29 @@ def _unseen_rows(
     rows: list[Row],
     stored_entries: Sequence[StoredEntry],
     parts: Sequence[tuple[InsertRun, Sequence[int]]],
-    unseen: Unseen,
 ) -> set[Row]:
     """Return the rows that only this file may have, while its pin is later than the mesh's horizon."""
     if horizon.bound_ms <= horizon.ms:
         return set()
-    found = {stored[2] for stored in stored_entries if _is_unseen(table, stored[0], stored[1], unseen)}
+    found = {stored[2] for stored in stored_entries if _is_unseen(table, horizon, stored[0], stored[1])}
     for run, places in parts:
-        if _is_unseen(table, run.site_number, run.hlc + run.n, unseen):
+        if _is_unseen(table, horizon, run.site_number, run.hlc + run.n - 1):
             found.update(rows[at] for at in places)
     return found
 
 
-def _is_unseen(table: Table, site_number: int, hlc: int, unseen: Unseen) -> bool:
-    return hlc > unseen[1] and table.store.site(site_number)[:SITE_PREFIX] == unseen[0]
+def _is_unseen(table: Table, horizon: Horizon, site_number: int, hlc: int) -> bool:
+    """Return True if no peer is known to have an entry, which the pin therefore leaves."""
+    unseen = hlc > horizon.pin.elsewhere.get(table.store.site(site_number), 0)
+    horizon.pin.waiting |= unseen
+    return unseen
 
 
-def _note_dropped(table: Table, horizon: Horizon, stamps: Sequence[tuple[int, int]], unseen: Unseen) -> bool:
+def _note_dropped(table: Table, horizon: Horizon, stamps: Sequence[tuple[int, int]]) -> bool:
     """Note the changes that go by the pin; return False if one of them may be nowhere else."""
     if horizon.bound_ms <= horizon.ms:
         return True
-    if any(_is_unseen(table, *stamp, unseen) for stamp in stamps):
+    if any(_is_unseen(table, horizon, *stamp) for stamp in stamps):
         return False
     for site_number, hlc in stamps:
         horizon.drop(table.store.site(site_number), hlc)

@@ -7,6 +7,7 @@ write has put below the horizon are removed soon after the write.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mycomesh.sync.crdt.hlc import EARLY_MS_MAX, SITE_PREFIX, hlc_from_ms
@@ -18,9 +19,9 @@ from mycomesh.sync.schema.catalog import Catalog
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.policy import Policies
-from mycomesh.sync.schema.retain import adopted_fact, retain_fact
+from mycomesh.sync.schema.retain import ERA_MAX, adopted_fact, end_fact, era_after, retain_fact, retain_name
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.horizon import AGE_MS_MAX, Horizon, RetainRule
+from mycomesh.sync.storage.horizon import AGE_MS_MAX, ASTRAY_MS, Horizon, Likeness, RetainRule
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -70,6 +71,8 @@ class Retention:
         self._passes: dict[str, _Pass] = {}
         self._checked: set[int] = set()  # ids of tables that were looked at in this run
         self._freed = True  # whether free pages may have appeared
+        # Correction of this machine's clock in milliseconds; None while another clock contradicts it and no third one decides.
+        self.offset_ms: int | None = 0
         store.finish_with(self._save)
 
     # ---- rules
@@ -98,8 +101,11 @@ class Retention:
     def _follow(self, table: Table, rule: RetainRule | None) -> None:
         horizon = table.coverage.horizon
         if rule is None:
-            if horizon is not None and horizon.pin.dropped:  # until everybody has cut what only this file lacks
-                horizon.rule, horizon.pin.age_ms = RetainRule(AGE_MS_MAX, horizon.rule.by), 0
+            self._passes.pop(table.spec.folded, None)
+            if horizon is not None and horizon.pin.dropped:  # until repairs have brought what only this file lacks
+                horizon.rule = RetainRule(AGE_MS_MAX, era=horizon.rule.era)
+                horizon.restart()
+                table.coverage.on_horizon(horizon)
             elif horizon is not None:
                 table.coverage.on_horizon(None)
             return
@@ -107,13 +113,20 @@ class Retention:
             horizon = Horizon(self._store, table.table_id, rule, self._site.id[:SITE_PREFIX])
             horizon.load()
         elif horizon.rule != rule:
-            horizon.rule, horizon.looked.oldest_ms = rule, None
-            self._checked.discard(table.table_id)
-            self._passes.pop(table.spec.folded, None)
-            if horizon.ms > rule.floor_ms:
+            is_next = horizon.rule.era == rule.era
+            horizon.rule = rule
+            self._look_again(table, horizon)
+            if not is_next:
+                horizon.restart()
+            elif horizon.ms > rule.floor_ms:
                 self._to_tell.add(table.spec.folded)
         horizon.adopted = self._registry.policies.adopted
         table.coverage.on_horizon(horizon)
+
+    def _look_again(self, table: Table, horizon: Horizon) -> None:
+        horizon.looked.oldest_ms = None
+        self._checked.discard(table.table_id)
+        self._passes.pop(table.spec.folded, None)
 
     def retained(self) -> list[Table]:
         """Return the tables with a horizon, by name."""
@@ -139,7 +152,7 @@ class Retention:
         return found if isinstance(found, int) else 0
 
     def decide(self, table: Table, rule: RetainRule | None, wall_ms: int) -> None:
-        """Decide for every replica how long rows of a table are kept; None keeps them for ever.
+        """Decide for every replica how long rows of a table are kept; None keeps them for ever. `wall_ms` is the machine's time.
 
         Raises:
             PolicyError: the table is cut into areas.
@@ -149,12 +162,22 @@ class Retention:
             raise PolicyError(
                 f"{table.spec.name} is cut into areas, whose rows do not go with time yet; create another table"
             )
-        if rule is not None and horizon is not None:
-            rule = replace(rule, floor_ms=horizon.ms)
         with self._store.transaction():
-            self._catalog.decide(retain_fact(table.spec.folded, rule))
-            self._store.meta_set(_CLOCK, max(wall_ms, self.clock_ms))  # a person is here, who would see a wrong clock
-            if rule is not None and not rule.by:
+            name = retain_name(table.spec.folded)
+            found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
+            era = era_after(found[0] if found and isinstance(found[0], str) else None)
+            if rule is None:
+                ends = table.spec.folded in self._registry.policies.retain
+                self._catalog.decide(end_fact(table.spec.folded, min(era + ends, ERA_MAX)))
+                return
+            floor_ms = 0 if horizon is None or horizon.rule.era != era else horizon.ms
+            self._catalog.decide(retain_fact(table.spec.folded, replace(rule, floor_ms=floor_ms, era=era)))
+            if self.offset_ms is None:
+                return
+            wall_ms += self.offset_ms
+            if not self.clock_ms:  # a person is here, who would see a wrong clock
+                self._store.meta_set(_CLOCK, wall_ms)
+            if not rule.by:
                 self._state_adoptions(table, wall_ms, b"")
 
     def pin(self, table: Table, age_ms: int) -> None:
@@ -173,11 +196,62 @@ class Retention:
         if age_ms >= horizon.rule.age_ms:
             raise PolicyError(f"the mesh keeps rows of {table.spec.name} for less time than that; give a shorter one")
         with self._store.transaction():
-            horizon.pin.age_ms = age_ms
-            horizon.changed = True
-        horizon.looked.oldest_ms = None
+            if age_ms:
+                horizon.pin.age_ms, horizon.changed = age_ms, True
+            else:
+                horizon.end_pin()
+        table.coverage.on_horizon(horizon)
+        self._look_again(table, horizon)
+
+    # ---- what other nodes have
+
+    def on_peer(self, table: Table, likeness: Likeness, peer: bytes) -> None:
+        """Take what a comparison with a peer (16-byte node id) has shown."""
+        horizon = table.coverage.horizon
+        if horizon is None:
+            return
+        if likeness is Likeness.HOLDS:
+            horizon.on_holder(peer, table.coverage.vector)
+            if horizon.pin.waiting:
+                horizon.pin.waiting, horizon.pin.cut_ms = False, 0
+                self._look_again(table, horizon)
+        elif likeness is Likeness.COVERS:
+            horizon.on_pinned_peer(peer)
+
+    def on_equal(self, names: Sequence[str]) -> None:
+        """Note that a peer has the same entries of these tables, at the same horizons."""
+        for table in self._retained:
+            horizon = table.coverage.horizon
+            if horizon is not None and horizon.is_restoring and table.spec.folded in names:
+                with self._store.transaction():
+                    horizon.on_equal()
+                    horizon.save()
+                if table.spec.folded not in self._registry.policies.retain:
+                    table.coverage.on_horizon(None)
+                    self._followed = None
 
     # ---- work
+
+    def turn_back(self, wall_ms: int) -> list[str]:
+        """Move back the horizons that a wrong clock has moved too far; return the tables, by name here.
+
+        `wall_ms` is a time that another clock confirms, or that of the only member.
+        """
+        found = []
+        for table in self.retained():
+            horizon = table.coverage.horizon
+            assert horizon is not None
+            if horizon.is_astray(wall_ms):
+                with self._store.transaction():
+                    horizon.turn_back(wall_ms)
+                table.coverage.on_horizon(horizon)
+                self._look_again(table, horizon)
+                self._to_tell.discard(table.spec.folded)
+                found.append(table.spec.name)
+        if found or self.clock_ms > wall_ms + ASTRAY_MS:
+            with self._store.transaction():
+                self._store.meta_set(_CLOCK, wall_ms)
+        return found
 
     def next_due(self, wall_ms: int) -> int | None:
         """Return when the next step is due, a Unix time in milliseconds: not after `wall_ms` if now; None without a rule."""
@@ -307,8 +381,7 @@ class Retention:
 
     def _cut(self, table: Table, rows: list[Row], wall_ms: int, step: RetentionStep) -> tuple[int, list[Row]]:
         done: list[tuple[int, list[Row]]] = []
-        unseen = self._site.id[:SITE_PREFIX], self._site.confirmed_upto(table)
-        step.published += self._outbox.write_within_budget(wall_ms, lambda _: done.append(cut(table, rows, unseen)))
+        step.published += self._outbox.write_within_budget(wall_ms, lambda _: done.append(cut(table, rows)))
         if done[-1][0]:
             self._freed = True
             self._outbox.retry(table)  # parked rows may fit now

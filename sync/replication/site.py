@@ -137,10 +137,6 @@ class Site:
         if len(clocks) > CONFIRMING:
             del clocks[min(clocks, key=lambda each: (clocks[each], each))]
 
-    def confirmed_upto(self, table: Table) -> int:
-        """Return the clock up to which peers were found to have this site's entries of a table, in this run; 0 for none."""
-        return min(self._confirmed.get(table.spec.folded, {}).values(), default=0)
-
     def unseen_after(self, unit: Unit) -> tuple[int, int]:
         """Return (site number, clock): nobody is known to have this site's later entries of a unit, so none was deleted.
 

@@ -6,42 +6,74 @@ Facts of a form that this module does not write have no effect.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from mycomesh.sync.sqlite.table_spec import TableSpec
 from mycomesh.sync.storage.horizon import AGE_MS_MAX, AGE_MS_MIN, RetainRule
 
-__all__ = ["ADOPTED", "RETAIN", "adopted_fact", "adoption_of", "retain_fact", "retain_refusal", "rule_of"]
+__all__ = [
+    "ADOPTED",
+    "ERA_MAX",
+    "RETAIN",
+    "adopted_fact",
+    "adoption_of",
+    "end_fact",
+    "era_after",
+    "retain_fact",
+    "retain_name",
+    "retain_refusal",
+    "rule_of",
+]
 
 RETAIN = "retain"
 ADOPTED = "adopted"
-OFF = "off"
+ERA_MAX = 1 << 31
 _TEXT_MAX = 1_024
 _MS_END = 1 << 47  # of a clock's milliseconds
 
 
-def retain_fact(table: str, rule: RetainRule | None) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) of the rule of a table, by canonical name; None ends it."""
-    name = f"{RETAIN}:{json.dumps([table], ensure_ascii=False)}"
-    if rule is None:
-        return name, RETAIN, OFF
-    value = {"age_ms": rule.age_ms, "by": rule.by, "floor_ms": rule.floor_ms}
-    return name, RETAIN, json.dumps(value, ensure_ascii=False)
+def retain_name(table: str) -> str:
+    """Return the name of the fact of a table's rule, by canonical name."""
+    return f"{RETAIN}:{json.dumps([table], ensure_ascii=False)}"
+
+
+def retain_fact(table: str, rule: RetainRule) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) of the rule of a table, by canonical name."""
+    value = {"age_ms": rule.age_ms, "by": rule.by, "floor_ms": rule.floor_ms, "era": rule.era}
+    return retain_name(table), RETAIN, json.dumps(value, ensure_ascii=False)
+
+
+def end_fact(table: str, era: int) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that the rule of a table has ended; `era` is that of its next rule."""
+    return retain_name(table), RETAIN, json.dumps({"era": era})
+
+
+def era_after(text: str | None) -> int:
+    """Return the era of a table's next rule from the text of its fact; 0 without one, or for one of another form."""
+    value = _read(text) if text else None
+    era = value.get("era", 0) if value is not None else 0
+    return era if type(era) is int and 0 <= era <= ERA_MAX else 0
 
 
 def rule_of(text: str) -> RetainRule | None:
     """Return the rule that a fact states; None if it ends one, or has another form."""
-    try:
-        value = json.loads(text) if len(text) <= _TEXT_MAX else None
-    except (ValueError, RecursionError):
-        return None
-    if type(value) is not dict:
+    value = _read(text)
+    if value is None:
         return None
     age_ms, by, floor_ms = value.get("age_ms"), value.get("by", ""), value.get("floor_ms", 0)
     if type(age_ms) is not int or type(by) is not str or type(floor_ms) is not int:
         return None
     if not AGE_MS_MIN <= age_ms <= AGE_MS_MAX or not 0 <= floor_ms < _MS_END:
         return None
-    return RetainRule(age_ms, by, floor_ms)
+    return RetainRule(age_ms, by, floor_ms, era_after(text))
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text) if len(text) <= _TEXT_MAX else None
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is dict else None
 
 
 def adopted_fact(site: bytes, wall_ms: int) -> tuple[str, str, str]:

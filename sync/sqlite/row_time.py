@@ -1,5 +1,8 @@
 """The time in a cell: ISO 8601 text, or a number of seconds or milliseconds since 1970.
 
+A number that would be a time before 1980 counts as no time: it may be a Julian day, a date such as 20260101, a year, or the
+seconds of a machine. Rows do not come back, so a value that may mean something else keeps its row.
+
 SQLite judges every value, in one expression, so that all nodes cut the same rows (`retention`). Python only sorts out the values
 that are certainly later than a bound, which most are.
 
@@ -16,6 +19,7 @@ __all__ = ["maybe_before", "time_ms"]
 # A number below this is seconds (until the year 5138), from it on milliseconds (since 1973), and from `_MS_END` on no time.
 _MS_FROM = 10**11
 _MS_END = 10**14
+_EARLIEST_S = 315_532_800  # 1980
 _DAY_MS = 86_400_000
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 _DATE_CHARS = 10
@@ -27,8 +31,8 @@ def time_ms(value: str) -> str:
     Text counts to the second, as SQLite versions round fractions differently.
     """
     number = (
-        f"CASE WHEN {{0}} > -{_MS_FROM} AND {{0}} < {_MS_FROM} THEN 1000 * CAST({{0}} AS INTEGER)"
-        f" WHEN {{0}} >= {_MS_FROM} AND {{0}} < {_MS_END} THEN CAST({{0}} AS INTEGER) END"
+        f"CASE WHEN {{0}} >= {_EARLIEST_S} AND {{0}} < {_MS_FROM} THEN 1000 * CAST({{0}} AS INTEGER)"
+        f" WHEN {{0}} >= {1_000 * _EARLIEST_S} AND {{0}} < {_MS_END} THEN CAST({{0}} AS INTEGER) END"
     )
     return (
         f"CASE typeof({value}) WHEN 'integer' THEN {number.format(value)} WHEN 'real' THEN {number.format(value)}"
@@ -41,9 +45,9 @@ def time_ms(value: str) -> str:
 def maybe_before(value: Any, bound_ms: int) -> bool:
     """Return False if a value is certainly no time before a bound (Unix milliseconds)."""
     if type(value) is int or type(value) is float:
-        if -_MS_FROM < value < _MS_FROM:
-            return value * 1000 < bound_ms + 1000
-        return _MS_FROM <= value < min(bound_ms, _MS_END)
+        if value < _MS_FROM:
+            return value >= _EARLIEST_S and value * 1000 < bound_ms + 1000
+        return 1_000 * _EARLIEST_S <= value < min(bound_ms, _MS_END)
     if type(value) is not str:
         return False
     return value[:_DATE_CHARS] <= _latest_date(bound_ms) or value.isdigit()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Range, Vector
-from mycomesh.sync.storage.horizon import Horizon
+from mycomesh.sync.storage.horizon import Horizon, Likeness
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Coverage"]
@@ -57,10 +57,10 @@ class Coverage:
         self.horizon = horizon
         self._digest = b""
 
-    def is_alike(self, digest: bytes, peer: bytes) -> bool:
-        """Return True if a peer (16-byte node id) covers the same, under another horizon than this replica's, or none."""
-        if self.horizon is None or digest == self.digest:
-            return False
+    def likeness(self, digest: bytes, peer: bytes) -> Likeness:
+        """Return whether a peer (16-byte node id) with that digest covers the same, whatever its horizon."""
+        if self.horizon is None:
+            return Likeness.HOLDS if digest == self.digest else Likeness.NONE
         return self.horizon.alike(self.vector.digest(), digest, peer)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mycomesh.sync.events import CommitSeen, MembersKnown, TimeKnown
+from mycomesh.sync.events import CommitSeen, CompareRequested, MembersKnown, TimeKnown
 from mycomesh.sync.storage.horizon import RetainRule
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS
@@ -46,9 +46,10 @@ def retain(world, node, name, age_ms, by=""):
 
 
 def pin(world, node, name, age_ms):
-    """A decision about one file alone."""
+    """A decision about one file alone, and the comparison that follows it."""
     node.peer.replica.retention.pin(node.peer.replica.tables[name], age_ms)
     world.do(node, CommitSeen())
+    world.do(node, CompareRequested())
 
 
 def rows(node, name="t"):

@@ -34,8 +34,8 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
         SyncError: the replica refuses it.
     """
     result = await node.run_on_replica(prepare(request, node.names_by_site()))
-    if request.get("do") in {"accept-drop", "keep-rows"}:
-        node.request_comparison()  # which begins the rounds again
+    if request.get("do") in {"accept-drop", "keep-rows"} or request.get("local_ms") is not None:
+        node.request_comparison()  # which begins the rounds again, and shows what other nodes hold
     return result
 
 

@@ -6,15 +6,37 @@ import json
 
 import pytest
 
-from mycomesh.sync.schema.retain import _TEXT_MAX, adopted_fact, adoption_of, retain_fact, rule_of
+from mycomesh.sync.schema.retain import (
+    _TEXT_MAX,
+    ERA_MAX,
+    adopted_fact,
+    adoption_of,
+    end_fact,
+    era_after,
+    retain_fact,
+    rule_of,
+)
 from mycomesh.sync.storage.horizon import AGE_MS_MAX, AGE_MS_MIN, RetainRule
 
 
 @pytest.mark.parametrize("age_ms", [AGE_MS_MIN, AGE_MS_MAX - 1, AGE_MS_MAX])
 def test_rule_comes_back_from_its_fact(age_ms):
-    rule = RetainRule(age_ms, "at", 7)
+    rule = RetainRule(age_ms, "at", 7, era=2)
     assert rule_of(retain_fact("t", rule)[2]) == rule
     assert retain_fact("t", rule)[:2] == ('retain:["t"]', "retain")
+
+
+@pytest.mark.parametrize("era", [0, 1, ERA_MAX])
+def test_end_of_a_rule_tells_the_next_era(era):
+    name, kind, text = end_fact("t", era)
+    assert (name, kind) == retain_fact("t", RetainRule(AGE_MS_MIN))[:2]
+    assert rule_of(text) is None
+    assert era_after(text) == era
+
+
+@pytest.mark.parametrize("text", [None, "", "off", "[]", '{"era": -1}', '{"era": true}', f'{{"era": {ERA_MAX + 1}}}'])
+def test_fact_of_another_form_has_the_first_era(text):
+    assert era_after(text) == 0
 
 
 @pytest.mark.parametrize("age_ms", [0, AGE_MS_MIN - 1, AGE_MS_MAX + 1, 1.5, "7d", None, True])

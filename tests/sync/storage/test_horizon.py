@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.storage.horizon import AGE_MS_MAX, STEP_MS_MAX, SUSPECTS_MAX, Horizon, RetainRule, step_of
+from mycomesh.sync.storage.horizon import (
+    AGE_MS_MAX,
+    ASTRAY_MS,
+    STEP_MS_MAX,
+    SUSPECTS_MAX,
+    Horizon,
+    Likeness,
+    RetainRule,
+    step_of,
+)
 
 NODE, OTHER = b"n" * 8, b"o" * 8
 NOW = 1_800_000_000_000
@@ -56,11 +65,11 @@ def test_digests_are_equal_only_at_one_horizon():
 @pytest.mark.parametrize("steps", [-1, 0, 1])
 def test_same_vector_is_recognised_beside_a_step(steps):
     one, two = made(), made(node=OTHER, wall_ms=NOW + steps * step_of(WEEK))
-    assert one.alike(b"d" * 8, two.mixed(b"d" * 8), OTHER)
-    assert not one.alike(b"e" * 8, two.mixed(b"d" * 8), OTHER)
+    assert one.alike(b"d" * 8, two.mixed(b"d" * 8), OTHER) is Likeness.HOLDS
+    assert one.alike(b"e" * 8, two.mixed(b"d" * 8), OTHER) is Likeness.NONE
     two.move(two.next_due)  # and while it removes rows
-    assert one.alike(b"d" * 8, two.mixed(b"d" * 8), OTHER) == (steps < 1)
-    assert not one.alike(b"d" * 8, two.mixed(b"d" * 8), NODE)
+    assert one.alike(b"d" * 8, two.mixed(b"d" * 8), OTHER) is (Likeness.HOLDS if steps < 1 else Likeness.NONE)
+    assert one.alike(b"d" * 8, two.mixed(b"d" * 8), NODE) is Likeness.NONE
 
 
 def test_pinned_file_vouches_only_for_what_it_holds():
@@ -68,7 +77,7 @@ def test_pinned_file_vouches_only_for_what_it_holds():
     pinned.pin.age_ms = 86_400_000
     pinned.move(NOW)
     assert pinned.mixed(b"d" * 8) != other.mixed(b"d" * 8)
-    assert other.alike(b"d" * 8, pinned.mixed(b"d" * 8), NODE)
+    assert other.alike(b"d" * 8, pinned.mixed(b"d" * 8), NODE) is Likeness.COVERS
     vector = Vector({b"s" * 16: [(0, 10), (20, 30)], b"t" * 16: [(0, 5)]})
     pinned.drop(b"s" * 16, 25)
     assert pinned.vouched(vector).items() == [(b"s" * 16, ((25, 30),)), (b"t" * 16, ((0, 5),))]
@@ -86,3 +95,35 @@ def test_suspects_beyond_their_limit_cause_a_look_at_all():
     horizon.suspect(-1)
     assert len(horizon.looked.suspects) == SUSPECTS_MAX
     assert horizon.looked.oldest_ms is None
+
+
+@pytest.mark.parametrize("ahead_ms", [-WEEK, 0, ASTRAY_MS, ASTRAY_MS + step_of(WEEK), 365 * WEEK])
+def test_only_a_horizon_beyond_every_rule_goes_back(ahead_ms):
+    horizon = made(wall_ms=NOW + ahead_ms)
+    astray = ahead_ms > ASTRAY_MS
+    assert horizon.is_astray(NOW) == astray
+    before = horizon.ms
+    horizon.turn_back(NOW)
+    assert horizon.ms == (RetainRule(WEEK).due(NOW) if ahead_ms > 0 else before)
+    assert not horizon.is_astray(NOW)
+
+
+def test_a_longer_rule_is_no_reason_to_go_back():
+    horizon = made(WEEK // 7)
+    horizon.rule = RetainRule(WEEK, "at")
+    horizon.move(NOW)
+    assert not horizon.is_astray(NOW)
+    assert horizon.ms == RetainRule(WEEK // 7).due(NOW)
+
+
+def test_a_pin_removes_only_what_its_witness_holds():
+    horizon, vector = made(), Vector({b"s" * 16: [(0, 10)]})
+    horizon.on_holder(OTHER, vector)
+    assert not horizon.pin.elsewhere, "no pin asks for it"
+    horizon.pin.age_ms = 86_400_000
+    horizon.on_holder(OTHER, vector)
+    assert horizon.pin.elsewhere == {b"s" * 16: 10}
+    horizon.on_pinned_peer(NODE)
+    assert horizon.pin.elsewhere
+    horizon.on_pinned_peer(OTHER)
+    assert not horizon.pin.elsewhere
