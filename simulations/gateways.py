@@ -155,6 +155,10 @@ class SimulatedGateway:
         await Wait(None, self._rng.randint(*STORAGE_US))
         return call(*args)
 
+    def storage_ms(self) -> int:
+        """Return 0: CPU takes no virtual time."""
+        return 0
+
     async def query(self, request: Callable[[Replica], T]) -> T:
         """Run a request on the replica at once."""
         replica = self._shell.replica

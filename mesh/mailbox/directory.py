@@ -5,7 +5,7 @@ and file systems that ignore case keep them apart. A file gets its name when it 
 writes into a stream's directory, so that a look before the rename is enough not to replace a file: FAT knows no hard links.
 
 Another program may put anything into the directory. So nothing but regular files is opened, none larger than an envelope,
-and the number of names that count is bounded.
+and the number of names that count and that are kept is bounded.
 
 A gateway learns by inotify what appears here. A network share does not tell what other machines write, so it looks too.
 """
@@ -13,6 +13,8 @@ A gateway learns by inotify what appears here. A network share does not tell wha
 from __future__ import annotations
 
 import contextlib
+import errno
+import heapq
 import os
 import re
 import select
@@ -38,6 +40,7 @@ PACE = Pace(
 _FOLDER = "mycomesh"
 _CREATED, _MOVED_IN, _GONE = 0x100, 0x80, 0x400  # IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF
 _READ_BYTES = 65_536
+_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)  # must not hold up the other files
 _STREAM = re.compile(rf"[0-9a-f]{{{2 * STREAM_BYTES}}}")
 _ENVELOPE = re.compile(r"[0-7][0-9a-f]{15}\.box")
 
@@ -79,29 +82,25 @@ class DirectoryMailbox:
     def list_after(self, mesh: bytes, stream: bytes, position: int) -> list[Listed]:
         """Return the envelopes of a stream beyond a position, in the order of their positions."""
         found: list[Listed] = []
-        for entry in self._entries(self._stream(mesh, stream)):
-            if _ENVELOPE.fullmatch(entry.name) is None or (at := int(entry.name[:16], 16)) <= position:
-                continue
+        for name in self._first(self._stream(mesh, stream), _ENVELOPE, LISTED_MAX, f"{position + 1:016x}"):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                status = entry.stat(follow_symlinks=False)
+                status = (self._stream(mesh, stream) / name).lstat()
                 if stat.S_ISREG(status.st_mode):
-                    found.append(Listed(stream, at, status.st_size))
-        return sorted(found)[:LISTED_MAX]
+                    found.append(Listed(stream, int(name[:16], 16), status.st_size))
+        return found
 
     def streams(self, mesh: bytes) -> list[bytes]:
         """Return the streams of a mesh, in byte order."""
-        entries = self._entries(self._path / _FOLDER / mesh.hex())
-        names = sorted(entry.name for entry in entries if _STREAM.fullmatch(entry.name))
-        return [bytes.fromhex(name) for name in names[:STREAMS_MAX]]
+        return [bytes.fromhex(name) for name in self._first(self._path / _FOLDER / mesh.hex(), _STREAM, STREAMS_MAX)]
 
     def get(self, mesh: bytes, listed: Listed) -> bytes | None:
-        """Return one envelope, None if it has been removed, is no regular file or larger than an envelope can be."""
+        """Return one envelope, None if it is gone, may not be read, is no regular file or larger than an envelope can be."""
         path = self._stream(mesh, listed.stream) / _name(listed.position)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if error.errno in _ONE_FILE:
+                return None
             raise self._error(error) from error
         with open(descriptor, "rb") as file:  # noqa: PTH123, a descriptor
             try:
@@ -155,11 +154,15 @@ class DirectoryMailbox:
         assert len(stream) == STREAM_BYTES
         return self._path / _FOLDER / mesh.hex() / stream.hex()
 
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Return what is in a folder of the mailbox; nothing if it has not been made yet."""
+    def _first(self, folder: Path, pattern: re.Pattern[str], count: int, least: str = "") -> list[str]:
+        """Return the first names of a folder that fit, in order and not below `least`; none if it has not been made yet.
+
+        A folder may have any number of names. So they are read one by one, and no more than `count` are kept.
+        """
         try:
             with os.scandir(folder) as entries:
-                return list(entries)
+                names = (entry.name for entry in entries)
+                return heapq.nsmallest(count, (name for name in names if name >= least and pattern.fullmatch(name)))
         except FileNotFoundError as error:
             if self._path.is_dir():
                 return []

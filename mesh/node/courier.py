@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Courier", "Ending", "Packed", "Parcel", "Run", "TakenIn"]
 
+REFUSED_MAX = 64  # envelopes of one stream of parcels that do not open: a storage may invent any number
 SLICES_MS = (600_000, 86_400_000, None)  # a parcel brings the rows of the last minutes first, then of the day, then all
 
 
@@ -151,11 +152,15 @@ class Courier:
         run: list[Listed] = []
         ending = Ending()
         refusal: DecodeError | CertificateError = DecodeError("it has no complete parcel")
+        refused = 0
         for each in listed:
             try:
                 opened = await self.open(each)
             except (DecodeError, CertificateError) as error:
                 refusal, run = error, []
+                refused += 1
+                if refused >= REFUSED_MAX:
+                    break
                 continue
             if opened.kind is not Kind.PARCEL:
                 return None
@@ -181,7 +186,7 @@ class Courier:
         keys = self.keys()
         data = await self.surroundings.storage(self.mailbox.get, keys.mesh, listed)
         if data is None:
-            raise DecodeError("an envelope was removed, or is no file of its size")
+            raise DecodeError("an envelope was removed, may not be read, or is too large")
         wall_ms = self.surroundings.clock()[1]
         opened = open_signed(keys, lambda raw: self.roster.verify(raw, wall_ms), listed, data)
         self.surroundings.learn(opened.author.raw)
@@ -270,6 +275,7 @@ class Run:
         self._floor = floor
         self._writer = StreamWriter(courier.roster.identity, kind, previous)
         self.appended: list[tuple[int, int]] = []  # position, bytes
+        self.tried = 0  # the last position that was to be taken
 
     @property
     def envelopes(self) -> int:
@@ -308,6 +314,7 @@ class Run:
             envelope = self._writer.next_envelope(keys, self._floor)
             assert envelope is not None
             position, data = envelope
+            self.tried = position
             if not await courier.surroundings.storage(courier.mailbox.append, keys.mesh, stream, position, data):
                 raise NodeError("another program of this node writes to this mailbox; wait until it has ended")
             self._writer.on_appended(position)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -47,6 +48,7 @@ class NodeSurroundings:
         self._node = node
         self._learnt: dict[bytes, None] = {}
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._spent_ns = 0
         threading.Thread(target=self._run, name="mycomesh-mailbox", daemon=True).start()
 
     def clock(self) -> tuple[int, int]:
@@ -82,6 +84,10 @@ class NodeSurroundings:
         self._calls.put(run)
         return await asyncio.wrap_future(outcome)
 
+    def storage_ms(self) -> int:
+        """Return how many milliseconds of CPU the thread of the storage has taken so far."""
+        return self._spent_ns // 1_000_000
+
     async def query(self, request: Callable[[Replica], T]) -> T:
         """Run a short request on the SQL thread."""
         return await self._node.query_replica(request)
@@ -101,6 +107,7 @@ class NodeSurroundings:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
+            self._spent_ns = time.thread_time_ns()
 
 
 def courier_of(node: ServingNode, mailbox: Mailbox) -> tuple[Courier, NodeSurroundings]:

@@ -48,6 +48,10 @@ class Surroundings(Protocol):
         """Run a verb of the mailbox, which may block, and return its result or raise its error."""
         ...
 
+    def storage_ms(self) -> int:
+        """Return how many milliseconds of CPU the verbs of the mailbox have taken so far."""
+        ...
+
     async def query(self, request: Callable[[Replica], T]) -> T:
         """Run a short request on the replica, and return its result."""
         ...

@@ -36,6 +36,7 @@ BESIDE_MS = 1_000  # more than a run of another gateway of this base takes to co
 BESIDE_KEPT_MS = 60_000  # how long a gateway counts as one of this base after its last copy
 STATE_MS = 300_000  # between two statements while something changes; an idle gateway says nothing
 STORE_MS = 5_000  # between two writes of the ledger
+LOOK_REST = 9  # times the CPU of a look: a storage that tells without end, or lists much, takes a tenth of a core
 RETRY_MS = (1_000, 2_000, 5_000, 15_000)  # after the storage has failed
 AWAY_MS = 3_000  # a failure that lasts so long is reported
 NEVER_MS = 3_600_000
@@ -97,7 +98,9 @@ class Gateway:
     async def read_forever(self) -> None:
         """Read what others append."""
         while True:
+            before_ms = self._courier.surroundings.storage_ms()
             wait_ms = await self._guarded("read", self._read_once)
+            await self._rest(LOOK_REST * (self._courier.surroundings.storage_ms() - before_ms))
             await self._courier.surroundings.wait(self._news, max(1, wait_ms))
 
     async def _guarded(self, loop: str, step: Callable[[], Awaitable[int]]) -> int:
@@ -131,12 +134,16 @@ class Gateway:
 
     async def _pause(self) -> None:
         """Let a burst of commits gather, and keep the spacing of the mailbox."""
-        surroundings = self._courier.surroundings
-        now_ms = surroundings.clock()[0]
+        now_ms = self._courier.surroundings.clock()[0]
         wait_ms = max(GATHER_MS, self._times["write"] + self._courier.mailbox.pace.spacing_ms - now_ms)
         if self._is_deputy(now_ms):
             wait_ms = max(wait_ms, BESIDE_MS)
-        end_ms = now_ms + wait_ms
+        await self._rest(wait_ms)
+
+    async def _rest(self, wait_ms: int) -> None:
+        """Return after a time, whatever happens."""
+        surroundings = self._courier.surroundings
+        end_ms = surroundings.clock()[0] + wait_ms
         while (left_ms := end_ms - surroundings.clock()[0]) > 0:
             await surroundings.wait(Signal(), left_ms)
 
@@ -190,8 +197,7 @@ class Gateway:
         self._times["state"] = now_ms
         await writer.state(reader.receipts(), wanted)
         reader.on_asked(wanted)
-        keys = self._courier.keys()
-        await writer.prune(reader.receipts_of(keys.live_stream_of(self._courier.roster.own_id)))
+        await writer.prune(reader.receipts_of_own())
 
     async def _store_if_due(self) -> None:
         now_ms = self._courier.surroundings.clock()[0]

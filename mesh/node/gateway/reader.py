@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import CertificateError, DecodeError
-from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX
+from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX, MailboxError
 from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened
 from mycomesh.mesh.node.courier import Ending
 from mycomesh.mesh.node.gateway import statement
@@ -45,6 +45,9 @@ REFUSED_MAX = 1_024  # positions of one stream whose envelope did not open, so t
 REFUSED_MS = (
     60_000  # then they are fetched again: the storage may have held half a file, or this node has learnt a secret
 )
+FAILED_STREAMS = 4  # in one look: then the storage itself is taken for away, since each failure may take a minute
+REFUSED_LOOK_BYTES = 16 << 20  # what one look at a stream reads in vain: a storage may invent any number of envelopes
+REFUSED_LOOK_LEAST = 256 << 10  # what one envelope counts at least, so that small ones are few too
 CACHE_BYTES = 2 << 20  # of a run that is kept between its first reading and its replay; a longer one is fetched again
 
 
@@ -74,7 +77,8 @@ class Stream:
     doubts: dict[str, Vector] = field(default_factory=dict)  # table -> what a statement covers, and nothing has brought
     doubted_ms: int = 0
     proved_ms: int | None = None  # wall time of the last statement in which all tables were equal
-    receipts: dict[bytes, int] = field(default_factory=dict)
+    receipt: int = 0  # how far its gateway has read this node's live stream
+    vain_bytes: int = 0  # read in this look, and refused
     unopened: dict[int, int] = field(default_factory=dict)  # position -> when it did not open
 
     def lag_ms(self, passed: int) -> int:
@@ -134,11 +138,9 @@ class LiveReader:
         """Return how far the streams were read that are in the mailbox."""
         return {stream: self._ledger.passed[stream] for stream in self.streams if stream in self._ledger.passed}
 
-    def receipts_of(self, stream: bytes) -> tuple[int, ...]:
-        """Return how far each other gateway has read a stream."""
-        return tuple(
-            each.receipts.get(stream, 0) for each in self.streams.values() if each.kind is Kind.LIVE and each.author
-        )
+    def receipts_of_own(self) -> tuple[int, ...]:
+        """Return how far each other gateway has read this node's live stream."""
+        return tuple(each.receipt for each in self.streams.values() if each.kind is Kind.LIVE and each.author)
 
     def wanted(self) -> tuple[bytes, ...]:
         """Return the live streams of which a parcel has to be asked for now."""
@@ -162,18 +164,28 @@ class LiveReader:
         """Read what is new in all streams; return whether something was taken in.
 
         Raises:
-            MailboxError, NodeError: the mailbox or the file cannot be used; what was read before stays.
+            MailboxError, NodeError: the mailbox, some streams of it or the file cannot be used; what was read stays.
         """
         courier, keys = self._courier, self._courier.keys()
         listed = await courier.surroundings.storage(courier.mailbox.streams, keys.mesh)
         own = keys.stream_of(courier.roster.own_id)
         progress = False
+        failures: list[MailboxError] = []
         for name in listed[:STREAMS_MAX]:
-            if name != own:
-                stream = self.streams.setdefault(name, Stream())
+            if name == own:
+                continue
+            stream = self.streams.setdefault(name, Stream())
+            try:
                 progress = await self._read(name, stream, listed) or progress
+            except MailboxError as error:  # a folder that is closed to this user does not hold up the others
+                stream.why = str(error)
+                failures.append(error)
+                if len(failures) >= FAILED_STREAMS:
+                    break
         for name in [name for name in self.streams if name not in listed]:
             del self.streams[name]
+        if failures:
+            raise failures[0]
         return progress
 
     async def _read(self, name: bytes, stream: Stream, listed: Sequence[bytes]) -> bool:
@@ -182,6 +194,7 @@ class LiveReader:
         passed = self._ledger.passed.get(name, 0)
         news = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, name, passed)
         stream.waiting, stream.newest = len(news), news[-1].position if news else stream.newest
+        stream.vain_bytes = 0
         if not stream.author and not (news and await self._meet(stream, news)):
             return False
         before = (passed, stream.taken)
@@ -212,12 +225,13 @@ class LiveReader:
         """Return an envelope, None if it does not open."""
         now_ms = self._courier.surroundings.clock()[0]
         at_ms = stream.unopened.get(listed.position)
-        if at_ms is not None and now_ms < at_ms + REFUSED_MS:
+        if (at_ms is not None and now_ms < at_ms + REFUSED_MS) or stream.vain_bytes >= REFUSED_LOOK_BYTES:
             return None
         try:
             opened = await self._courier.open(listed)
         except (DecodeError, CertificateError) as error:
             stream.refused += at_ms is None
+            stream.vain_bytes += max(listed.size, REFUSED_LOOK_LEAST)
             stream.why = str(error)
             stream.unopened.pop(listed.position, None)
             stream.unopened[listed.position] = now_ms
@@ -308,8 +322,8 @@ class LiveReader:
         if opened.position <= stream.heard:
             return
         stream.heard = opened.position
-        stream.base, stream.receipts = said.base, dict(said.receipts)
         own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
+        stream.base, stream.receipt = said.base, dict(said.receipts).get(own, 0)
         if stream.author != self._courier.roster.own_id and own in said.wanted:
             self.parcel_wanted = True
 

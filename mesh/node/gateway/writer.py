@@ -67,7 +67,9 @@ class LiveWriter:
         self._parcel = (0, 0)  # position of the newest own one, its bytes
         self._parcel_due_ms: int | None = None  # a reader misses something
         self._parcel_not_before_ms = 0
-        self._used = 0  # the highest position of this run of the node, also of runs that broke off
+        self._used = (
+            0  # the highest position that this run of the node has tried: a storage may have put something there
+        )
         self._said: dict[str, bytes] = {}  # table -> digest of its vector in the last statement
         self.written = Written()
 
@@ -145,7 +147,7 @@ class LiveWriter:
             await record(self._courier.surroundings, self._courier.links, delta.choose, delta.take)
             await delta.run.flush(all_of_it=True)
         finally:
-            self._used = max(self._used, delta.run.position)
+            self._used = max(self._used, delta.run.tried)
         if not delta.run.envelopes:
             return False
         self._on_run(delta.run)
@@ -193,7 +195,10 @@ class LiveWriter:
                 size += len(wire.encode(piece))
                 run.put(piece)
             self._said[name] = digest
-        await run.flush(all_of_it=True)
+        try:
+            await run.flush(all_of_it=True)
+        finally:
+            self._used = max(self._used, run.tried)
         self._on_run(run)
 
     def _begin(self, kind: Kind) -> Run:

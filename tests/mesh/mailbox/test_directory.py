@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,7 @@ def test_what_is_no_envelope_does_not_count(mailbox, tmp_path):
     assert mailbox.list_after(MESH, STREAM, 0) == [Listed(STREAM, 1, 5)]
     assert mailbox.streams(MESH) == [STREAM]
     assert mailbox.get(MESH, Listed(STREAM, 5, 0)) is None
-    with pytest.raises(MailboxError):
-        mailbox.get(MESH, Listed(STREAM, 4, 0))
+    assert mailbox.get(MESH, Listed(STREAM, 4, 0)) is None
 
 
 def test_a_file_larger_than_an_envelope_is_not_read(mailbox, tmp_path):
@@ -113,6 +113,29 @@ def test_listed_names_and_streams_are_bounded(mailbox, monkeypatch):
         mailbox.append(MESH, bytes([number]) * 8, 1, b"")
     assert [each.position for each in mailbox.list_after(MESH, STREAM, 0)] == [1, 2]
     assert len(mailbox.streams(MESH)) == 2
+
+
+def test_a_folder_of_very_many_files_takes_little_memory(mailbox, tmp_path):
+    mailbox.append(MESH, STREAM, 1, b"")
+    files, whole = 20_000, 0
+    for position in range(2, files + 1):
+        os.mknod(folder(tmp_path) / f"{position:016x}.box")
+    for kept, least in ((10, files - 10), (0, files)):
+        tracemalloc.start()
+        assert len(mailbox.list_after(MESH, STREAM, least)) == kept
+        whole = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert whole < 200_000, f"{whole / files:.0f} bytes a file that was passed long ago"
+
+
+def test_a_file_that_may_not_be_read_is_no_failure(mailbox, monkeypatch):
+    mailbox.append(MESH, STREAM, 1, b"data")
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", closed)
+    assert mailbox.get(MESH, Listed(STREAM, 1, 4)) is None
 
 
 def test_an_absent_directory_is_not_made(tmp_path):

@@ -28,6 +28,9 @@ class StillSurroundings:
     async def storage(self, call, *args):
         return call(*args)
 
+    def storage_ms(self):
+        return 0
+
     async def query(self, request):
         return request(self.replica)
 

@@ -2,7 +2,11 @@
 
 import asyncio
 
-from mycomesh.mesh.mailbox.mailbox import Listed
+import pytest
+
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.node import courier as courier_module
 from mycomesh.mesh.node.gateway import reader as module
 from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS
 from mycomesh.mesh.node.recording import AUDIT
@@ -156,9 +160,9 @@ def test_a_statement_proves_equal_tables(three):
     asyncio.run(alpha.writer.state({bravo.live: 5}, ()))
     read(bravo)
     stream = bravo.stream_of(alpha)
-    assert (stream.base, stream.receipts) == ("n0", {bravo.live: 5})
+    assert (stream.base, stream.receipt) == ("n0", 5)
     assert stream.proved_ms is not None
-    assert bravo.reader.receipts_of(bravo.live) == (5, 0)
+    assert bravo.reader.receipts_of_own() == (5, 0)
 
 
 def test_a_statement_finds_what_no_run_has_brought(three):
@@ -207,6 +211,56 @@ def test_remembered_refusals_are_bounded(three, monkeypatch):
     assert bravo.rows() == [("first", 1)]
     assert bravo.reader.retry_ms is not None
     assert REFUSED_MS > 0
+
+
+def test_a_look_reads_little_in_vain(three, monkeypatch):
+    """A storage that invents envelopes holds up its own stream alone, and costs a bounded number of bytes a look."""
+    alpha, bravo, _ = three
+    read(bravo)
+    monkeypatch.setattr(module, "REFUSED_LOOK_BYTES", 4 * module.REFUSED_LOOK_LEAST)
+    mailbox, first = alpha.courier.mailbox, bravo.ledger.passed[alpha.live]
+    for number in range(1, 8):
+        mailbox.append(alpha.keys.mesh, alpha.live, first + number, b"invented")
+    alpha.world.run(1_000)
+    append(alpha, "INSERT INTO t VALUES('behind them', 1)")
+    for refused in (4, 7):
+        read(bravo)
+        assert bravo.stream_of(alpha).refused == refused
+    assert bravo.rows() == alpha.rows()
+
+
+def test_a_parcel_among_inventions_is_sought_for_a_while(three, monkeypatch):
+    alpha, bravo, _ = three
+    asyncio.run(alpha.writer.pack())
+    keys, mailbox = alpha.keys, alpha.courier.mailbox
+    for number in range(1, 4):
+        mailbox.append(keys.mesh, alpha.parcels, number, b"invented")
+    monkeypatch.setattr(courier_module, "REFUSED_MAX", 4)
+    assert asyncio.run(bravo.courier.newest(alpha.parcels)) is not None
+    monkeypatch.setattr(courier_module, "REFUSED_MAX", 3)
+    with pytest.raises(DecodeError, match="which none can have"):
+        asyncio.run(bravo.courier.newest(alpha.parcels))
+
+
+def test_a_stream_that_cannot_be_read_holds_up_no_other(three, monkeypatch):
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    append(bravo, "INSERT INTO t VALUES('b', 1)")
+    mailbox, list_after = charlie.courier.mailbox, charlie.courier.mailbox.list_after
+
+    def closed(mesh, stream, position):
+        if stream == min(alpha.live, bravo.live):
+            raise MailboxError("permission denied")
+        return list_after(mesh, stream, position)
+
+    monkeypatch.setattr(mailbox, "list_after", closed)
+    with pytest.raises(MailboxError, match="permission denied"):
+        read(charlie)
+    assert len(charlie.rows()) == 2
+    monkeypatch.setattr(module, "FAILED_STREAMS", 1)
+    monkeypatch.setattr(mailbox, "list_after", list_after)
+    read(charlie)
+    assert len(charlie.rows()) == 3
 
 
 def test_a_restored_file_reads_its_own_stream(three):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway import writer as module
 from mycomesh.mesh.node.gateway.writer import PARCEL_MS
 from tests.mesh.node.gateway.conftest import settle
@@ -51,6 +52,21 @@ def test_a_run_that_broke_off_is_repeated(three, monkeypatch):
     assert asyncio.run(alpha.writer.write())
     read(bravo)
     assert bravo.rows() == alpha.rows()
+
+
+def test_a_position_that_the_storage_has_taken_is_passed(three):
+    alpha = three[0]
+    alpha.ledger.on_own(alpha.ledger.own + (1 << 40))  # its clock was ahead, so that time alone does not move positions
+    mailbox = alpha.courier.mailbox
+    mailbox.append(alpha.keys.mesh, alpha.live, alpha.ledger.own + 1, b"invented")
+    alpha.write("INSERT INTO t VALUES('a', 1)")
+    with pytest.raises(NodeError, match="another program"):
+        asyncio.run(alpha.writer.write())
+    assert asyncio.run(alpha.writer.write())
+    mailbox.append(alpha.keys.mesh, alpha.live, alpha.ledger.own + 1, b"invented")
+    with pytest.raises(NodeError, match="another program"):
+        asyncio.run(alpha.writer.state({}, ()))
+    asyncio.run(alpha.writer.state({}, ()))
 
 
 def test_lost_envelopes_lead_to_a_parcel(three):
