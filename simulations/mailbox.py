@@ -30,15 +30,21 @@ class SharedMailbox:
         self.bytes = 0  # appended
         self.read = 0  # bytes that gateways have fetched
         self.lists = 0  # how often a stream was listed
+        self.gets = 0  # how often an envelope was fetched
         self._world = world
         self._rng = world.stream("mailbox")
         self._kept: dict[tuple[bytes, int], bytes] = {}
+        self._positions: dict[bytes, list[int]] = {}  # stream -> what it keeps, in the order in which it came
         self._removed: dict[tuple[bytes, int], None] = {}  # a liar keeps them
         self._shown_us: dict[tuple[bytes, int], int] = {}
 
     def has(self, value: bytes) -> bool:
         """Return whether these bytes are anywhere in the storage, also in what was removed."""
         return any(value in data for data in self._kept.values())
+
+    def room(self) -> int:
+        """Return the bytes of what has not been removed."""
+        return sum(len(data) for key, data in self._kept.items() if key not in self._removed)
 
     def calm(self) -> None:
         """Be honest from now on."""
@@ -58,6 +64,7 @@ class SharedMailbox:
             return True
         self.bytes += len(data)
         self._kept[key] = data
+        self._positions.setdefault(stream, []).append(position)
         late = self._rng.randrange(LATE_US) if self._goes_wrong("reorders") else 0
         self._shown_us[key] = self._world.now_us + late
         return True
@@ -67,12 +74,11 @@ class SharedMailbox:
         self.lists += 1
         now_us, repeats = self._world.now_us, self._goes_wrong("repeats")
         return sorted(
-            Listed(stream, at, len(data))
-            for (each, at), data in self._kept.items()
-            if each == stream
-            and at > position
-            and ((each, at) not in self._removed or repeats)
-            and self._shown_us[each, at] <= now_us
+            Listed(stream, at, len(self._kept[stream, at]))
+            for at in self._positions.get(stream, ())
+            if at > position
+            and ((stream, at) not in self._removed or repeats)
+            and self._shown_us[stream, at] <= now_us
             and not self._goes_wrong("lies")
         )
 
@@ -84,6 +90,7 @@ class SharedMailbox:
     def get(self, listed: Listed) -> bytes | None:
         """Return one envelope, or what a liar shows in its place."""
         data = self._kept.get((listed.stream, listed.position))
+        self.gets += 1
         self.read += 0 if data is None else len(data)
         if data is None or not self._goes_wrong("lies"):
             return data

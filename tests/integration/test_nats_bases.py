@@ -1,5 +1,6 @@
 """Bases that meet only in JetStream, each a gateway at a leaf of its own: the hub dies, and nothing is lost."""
 
+import asyncio
 import shutil
 
 import pytest
@@ -45,3 +46,41 @@ def test_a_hub_that_dies_between_bases_loses_nothing(machine, joined, tmp_path):
             ]
             assert kept
             assert not [file for file in kept if what in file.read_bytes()]
+
+
+def test_bases_that_are_both_up_fill_themselves_by_rounds(machine, joined, tmp_path):
+    """The mailbox has forgotten everything, and gateways look for that each five minutes: a link over the leaves brings it."""
+    for name in BASES:
+        shutil.copytree(joined / name, tmp_path / name)
+    with Nats(tmp_path, (HUB, *BASES.values())) as servers:
+        alpha, bravo = (machine(name) for name in BASES)
+        alpha.sql(
+            "CREATE TABLE drones(id TEXT PRIMARY KEY, v TEXT);"
+            "WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 5000)"
+            " INSERT INTO drones SELECT 'd' || x, hex(randomblob(8)) FROM n"
+        )
+        starts = [
+            ("--port", "0", "--mailbox", servers.url(base, f"?base={base}&hub={HUB}"), "--peer", servers.url(base))
+            for base in BASES.values()
+        ]
+        alpha.up(*starts[0])
+        eventually(lambda: alpha.status()["mailboxes"][0]["parcels"] == 1, "its parcel is there")
+        asyncio.run(forget(servers))
+        bravo.up(*starts[1])
+        eventually(lambda: bravo.status()["tables"] and digest(alpha) == digest(bravo), "a round has brought all rows")
+        (peer,) = bravo.status()["peers"]
+        assert peer["address"].startswith("nats%")
+        assert peer["received_bytes"] > 50_000
+        assert sum(stream["taken"] for stream in bravo.status()["mailboxes"][0]["streams"]) == 0
+        assert rows(alpha) == rows(bravo)
+
+
+async def forget(servers):
+    """Remove what the mailbox holds at every server."""
+    import nats
+
+    for name in servers.names:
+        client = await nats.connect(servers.url(name))
+        for stream in await client.jetstream().streams_info():
+            await client.jetstream().purge_stream(stream.config.name)
+        await client.close()

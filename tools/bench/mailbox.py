@@ -48,10 +48,12 @@ def mailbox(quick: bool) -> dict[str, Figure]:
             clients["mailbox_nats_mb"] = client_mb(places["mailbox_nats_rows_per_s"], keys)
             clients["mailbox_s3_mb"] = client_mb(places["mailbox_s3_rows_per_s"], keys)
             clients["mailbox_far_ms"] = far_ms()
-        here, linked = (NodeProcess.within(folder, name) for name in ("here", "linked"))
+        here, linked, synced = (NodeProcess.within(folder, name) for name in ("here", "linked", "synced"))
         readers = {name: NodeProcess.within(folder, name.removesuffix("_rows_per_s")) for name in places}
-        with ending((here, linked, *readers.values())):
-            found = _mailbox(here, linked, readers, places, keys, ROWS // 10 if quick else ROWS)
+        count = ROWS // 10 if quick else ROWS
+        with ending((here, linked, synced, *readers.values())):
+            found = _mailbox(here, linked, {**readers, "synced": synced}, places, keys, count)
+            found |= _first_sync(here, synced, folder / "share", count)
     return measured(**found, **clients)
 
 
@@ -95,6 +97,20 @@ def _mailbox(
     _until(lambda: linked.serving and equal(here, linked), "the rows over a link")
     direct = next(each["received_bytes"] for each in linked.status()["peers"] if each["state"] == "linked")
     return found | {"mailbox_bytes": size / direct}
+
+
+def _first_sync(here: NodeProcess, synced: NodeProcess, share: Path, count: int) -> dict[str, float]:
+    """Let an empty node fill itself between two gateways; take the time from serving to equal, by the clock."""
+    share.mkdir()
+    place = ("--port", "0", "--mailbox", str(share))
+    here.run("down")
+    here.up(*APART, *place)
+    _until(lambda: here.serving and here.status()["mailboxes"][0]["parcels"], "the parcel of the first gateway")
+    synced.up(*APART, *place)
+    _until(lambda: synced.serving, "the second gateway")
+    begun = time.monotonic()
+    _until(lambda: equal(here, synced), "the rows between gateways")
+    return {"mailbox_sync_rows_per_s": count / (time.monotonic() - begun)}
 
 
 def _until(check: Callable[[], bool], what: str) -> None:
