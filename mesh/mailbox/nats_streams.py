@@ -16,6 +16,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import ExternalStream, StorageType, StreamConfig, StreamSource
 from nats.js.errors import APIError, NotFoundError
 
+from mycomesh.mesh.mailbox.mailbox import MailboxError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,6 +47,7 @@ async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str
     """Return the streams of a base, and make those that are missing.
 
     Raises:
+        MailboxError: a stream that somebody else has made does not allow what a mailbox needs.
         APIError, NatsError: the server does not answer, or this user may not make the base's own stream.
     """
     here = domain("")
@@ -75,10 +78,19 @@ def _external(domain: str) -> ExternalStream:
 
 
 async def _ensure(context: JetStreamContext, config: StreamConfig) -> None:
-    """Make a stream unless it exists."""
+    """Make a stream unless it exists.
+
+    Raises:
+        MailboxError: it exists, and messages cannot be read from it one by one.
+    """
     assert config.name is not None
     try:
-        await context.stream_info(config.name)
+        found = (await context.stream_info(config.name)).config
+        if not found.allow_direct:
+            raise MailboxError(
+                f"the stream {config.name} lets nobody read single messages;"
+                f" run: nats stream edit {config.name} --allow-direct"
+            )
     except NotFoundError:
         await context.add_stream(
             config, storage=StorageType.FILE, allow_direct=True, max_age=AGE_S, description="mycomesh mailbox"

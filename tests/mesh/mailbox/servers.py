@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import http.server
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tests.tools.bridges.brokers import free_port, program, wait_for_port
 HUB = "hub"
 WAIT_S = 90
 UNCLOSED = "ignore::ResourceWarning"
+REFUSALS = {"refused": (403, "InvalidAccessKeyId"), "full": (507, "XMinioStorageFull")}
 KEYS = 'access_key_id = "fleet"\nsecret_access_key = "s3cret"\n'
 
 
@@ -33,13 +35,16 @@ def eventually(check, what, wait_s=WAIT_S):
 class Nats:
     """nats-servers that can be killed and started again: one alone, or leaves of a hub, each a domain of its own.
 
-    `lines` are more lines of the configuration of each, such as limits or users.
+    `lines` are more lines of the configuration of each, such as limits or users. With `known`, a password of each leaf, these log
+    in at the hub; one that leaves `logins` is shut out with the next `reload`.
     """
 
-    def __init__(self, folder, names=("alone",), lines=None):
+    def __init__(self, folder, names=("alone",), lines=None, known=None):
         self.folder = folder
         self.names = names
         self.lines = lines or {}
+        self.known = known or {}
+        self.logins = dict(self.known)
         self.ports = {name: free_port() for name in names}
         self.leaf_port = free_port()
         self.processes = {}
@@ -79,9 +84,12 @@ class Nats:
             jetstream += f", domain: {name}"
         lines = [f"server_name: {name}", f"listen: 127.0.0.1:{self.ports[name]}"]
         if name == HUB:
-            lines.append(f"leafnodes {{ listen: 127.0.0.1:{self.leaf_port} }}")
+            users = "".join(f'{{ user: {user}, password: "{word}" }}, ' for user, word in self.logins.items())
+            asked = f"authorization {{ users: [{users}{{ user: nobody, password: none }}] }}" if self.known else ""
+            lines.append(f"leafnodes {{ listen: 127.0.0.1:{self.leaf_port}, {asked} }}")
         elif HUB in self.names:
-            remote = f'url: "nats://127.0.0.1:{self.leaf_port}"'
+            login = f"{name}:{self.known[name]}@" if self.known else ""
+            remote = f'url: "nats://{login}127.0.0.1:{self.leaf_port}"'
             lines.append(f"leafnodes {{ reconnect: 1, remotes: [{{ {remote} }}] }}")
         extra = self.lines.get(name, "")
         if "jetstream:" not in extra:
@@ -129,3 +137,62 @@ class S3:
     def close(self):
         self.process.kill()
         self.process.wait()
+
+
+class Door(http.server.ThreadingHTTPServer):
+    """The way to an S3 server, for its clients: it may be away, shut out all logins, or have a full disk."""
+
+    daemon_threads = True
+
+    def __init__(self, behind):
+        self.behind = behind
+        self.mode = "open"
+        super().__init__(("127.0.0.1", 0), _AtTheDoor)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path="boxes/fleet"):
+        return f"s3://{path}?endpoint=http://127.0.0.1:{self.server_port}"
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+class _AtTheDoor(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_one_request(self):
+        if self.server.mode == "away":
+            self.close_connection = True
+            return
+        super().handle_one_request()
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, code = REFUSALS.get(self.server.mode, (0, ""))
+        if self.server.mode == "away":
+            self.close_connection = True
+            return
+        if status and (status == 403 or self.command == "PUT"):
+            data, headers = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), []
+        else:
+            client = http.client.HTTPConnection("127.0.0.1", self.server.behind.port, timeout=60)
+            client.request(self.command, self.path, body, dict(self.headers))
+            found = client.getresponse()
+            status, data, headers = found.status, found.read(), found.getheaders()
+            client.close()
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in {"content-length", "connection", "transfer-encoding", "date", "server"}:
+                self.send_header(name, value)
+        length = dict(headers).get("Content-Length", str(len(data))) if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+for _verb in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+    setattr(_AtTheDoor, f"do_{_verb}", _AtTheDoor.answer)

@@ -128,7 +128,7 @@ def test_a_folder_of_very_many_files_takes_little_memory(mailbox, tmp_path):
         assert whole < 200_000, f"{whole / files:.0f} bytes a file that was passed long ago"
 
 
-def test_a_file_that_may_not_be_read_is_no_failure(mailbox, monkeypatch):
+def test_a_file_closed_to_us_is_no_failure(mailbox, monkeypatch):
     mailbox.append(MESH, STREAM, 1, b"data")
 
     def closed(*_):

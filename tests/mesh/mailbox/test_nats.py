@@ -284,3 +284,15 @@ def test_names_of_bases_are_checked():
     for more, why in (("?hub=hub", "needs its base's name"), ("?base=a.b", "letters, digits"), ("?base=a>", "letters")):
         with pytest.raises(MailboxError, match=why):
             open_mailbox(f"nats://127.0.0.1:1{more}")
+
+
+def test_a_stream_without_direct_reads_is_told(mailbox):
+    async def make():
+        await mailbox._jetstream()
+        config = (await mailbox._domain("").stream_info("mycomesh")).config
+        await mailbox._domain("").update_stream(config, allow_direct=False)
+        await mailbox._disconnect()
+
+    mailbox._call(make())
+    with pytest.raises(MailboxError, match="run: nats stream edit mycomesh --allow-direct"):
+        mailbox.append(MESH, STREAM, 1, b"data")

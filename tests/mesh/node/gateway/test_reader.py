@@ -229,7 +229,7 @@ def test_a_look_reads_little_in_vain(three, monkeypatch):
     assert bravo.rows() == alpha.rows()
 
 
-def test_a_parcel_among_inventions_is_sought_for_a_while(three, monkeypatch):
+def test_a_parcel_is_sought_among_few_inventions(three, monkeypatch):
     alpha, bravo, _ = three
     asyncio.run(alpha.writer.pack())
     keys, mailbox = alpha.keys, alpha.courier.mailbox
@@ -242,7 +242,7 @@ def test_a_parcel_among_inventions_is_sought_for_a_while(three, monkeypatch):
         asyncio.run(bravo.courier.newest(alpha.parcels))
 
 
-def test_a_stream_that_cannot_be_read_holds_up_no_other(three, monkeypatch):
+def test_a_closed_stream_holds_up_no_other(three, monkeypatch):
     alpha, bravo, charlie = three
     append(alpha, "INSERT INTO t VALUES('a', 1)")
     append(bravo, "INSERT INTO t VALUES('b', 1)")
