@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mycomesh.mesh.mailbox.storages import CREDENTIALS, Credentials
 from mycomesh.mesh.node.errors import ConfigError, KeystoreError
 from mycomesh.mesh.node.home import read_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mycomesh.mesh.mailbox.storages import Credentials
 
 __all__ = ["mailbox_credentials", "read_login", "read_secrets"]
 
@@ -51,6 +55,8 @@ def mailbox_credentials(path: Path | None) -> Credentials:
     Raises:
         ConfigError: as `read_secrets`.
     """
+    from mycomesh.mesh.mailbox.storages import CREDENTIALS, Credentials  # noqa: PLC0415 -- 4 MB that a bridge does not need
+
     if path is None:
         return Credentials()
     return Credentials(**read_login(path, CREDENTIALS))

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,13 @@ def test_recorded_flight_over_udp_becomes_rows(alpha, radio):
     assert (lat, lon) == ("-35.208", "149.044")
     figures = child(alpha)["figures"]
     assert (figures["dropped"], figures["refused"], figures.get("damaged", 0)) == (0, 0, 0)
+
+
+def test_a_bridge_without_tls_has_no_openssl_in_memory(alpha):
+    running(alpha)
+    mapped = Path(f"/proc/{child(alpha)['pid']}/maps").read_text()
+    assert "apsw" in mapped
+    assert not [line for line in mapped.splitlines() if "libssl" in line or "libcrypto" in line or "libsqlite3" in line]
 
 
 def test_two_vehicles_of_one_id_are_noticed(alpha, radio):

@@ -29,6 +29,7 @@ from mycomesh.tools.bench import (
     rounds,
     screens,
     spread,
+    vehicles,
     web,
     worlds,
 )
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "feed": feed.feed,
     "retain": retain.retain,
     "bridges": bridges.bridges,
+    "vehicles": vehicles.vehicles,
     "flows": flows.flows,
     "models": models.models,
     "web": web.web,

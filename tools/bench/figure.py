@@ -330,6 +330,19 @@ CATALOGUE = {
         Kind(
             "bridge_rss_mb", "bridges", "MB", "memory of a bridge beyond a program that has the client alone", goal=15
         ),
+        Kind(
+            "vehicle_rows_per_s", "vehicles", "rows/s", "positions of MAVLink, for each second of the busiest process"
+        ),
+        Kind("vehicle_messages_per_s", "vehicles", "messages/s", "messages of MAVLink, for each second of the bridge"),
+        Kind("vehicle_dropped", "vehicles", "messages", "dropped of 80,000 from 50 vehicles at 2,000 a second", goal=0),
+        Kind("vehicle_start_mb", "vehicles", "MB", "memory of a bridge of MAVLink before the first message"),
+        Kind(
+            "vehicle_rss_mb",
+            "vehicles",
+            "MB",
+            "memory of it after all, beyond a program with the dialect alone",
+            goal=15,
+        ),
         Kind("layout_ms", "screens", "ms", "CPU to place 200 nodes on the map after a link has changed", goal=50),
         Kind("redraw_ms", "screens", "ms", "CPU to draw them, 200 x 60 characters", goal=50),
         Kind("world_50_cpu_s", "worlds", "s", "CPU of 50 simulated nodes, 10 virtual minutes with a split", goal=30),

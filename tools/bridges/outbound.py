@@ -17,7 +17,6 @@ from mycomesh.mesh.node.judge import FlowStoppedError, Judge
 from mycomesh.tools.bridges.bodies import writer_of
 from mycomesh.tools.bridges.scheme import Message
 from mycomesh.tools.bridges.template import TopicError
-from mycomesh.tools.condition import Condition
 from mycomesh.tools.feed_session import FeedSession
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from mycomesh.tools.bridges.figures import Figures
     from mycomesh.tools.bridges.scheme import Scheme
     from mycomesh.tools.bridges.settings import BridgeSettings
+    from mycomesh.tools.condition import Condition
     from mycomesh.tools.turn import Turn
 
 __all__ = ["Outbound", "cursor_of"]
@@ -76,7 +76,7 @@ class Outbound:
         self._figures = figures
         self._is_echo = is_echo
         self._write = writer_of(settings.format)
-        self._where = Condition(settings.where, "where") if settings.where else None
+        self._where = _condition(settings.where) if settings.where else None
         self._judge = Judge()
 
     async def run(self, scheme: Scheme, turn: Turn) -> None:
@@ -194,6 +194,12 @@ class Outbound:
         return batch
 
 
+def _condition(where: str) -> Condition:
+    from mycomesh.tools.condition import Condition  # noqa: PLC0415 -- it loads a second SQLite, which few bridges need
+
+    return Condition(where, "where")
+
+
 def hlc_of(change_id: str) -> str:
     """Return the stamp in the id of a change, TABLE/SITE/HLC or TABLE/SITE/HLC/OP-NUMBER."""
     last = change_id.rpartition("/")[2]
@@ -217,7 +223,7 @@ def check_columns(settings: BridgeSettings, table: str, columns: Sequence[str], 
         )
     if settings.where:
         try:
-            Condition(settings.where, "where").holds({"values": dict.fromkeys(columns)})
+            _condition(settings.where).holds({"values": dict.fromkeys(columns)})
         except NodeError as error:
             return str(error)
     return ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import time
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.tools import exits
+from mycomesh.tools import exits, lean
 from mycomesh.tools.moments import moment_ms
 from mycomesh.tools.render import print_json, print_table
 
@@ -30,6 +31,7 @@ ACTIONS = {
 }
 SHOWN = ("sent", "received", "refused", "duplicates", "dropped")  # figures
 WITHOUT_NAME = ("list", "status")
+WITHOUT_TLS = ("ais", "file", "gpsd", "mavlink", "sbs")  # schemes whose process needs no OpenSSL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         case "status":
             _status(args, home)
         case "run":
-            importlib.import_module("mycomesh.tools.bridges.process").run(home, args.name)
+            _run(args.name, home)
         case "test":
             return _test(args, home)
         case "replay":
@@ -60,6 +62,21 @@ def run(args: argparse.Namespace, home: Home) -> int:
         case _:
             ask(home, "children", action=args.action, kind=KIND, name=args.name)
     return exits.DONE
+
+
+def _run(name: str, home: Home) -> None:
+    if _scheme(name, home) in WITHOUT_TLS:
+        lean.load()
+    importlib.import_module("mycomesh.tools.bridges.process").run(home, name)
+
+
+def _scheme(name: str, home: Home) -> str:
+    """Return the scheme of a section, before anything is imported that loads OpenSSL; "" where `load` will say what is wrong."""
+    try:
+        url = tomllib.loads(home.config_file.read_text(encoding="utf-8"))[KIND][name]["url"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return url.partition(":")[0] if isinstance(url, str) else ""
 
 
 def _replay(args: argparse.Namespace, home: Home) -> None:
