@@ -100,7 +100,7 @@ def _list(args: argparse.Namespace, home: Home) -> None:
             "on": each.table,
             "into": each.into,
             "where": each.where if isinstance(each.where, str) else list(each.where),
-            "run": f"{each.kind}: {each.sql or each.call}",
+            "run": each.function.text,
             "author": each.author,
         }
         for each in _settings().load_all(home)

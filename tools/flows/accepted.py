@@ -16,7 +16,8 @@ from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import read_private, write_private
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
-from mycomesh.tools.flows.settings import FlowSettings, names, parse, wrong
+from mycomesh.tools.flows.function import wrong
+from mycomesh.tools.flows.settings import FlowSettings, names, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCEPTED_MAX",
     "CREATE",
+    "MEMORY_MIB_MAX",
     "SECTION_CHARS_MAX",
     "TABLE",
+    "TIMEOUT_S_MAX",
     "Acceptance",
     "Shared",
     "accepted_flows",
@@ -41,6 +44,8 @@ TABLE = "mycomesh_flows"
 CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE}(name TEXT PRIMARY KEY, section TEXT)"
 ACCEPTED_MAX = 16  # shared flows of one node: each is a process
 SECTION_CHARS_MAX = 100_000
+TIMEOUT_S_MAX = 30  # of a call of a shared flow; its SQL has `sql_function.SHARED_S_MAX` in a transaction
+MEMORY_MIB_MAX = 512
 KINDS = ("sql", "onnx", "http")
 EVERYBODY = "*"
 _KEYS = ("accept", "hosts")
@@ -93,12 +98,14 @@ def shared_flow(shared: Shared, hosts: tuple[str, ...], directory: str) -> FlowS
         ConfigError: its section is wrong, or asks for what no member may.
     """
     flow = replace(parse(shared.name, shared.section, directory), author=shared.author or "another member")
-    if flow.kind not in KINDS:
-        raise wrong(shared.name, f"{flow.kind}: runs only from this node's own config.toml")
-    if flow.credentials or flow.ca:
+    if flow.function.kind not in KINDS:
+        raise wrong(shared.name, f"{flow.function.kind}: runs only from this node's own config.toml")
+    if flow.function.timeout_s > TIMEOUT_S_MAX or flow.function.memory_mib > MEMORY_MIB_MAX:
+        raise wrong(shared.name, f"a shared flow has at most {TIMEOUT_S_MAX} s and {MEMORY_MIB_MAX} MiB for a call")
+    if flow.function.credentials or flow.function.ca:
         raise wrong(shared.name, "a shared flow has no files of this machine: remove credentials and ca")
-    if flow.kind == "http":
-        parts = urlsplit(flow.call)
+    if flow.function.kind == "http":
+        parts = urlsplit(flow.function.call)
         if not {parts.hostname, f"{parts.hostname}:{parts.port}"} & set(hosts):
             raise wrong(shared.name, f"{parts.netloc} is not among the hosts of [flows] in config.toml")
     if fold(flow.into).startswith(INTERNAL_PREFIX) or fold(flow.table).startswith(INTERNAL_PREFIX):

@@ -157,7 +157,13 @@ class OnnxFunction(RowsFunction):
     def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
         super().__init__(db, settings)
         self._worker.close()
-        self._model = ModelWorker(db, settings.call, settings.directory, settings.timeout_s, settings.memory_mib)
+        self._model = ModelWorker(
+            db,
+            settings.function.call,
+            settings.function.directory,
+            settings.function.timeout_s,
+            settings.function.memory_mib,
+        )
         self._seen = -1  # SQLite's number of the last commit of another program
         self._plan: Plan | None = None
         self._columns: tuple[str, ...] = ()
@@ -196,20 +202,18 @@ class OnnxFunction(RowsFunction):
             return
         self.make_ready()
         inputs = [self._inputs(change) for change in changes]
-        rows = [row for found in inputs for row in found]
-        answers = iter(self._run(rows))
+        answers = iter(self._run([row for found in inputs if not isinstance(found, str) for row in found]))
         for change, found in zip(changes, inputs, strict=True):
-            made = [next(answers) for _ in found]
+            made = [found] if isinstance(found, str) else [next(answers) for _ in found]
             why = next((each for each in made if isinstance(each, str)), None)
             self._answers[change["id"]] = [each for each in made if isinstance(each, dict)] if why is None else why
 
-    def _inputs(self, change: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows that go in for a change: one, or those that the SELECT of `on` makes."""
-        if not self._settings.select:
-            values = {name: _value(value) for name, value in change["values"].items()}
-            return [values | {"_id": dot_of(change["id"]), "_node": change["who"], "_at": change["at"]}]
-        cursor = self._db.execute(self._with_new(tuple(change["values"]), "SELECT * FROM new"), self.bindings(change))
-        return [dict(zip([each[0] for each in cursor.get_description()], row, strict=True)) for row in cursor]
+    def _inputs(self, change: Mapping[str, Any]) -> list[dict[str, Any]] | str:
+        """Return the rows that go in for a change, or why there are none."""
+        if self._settings.select:
+            return self.selected(change)
+        values = {name: _value(value) for name, value in change["values"].items()}
+        return [values | {"_id": dot_of(change["id"]), "_node": change["who"], "_at": change["at"]}]
 
     def _run(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | str]:
         """Return the result of each row, or why it has none."""
@@ -230,7 +234,7 @@ class OnnxFunction(RowsFunction):
         if self._plan is None or columns != self._columns:
             into = tuple(name for name, *_ in self._shape(self._settings.into))
             try:
-                self._plan = plan(self._model.signature, self._settings.tensors, columns, into)
+                self._plan = plan(self._model.signature, self._settings.function.tensors, columns, into)
             except TensorError as error:
                 assert self._model.version is not None
                 raise NotReadyError(f"{self._model.version.title}: {error}") from error

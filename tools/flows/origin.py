@@ -75,8 +75,8 @@ def origins(home: Home, table: str, key: str) -> list[Origin]:
 
 def version_of(flow: FlowSettings) -> str:
     """Return eight digits that change with what a flow does."""
-    text = f"{flow.table}\0{flow.select}\0{flow.sql}\0{flow.call}" + (
-        f"\0{flow.tensors}" if flow.kind == "onnx" else ""
+    text = f"{flow.table}\0{flow.select}\0{flow.function.sql}\0{flow.function.call}" + (
+        f"\0{flow.function.tensors}" if flow.function.kind == "onnx" else ""
     )
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
@@ -87,7 +87,7 @@ def _origin(home: Home, flow: FlowSettings, key: str) -> Origin | None:
         dot = dot_of(change["id"])
         if any(str(derive(flow.name, dot, number)) == key for number in range(1, NUMBERS_MAX + 1)):
             row, who, at = change["row"], change["who"], change["at"]
-            model = _model(home, flow.name, dot, who) if flow.kind == "onnx" else ""
+            model = _model(home, flow.name, dot, who) if flow.function.kind == "onnx" else ""
             return Origin(flow.name, version_of(flow), change["table"], row, dot, who, at, change["values"], model)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -21,9 +22,10 @@ from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.tools.child import Parent, Reports, end_with_parent, run_until_signal
 from mycomesh.tools.child_state import ChildState
 from mycomesh.tools.feed_session import FeedSession
+from mycomesh.tools.flows.function import wrong
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.set_function import LogSet
-from mycomesh.tools.flows.settings import HERE, ONE, load, wrong
+from mycomesh.tools.flows.settings import HERE, ONE, load
 from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 from mycomesh.tools.node_link import serving_status
@@ -64,6 +66,14 @@ def yield_to_urgent(home: Home, settings: FlowSettings) -> None:
     urgent = {fold(name) for name in load_config(home.config_file).urgent}
     if urgent and not urgent & {fold(settings.table), fold(settings.into)}:
         os.nice(NICE)
+
+
+class Next(Enum):
+    """Which changes come next: those behind the page, the page again, or the page again as rows."""
+
+    BEHIND = auto()
+    AGAIN = auto()
+    AS_ROWS = auto()
 
 
 class Flow:
@@ -172,23 +182,25 @@ class Flow:
             if not had:
                 writer.read_position()
             while True:
-                again: bool | None = None  # whether the page comes again as a set, or as rows
+                following = Next.BEHIND
                 if not page:
                     await self._on_thread(writer.function.make_ready)
                 if self._state.now != ("running", writer.function.note):
                     self._set("running", writer.function.note)
                 if isinstance(page, dict) and settings.priority:
-                    moved, again = await self._write_first(writer, session, LogSet(**page))
+                    moved, following = await self._write_first(writer, session, LogSet(**page))
                 elif isinstance(page, dict):
                     moved, size = await self._write_set(writer, session, LogSet(**page), size)
-                    again = None if moved else False
+                    following = Next.BEHIND if moved else Next.AS_ROWS
                 elif page:
                     moved = await self._write(writer, session, self._batch(page))
                 if page and writer.judge.stops:
                     raise FlowStoppedError(f"{writer.judge.text} changes of {settings.table} failed")
-                sets = 0 if again is False else self._set_size(writer, size)
+                if isinstance(page, list) and moved < len(page):
+                    return  # there was no time for all: the rest comes from the cursor
+                sets = 0 if following is Next.AS_ROWS else self._set_size(writer, size)
                 self._state.touch()
-                page = await session.page_beyond(moved, sets=sets, back=again is not None)
+                page = await session.page_beyond(moved, sets=sets, back=following is not Next.BEHIND)
                 moved = 0
         finally:
             await session.close()
@@ -197,11 +209,13 @@ class Flow:
         """Return how many changes may come as a set, 0 for rows."""
         return SET_ROWS_MAX if self._settings.priority else size * writer.takes_sets
 
-    async def _write_first(self, writer: Writer, session: FeedSession, page: LogSet) -> tuple[int, bool | None]:
-        """Write the results of the most important changes of a page; return how many are done with, and how it comes again."""
+    async def _write_first(self, writer: Writer, session: FeedSession, page: LogSet) -> tuple[int, Next]:
+        """Write the results of the most important changes of a page; return how many are done with, and which come next."""
         own = self._own if self._settings.where == HERE else ""
         found: bool | None = await self._on_thread(writer.write_first, page, own, session.place)
-        return (page.count, None) if found else (0, found is not None)
+        if found is None:
+            return 0, Next.AS_ROWS
+        return (page.count, Next.BEHIND) if found else (0, Next.AGAIN)
 
     async def _write_set(self, writer: Writer, session: FeedSession, page: LogSet, size: int) -> tuple[int, int]:
         """Write the results of a page; return how many changes are done with, 0 if they have to go in singly, and the next size.
@@ -211,7 +225,7 @@ class Flow:
         own = self._own if self._settings.where == HERE else ""
         took_s: float | None = await self._on_thread(writer.write_set, page, own, session.place)
         if took_s is None:
-            return 0, ROWS
+            return 0, max(ROWS_MIN, min(size, ROWS) // 2)
         if took_s > HELD_S:
             return page.count, max(ROWS_MIN, size // 2)
         return page.count, min(SET_ROWS_MAX, 2 * size) if took_s < HELD_S / 2 and page.count == size else size

@@ -5,9 +5,12 @@ The file is not locked while the function runs. A call that raises is tried agai
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING, Any
+
+import apsw
 
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.tools.bridges.bodies import BodyError, sql_value
@@ -18,8 +21,6 @@ from mycomesh.tools.flows.worker import Failure, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import apsw
 
     from mycomesh.tools.flows.settings import FlowSettings
 
@@ -38,12 +39,14 @@ class RowsFunction(SqlFunction):
 
     def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
         super().__init__(db, settings)
-        words = [settings.kind, settings.call]
-        if settings.kind == "python":
-            words.append(settings.directory)
-        if settings.kind == "http":
-            words += [settings.credentials, settings.ca]
-        self._worker = Worker(words, settings.directory, settings.timeout_s, settings.memory_mib)
+        words = [settings.function.kind, settings.function.call]
+        if settings.function.kind == "python":
+            words.append(settings.function.directory)
+        if settings.function.kind == "http":
+            words += [settings.function.credentials, settings.function.ca]
+        self._worker = Worker(
+            words, settings.function.directory, settings.function.timeout_s, settings.function.memory_mib
+        )
         self._answers: dict[str, list[dict[str, Any]] | str] = {}  # id of a change -> results, or why there are none
         self._inserts: dict[tuple[str, ...], str] = {}
 
@@ -70,32 +73,52 @@ class RowsFunction(SqlFunction):
 
     def _call(self, changes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Call the function once for each; return the changes for which another try may help."""
-        inputs = [self._rows(change) for change in changes]
-        lines = [line for rows in inputs for line in rows]
-        answers = iter(self._worker.answers(lines))
+        inputs = [self._lines(change) for change in changes]
+        answers = iter(self._worker.answers([line for lines in inputs if not isinstance(lines, str) for line in lines]))
         again = []
-        for change, rows in zip(changes, inputs, strict=True):
-            found: list[dict[str, Any]] | str = []
-            for answer in [next(answers) for _ in rows]:
+        for change, lines in zip(changes, inputs, strict=True):
+            found: list[dict[str, Any]] | str = lines if isinstance(lines, str) else []
+            retry = False
+            for answer in [] if isinstance(lines, str) else [next(answers) for _ in lines]:
                 if isinstance(answer, Failure):
                     found, retry = answer.why, answer.again
                 else:
                     found, retry = _results(answer, found)
                 if isinstance(found, str):
-                    if retry:
-                        again.append(change)
                     break
+            if retry:
+                again.append(change)
             self._answers[change["id"]] = found
         return again
 
-    def _rows(self, change: Mapping[str, Any]) -> list[bytes]:
-        """Return the lines that go into the function for a change: one, or those that the SELECT of `on` makes."""
-        if not self._settings.select:
-            more = {"_id": dot_of(change["id"]), "_node": change["who"], "_at": change["at"]}
-            return [_line({**change["values"], **more})]
-        columns = tuple(change["values"])
-        cursor = self._db.execute(self._with_new(columns, "SELECT * FROM new"), self.bindings(change))
-        return [_line(dict(zip([each[0] for each in cursor.get_description()], row, strict=True))) for row in cursor]
+    def _lines(self, change: Mapping[str, Any]) -> list[bytes] | str:
+        """Return the lines that go into the function for a change, or why there are none."""
+        if self._settings.select:
+            selected = self.selected(change)
+            return selected if isinstance(selected, str) else [*map(_line, selected)]
+        more = {"_id": dot_of(change["id"]), "_node": change["who"], "_at": change["at"]}
+        return [_line({**change["values"], **more})]
+
+    def selected(self, change: Mapping[str, Any]) -> list[dict[str, Any]] | str:
+        """Return the rows that the SELECT of `on` makes of a change, or why it fails."""
+        text = self._with_new(tuple(change["values"]), "SELECT * FROM new")
+        try:
+            with self.clock.running(self.seconds):
+                cursor = self._db.execute(text, self.bindings(change))
+                found = [
+                    dict(zip([each[0] for each in cursor.get_description()], row, strict=True))
+                    for row in itertools.islice(cursor, RESULTS_MAX + 1)
+                ]
+                cursor.close(force=True)
+        except apsw.InterruptError:
+            return f"on: took longer than {self.seconds:g} s"
+        except (apsw.NoMemError, MemoryError):
+            return "on: took more memory than there is for it"
+        except (apsw.SQLError, apsw.TooBigError, apsw.MismatchError, ValueError) as error:
+            return f"on: {error}"
+        if len(found) > RESULTS_MAX:
+            return f"on: makes more than {RESULTS_MAX:,} rows of one"
+        return found
 
     def statement(self, columns: tuple[str, ...]) -> str:
         """Check the table of the results; there is no statement for rows that come in."""

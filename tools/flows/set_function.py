@@ -112,8 +112,12 @@ class SetFunction:
         on = row_wise(settings.select, settings.table) if settings.select else None
         if settings.select and (on is None or names_table(settings.select, "new")):
             return False
-        made = row_wise(settings.sql, "new")
-        if made is None or (made.star and keyed) or (settings.select and names_table(settings.sql, settings.table)):
+        made = row_wise(settings.function.sql, "new")
+        if (
+            made is None
+            or (made.star and keyed)
+            or (settings.select and names_table(settings.function.sql, settings.table))
+        ):
             return False
         values = ", ".join([*map(quoted, columns), *["''"] * (len(DERIVED) + keyed)])
         try:
@@ -243,7 +247,7 @@ class SetFunction:
         settings, insertion = self._settings, self._function.insertion
         keyed = [_MADE] * self._is_keyed
         names = ", ".join(map(quoted, [*columns, *DERIVED, *keyed]))
-        tables, sql = f"new({names}) AS ({rows})", settings.sql
+        tables, sql = f"new({names}) AS ({rows})", settings.function.sql
         if settings.select:
             select = _with_key(settings.select, settings.table, keyed)
             tables = f"{quoted(settings.table)}({names}) AS ({rows}), new AS ({select})"

@@ -9,17 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.tools.bridges.scheme import SchemeError
-from mycomesh.tools.bridges.schemes import scheme_named
-from mycomesh.tools.models.tensors import TensorError, Tensors, declared
+from mycomesh.tools.flows.function import SQL_CHARS_MAX, Function, function_of, statement, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERYWHERE",
     "HERE",
-    "MEMORY_MIB_MAX",
     "ONE",
-    "SQL_CHARS_MAX",
-    "TIMEOUT_S_MAX",
     "FlowSettings",
     "check_cycles",
     "cursor_of",
@@ -40,7 +33,6 @@ __all__ = [
     "load_all",
     "names",
     "parse",
-    "wrong",
 ]
 
 KIND = "flow"
@@ -60,10 +52,6 @@ KEYS = (
     "priority",
 )
 HERE, EVERYWHERE, ONE = "here", "everywhere", "one"
-TIMEOUT_S_MAX = 3_600
-MEMORY_MIB_MAX = 65_536
-KINDS = ("sql", "python", "exec", "onnx", "http", "https")
-SQL_CHARS_MAX = 100_000  # of `on` and `run`; a person writes them
 _IDENTIFIER = r'("(?:[^"]|"")+"|\[[^\]]+\]|`[^`]+`|\w+)'
 _FROM = re.compile(rf"\bFROM\s+{_IDENTIFIER}", re.IGNORECASE)
 _INTO = re.compile(rf"(?:INSERT(?:\s+OR\s+\w+)?|REPLACE)\s+INTO\s+(?:main\s*\.\s*)?{_IDENTIFIER}", re.IGNORECASE)
@@ -77,18 +65,11 @@ class FlowSettings:
 
     table: the table whose writes go in.
     select: SQL over that table that makes `new`, "" for the row as it is.
-    sql: one INSERT, or a SELECT whose rows go into `into`.
     into: the table of the results.
+    function: what runs.
     where: `here` for the writes of this node, `everywhere` for all, `one` for all on one node of those that reach each other, or
         names of the nodes that run it for all.
     begin: `now` takes writes after the flow was added, `start` those before it too.
-    timeout_s: seconds that one call may take, 1..3,600.
-    kind: `sql`, `python`, `exec`, `onnx` or `http`.
-    call: MODULE:FUNCTION, a command for the shell, MODEL or MODEL@VERSION, or a URL; "" for SQL.
-    memory_mib: of the worker's address space, 64..65,536 MiB.
-    directory: where Python modules are found and commands run.
-    tensors: how columns become the model's inputs, and its outputs columns.
-    credentials, ca: paths of the webhook's files, "" for none.
     priority: a column by whose value the changes that wait go in, the greatest first; "" for their order.
     author: the member that wrote the row of `mycomesh_flows`, "" for a section of config.toml.
     """
@@ -96,25 +77,17 @@ class FlowSettings:
     name: str
     table: str
     select: str
-    sql: str
     into: str
+    function: Function
     where: str | tuple[str, ...] = HERE
     begin: str = "now"
-    timeout_s: int = 30
-    kind: str = "sql"
-    call: str = ""
-    memory_mib: int = 512
-    directory: str = "."
-    tensors: Tensors = field(default_factory=Tensors)
-    credentials: str = ""
-    ca: str = ""
-    author: str = ""
     priority: str = ""
+    author: str = ""
 
     @property
     def inserts(self) -> bool:
         """Whether the SQL inserts by itself."""
-        return _INTO.search(self.sql) is not None
+        return _INTO.search(self.function.sql) is not None
 
     @property
     def cursor(self) -> str:
@@ -210,87 +183,23 @@ def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSe
             example = {"on": 'on = "drones"', "run": 'run = "sql: INSERT INTO alerts SELECT id, at FROM new"'}[key]
             raise wrong(name, f"needs {key!r}, a text of at most {SQL_CHARS_MAX:,} characters, such as {example}")
     table, select = _input(name, str(texts["on"]))
-    kind, sql, call = _function(name, str(texts["run"]))
     begin = section.get("from", "now")
     if begin not in ("start", "now"):
         raise wrong(name, f"from must be one of start, now, not {begin!r}")
-    timeout_s = section.get("timeout_s", 30)
-    if type(timeout_s) is not int or not 1 <= timeout_s <= TIMEOUT_S_MAX:
-        raise wrong(name, f"timeout_s must be 1..{TIMEOUT_S_MAX:,}, not {timeout_s!r}")
-    memory_mib = section.get("memory_mib", 512)
-    if type(memory_mib) is not int or not 64 <= memory_mib <= MEMORY_MIB_MAX:
-        raise wrong(name, f"memory_mib must be 64..{MEMORY_MIB_MAX:,}, not {memory_mib!r}")
-    into = _output(name, sql or "SELECT", section.get("into"))
+    function = function_of(name, section, directory)
+    into = _output(name, function.sql or "SELECT", section.get("into"))
     where = _where(name, section.get("where", HERE))
-    try:
-        tensors = declared(kind, section)
-    except TensorError as error:
-        raise wrong(name, str(error)) from error
-    settings = FlowSettings(
-        name, table, select, sql, into, where, begin, timeout_s, kind, call, memory_mib, directory, tensors
-    )
-    credentials, ca = _files(name, kind, section, directory)
     priority = section.get("priority", "")
     if not isinstance(priority, str):
         raise wrong(name, f"priority must be the name of a column of {table}, not {priority!r}")
-    settings = replace(settings, credentials=credentials, ca=ca, priority=priority)
-    if settings.where != HERE and settings.inserts and not _OWN_KEY.search(sql):
+    settings = FlowSettings(name, table, select, into, function, where, begin, priority)
+    if settings.where != HERE and settings.inserts and not _OWN_KEY.search(function.sql):
         raise wrong(
             name,
             "several nodes would insert a row each: write new._key into the key, or give a SELECT and 'into', which derives it",
         )
     check_cycles(settings, [])
     return settings
-
-
-def _function(name: str, text: str) -> tuple[str, str, str]:
-    """Return the kind of a function, its SQL and what is called, of which one is ""."""
-    kind, colon, rest = text.partition(":")
-    kind, rest = kind.strip(), rest.strip()
-    if kind in ("http", "https"):
-        return "http", "", _url(name, f"{kind}:{rest}" if rest.startswith("//") else rest)
-    if not colon or kind not in KINDS or not rest:
-        raise wrong(
-            name,
-            "run must begin with 'sql:', 'python:', 'exec:', 'onnx:' or 'https:', such as"
-            ' run = "sql: INSERT INTO alerts SELECT id, at FROM new"',
-        )
-    if kind == "sql":
-        return kind, _statement(name, "run", rest), ""
-    if kind == "python" and not re.fullmatch(r"\w+(\.\w+)*:\w+", rest):
-        raise wrong(
-            name, f'run = "python: MODULE:FUNCTION" names a function of a module in this directory, not {rest!r}'
-        )
-    if kind == "onnx" and not re.fullmatch(r"[^@\n]+(@[1-9][0-9]{0,8})?", rest):
-        raise wrong(name, f'run = "onnx: MODEL" names a model, or a version of it as MODEL@3, not {rest!r}')
-    return kind, "", rest
-
-
-def _url(name: str, text: str) -> str:
-    """Check the URL of a webhook."""
-    try:
-        scheme_named("http")
-        parts = urlsplit(text)
-        _ = parts.port
-    except (SchemeError, ValueError) as error:
-        raise wrong(name, f"run {text!r}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
-        raise wrong(
-            name,
-            f'run = "https://HOST/PATH" names a webhook, without a password (put it into a file: credentials), not {text!r}',
-        )
-    return text
-
-
-def _files(name: str, kind: str, section: Mapping[str, Any], directory: str) -> list[str]:
-    """Return the paths of `credentials` and `ca`, which only a webhook has."""
-    found = []
-    for key in ("credentials", "ca"):
-        value = section.get(key, "")
-        if not isinstance(value, str) or (value and kind != "http"):
-            raise wrong(name, f"{key} must be the path of a file, for a webhook alone, not {value!r}")
-        found.append(str(Path(directory) / Path(value).expanduser()) if value else "")
-    return found
 
 
 def _input(name: str, text: str) -> tuple[str, str]:
@@ -303,14 +212,7 @@ def _input(name: str, text: str) -> tuple[str, str]:
             name,
             f"on: a SELECT needs the table after FROM, such as SELECT * FROM drones WHERE battery < 20, not {text!r}",
         )
-    return _plain(found[1]), _statement(name, "on", text)
-
-
-def _statement(name: str, key: str, text: str) -> str:
-    text = text.strip().removesuffix(";").rstrip()
-    if ";" in text:
-        raise wrong(name, f"{key} takes one statement, without ';': {text!r}")
-    return text
+    return _plain(found[1]), statement(name, "on", text)
 
 
 def _output(name: str, sql: str, into: Any) -> str:
@@ -343,8 +245,3 @@ def _plain(identifier: str) -> str:
     if identifier[0] in "[`":
         return identifier[1:-1]
     return identifier[1:-1].replace('""', '"') if identifier[0] == '"' else identifier
-
-
-def wrong(name: str, text: str) -> ConfigError:
-    """Return the error of a flow's section."""
-    return ConfigError(f"[flow.{name}] {text}")

@@ -15,6 +15,7 @@ import apsw.ext
 
 from mycomesh.sync.merge.records import value_of
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.tools.flows.clock import StatementClock
 from mycomesh.tools.flows.keys import dot_of, integer_key, text_key
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from mycomesh.tools.flows.settings import FlowSettings
 
-__all__ = ["DERIVED", "FunctionError", "Insertion", "NotReadyError", "SqlFunction"]
+__all__ = ["DERIVED", "SHARED_S_MAX", "FunctionError", "Insertion", "NotReadyError", "SqlFunction"]
 
+SHARED_S_MAX = 1  # that SQL of another member may take in a transaction, while other programs wait
 DERIVED = ("_id", "_key", "_node", "_at")  # columns of `new` beside those of the table
+_NOT_OF_THE_USER = (INTERNAL_PREFIX, "sqlite_", "pragma_")  # names of tables begin so
 _WITH = re.compile(r"\s*WITH\s+(RECURSIVE\s+)?", re.IGNORECASE)
 
 
@@ -67,11 +70,18 @@ class SqlFunction:
         self.derive: Any = text_key  # (flow, change, number) -> key
         self.insertion: Insertion | None = None  # of a SELECT
         self._uses_key = True
+        self.clock = StatementClock(db)
         db.create_scalar_function("mycomesh_flow_key", self._key, 2, deterministic=True)
 
     def _key(self, *arguments: Any) -> Any:
         dot, number = arguments
         return self.derive(self._settings.name, dot, number)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that a statement may take."""
+        timeout_s = self._settings.function.timeout_s
+        return min(timeout_s, SHARED_S_MAX) if self._settings.author else timeout_s
 
     @property
     def note(self) -> str:
@@ -137,8 +147,12 @@ class SqlFunction:
         shape = self._shape(settings.into)
         key = [(name, kind) for name, kind, place in shape if place]
         self._choose_key(key)
-        sql = self._with_new(columns, settings.sql)
-        self._uses_key = not settings.inserts or "_key" in fold(settings.sql + settings.select) or "*" in settings.sql
+        sql = self._with_new(columns, settings.function.sql)
+        self._uses_key = (
+            not settings.inserts
+            or "_key" in fold(settings.function.sql + settings.select)
+            or "*" in settings.function.sql
+        )
         if settings.inserts:
             self._check(sql)
             return sql
@@ -168,21 +182,38 @@ class SqlFunction:
 
     def _check(self, text: str) -> None:
         """Compile a statement. That of another member may only read the user's tables, and write that of its results."""
-        settings = self._settings
-        if not settings.author:
+        if not self._settings.author:
             apsw.ext.query_info(self._db, text)
             return
-        for action in apsw.ext.query_info(self._db, text, actions=True).actions or ():
-            name, table = str(action.action_name).removeprefix("SQLITE_"), fold(action.table_name or "")
-            if action.trigger_or_view and name in ("INSERT", "UPDATE", "DELETE"):  # of the owner of this file
-                continue
-            own = name in ("INSERT", "UPDATE") and table == fold(settings.into)
-            reads = name == "READ" and (action.trigger_or_view or not table.startswith(INTERNAL_PREFIX))
-            if not own and not reads and name not in ("SELECT", "FUNCTION", "RECURSIVE"):
-                raise FunctionError(
-                    f"a flow that {settings.author} shares may read your tables and write {settings.into} alone, and this one"
-                    f" does {name} {action.table_name or ''}".rstrip()
-                )
+        # SQLite names the CTE or the view that an action is within, and a CTE may have any name. So nothing counts as the
+        # owner's because of it, and the owner's triggers are left out, which may do what they like.
+        self._db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        try:
+            actions = apsw.ext.query_info(self._db, text, actions=True).actions or ()
+        finally:
+            self._db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
+        strange = next((each for each in actions if not self._may(each)), None)
+        if strange is not None:
+            what = f"{strange.action_name.removeprefix('SQLITE_')} {strange.table_name or strange.function_name or ''}"
+            raise FunctionError(
+                f"a flow that {self._settings.author} shares may read your tables and write {self._settings.into} alone,"
+                f" and this one does {what.rstrip()}"
+            )
+
+    def _may(self, action: Any) -> bool:
+        """Return whether the statement of another member may do this."""
+        name, table = action.action_name.removeprefix("SQLITE_"), fold(action.table_name or "")
+        if name in ("INSERT", "UPDATE"):
+            return table == fold(self._settings.into)
+        if name == "READ":  # one without a column is of a CTE too
+            return not table.startswith(_NOT_OF_THE_USER) and (not action.column_name or self._exists(table))
+        return name in ("SELECT", "RECURSIVE") or (
+            name == "FUNCTION" and fold(action.function_name) != "load_extension"
+        )
+
+    def _exists(self, table: str) -> bool:
+        listing = "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND lower(name) = ?"
+        return self._db.execute(listing, (table,)).fetchone() is not None
 
     def _choose_key(self, key: Sequence[tuple[str, str]]) -> None:
         whole = len(key) == 1 and key[0][1].upper() == "INTEGER"

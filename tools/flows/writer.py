@@ -25,16 +25,20 @@ from mycomesh.tools.flows.settings import cursor_of
 from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mycomesh.tools.flows.ahead import Ahead
+    from mycomesh.tools.flows.clock import StatementClock
     from mycomesh.tools.flows.settings import FlowSettings
 
 __all__ = ["Batch", "MovedError", "Writer", "forget"]
 
 BUSY_S = 30
 SHOW_MS = 200  # that the file may be busy when the state is written
-STEPS = 50_000  # of SQLite's machine between two looks at the clock
+HELD_S_MAX = 0.5  # of a transaction, if each statement in it is shorter
+LONG_S = 0.1  # of a transaction, after which
+REST_S = 0.12  # other programs can write: SQLite looks each 0.1 s at the latest whether they may
+CHUNK = 64  # changes between two looks at how long a transaction has been
 HEAP_MIB = 512  # of SQLite in the process of one flow
 WHY_CHARS_MAX = 500
 _TABLES = f"""
@@ -79,13 +83,14 @@ class Writer:
         self._db.set_busy_timeout(1000 * BUSY_S)
         self._db.execute(f"PRAGMA hard_heap_limit = {HEAP_MIB << 20}")
         self._db.execute(_TABLES)
-        self._until_s = 0.0
-        self._db.set_progress_handler(self._is_late, STEPS)
         self._position: bytes | None = None
+        self._began_s = 0.0  # of the last transaction
         self._schema_version = -1
         self.function = _function(self._db, settings)
         self._sets = (
-            SetFunction(self._db, settings, self.function) if settings.kind == "sql" and not settings.priority else None
+            SetFunction(self._db, settings, self.function)
+            if settings.function.kind == "sql" and not settings.priority
+            else None
         )
         self._ahead = _ahead(self._db, settings, self.function)
         self._fits: bool | None = None  # whether the statement may run for many changes at once; None: to be found out
@@ -217,14 +222,12 @@ class Writer:
         columns = self.columns()
         if columns is None or self._sets is None or not self.takes_sets:
             return None
-        self._start_clock()
         try:
             with self._transaction():
-                began = time.perf_counter()
-                count = self._sets.run(page, columns, own)
-                self._until_s = 0.0
+                with self._clock.running(min(self.function.seconds, HELD_S_MAX)):
+                    count = self._sets.run(page, columns, own)
                 self._move(place)
-                took_s = time.perf_counter() - began
+                took_s = self._held_s
         except (UnfitError, apsw.InterruptError, apsw.NoMemError, *_OF_A_ROW):
             return None
         self._position = place
@@ -247,9 +250,10 @@ class Writer:
         beside: Callable[[int], object],
     ) -> tuple[int, int, Judge]:
         """Write in one transaction, singly if there are `known` failures; return how many are done with and how many failed."""
-        judge, done, failed = copy.deepcopy(self.judge), batch.count, 0
+        judge = copy.deepcopy(self.judge)
         with self._transaction():
-            if known is not None or not self._write_together(batch.changes, judge):
+            done, failed = self._write_together(batch, judge) if known is None else None, 0
+            if done is None:
                 done, failed = self._write_singly(batch, judge, known or {})
             if done < batch.count:
                 place = place_after(done)
@@ -261,13 +265,20 @@ class Writer:
     @contextlib.contextmanager
     def _transaction(self) -> Any:
         self._db.execute("BEGIN IMMEDIATE")
+        self._began_s = time.monotonic()
         try:
             yield
             self._db.execute("COMMIT")
         finally:
-            self._until_s = 0.0
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if self._held_s > LONG_S:
+                time.sleep(REST_S)
+
+    @property
+    def _held_s(self) -> float:
+        """How long the transaction has been."""
+        return time.monotonic() - self._began_s
 
     def retry(self) -> None:
         """Run the function again for the dead letters that `mycomesh dead --retry` names."""
@@ -302,50 +313,44 @@ class Writer:
         listing = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(self._settings.table)}"
         found: list[Any] = self._db.execute(f"{listing} ORDER BY rowid DESC LIMIT ?", (count,)).fetchall()
         made: list[tuple[dict[str, Any], list[dict[str, Any]] | str]] = []
-        self._db.execute("BEGIN")
-        try:
-            for number, row in enumerate(found):
-                values = dict(zip(columns, row, strict=True))
-                change = {"id": f"sample/{0:032x}/{number}", "values": values, "who": "", "at": ""}
-                self._start_clock()
-                try:
-                    results = self.function.sample(change)
-                except (apsw.Error, ValueError) as error:
-                    made.append((values, str(error) or type(error).__name__))
-                    if not self._db.in_transaction:
-                        break
-                else:
-                    made.append((values, results))
-        finally:
-            self._until_s = 0.0
-            if self._db.in_transaction:  # SQLite rolls it back if it interrupts the INSERT
-                self._db.execute("ROLLBACK")
+        for number, row in enumerate(found):
+            values = dict(zip(columns, row, strict=True))
+            change = {"id": f"sample/{0:032x}/{number}", "values": values, "who": "", "at": ""}
+            self._db.execute("BEGIN")
+            try:
+                with self._clock.running(self.function.seconds):
+                    made.append((values, self.function.sample(change)))
+            except (apsw.Error, ValueError) as error:
+                made.append((values, self._why(error)))
+            finally:
+                if self._db.in_transaction:  # SQLite rolls it back if it interrupts the INSERT
+                    self._db.execute("ROLLBACK")
         return made
 
-    def _write_together(self, changes: Sequence[Mapping[str, Any]], judge: Judge) -> bool:
-        """Run the function for all; return False, and leave nothing, if it fails for any."""
-        if not changes:
-            return True
-        self._start_clock()
+    def _write_together(self, batch: Batch, judge: Judge) -> int | None:
+        """Run the function for all, or as many as there is time for; return how many changes of the page are done with.
+
+        It returns None, and leaves nothing, if the function fails for any.
+        """
+        changes = batch.changes
         self._db.execute("SAVEPOINT flow_all")
+        done = 0
         try:
-            start, columns = 0, tuple(changes[0]["values"])
-            for number, change in enumerate(changes):  # runs for each change
-                if change["values"].keys() != changes[start]["values"].keys():
-                    self._run(columns, changes[start:number])
-                    start, columns = number, tuple(change["values"])
-            self._run(columns, changes[start:])
+            with self._clock.running(self.function.seconds):
+                for columns, part in _parts(changes):
+                    if done and self._held_s > HELD_S_MAX:
+                        break
+                    self._run(columns, part)
+                    done += len(part)
         except (apsw.InterruptError, apsw.NoMemError, *_OF_A_ROW) as error:
             if not self._db.in_transaction:
                 raise _LostError({}) from error
             self._db.execute("ROLLBACK TO flow_all")
-            return False
-        finally:
-            self._until_s = 0.0
+            return None
         self._db.execute("RELEASE flow_all")
-        for _ in changes:
+        for _ in range(done):
             judge.add(failed=False)
-        return True
+        return batch.count if done == len(changes) else batch.places[done]
 
     def _run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:
         self.function.run(columns, changes)
@@ -364,26 +369,19 @@ class Writer:
                 at = time_text(time.time_ns() // 1_000_000)
                 letter = (change["table"], change["row"], json.dumps(change, ensure_ascii=False), why[:WHY_CHARS_MAX])
                 self._db.execute(ADD_LETTER, (self._settings.cursor, change["id"], *letter, 1, at, at))
-            if judge.stops:
+            if judge.stops or (self._held_s > HELD_S_MAX and change is not batch.changes[-1]):
                 return place + 1, failed
         return batch.count, failed
 
     def _failure(self, number: int, change: Mapping[str, Any]) -> str:
         """Return why the function fails for a change, "" if it does not."""
-        self._start_clock()
         self._db.execute("SAVEPOINT flow_one")
+        why = ""
         try:
-            self._run(tuple(change["values"]), [change])
-        except apsw.InterruptError:
-            why = f"took longer than {self._settings.timeout_s} s"
-        except (apsw.NoMemError, MemoryError):
-            why = f"took more than {HEAP_MIB} MiB of memory"
-        except _OF_A_ROW as error:
-            why = str(error) or type(error).__name__
-        else:
-            why = ""
-        finally:
-            self._until_s = 0.0
+            with self._clock.running(self.function.seconds):
+                self._run(tuple(change["values"]), [change])
+        except (apsw.InterruptError, apsw.NoMemError, MemoryError, *_OF_A_ROW) as error:
+            why = self._why(error)
         if not self._db.in_transaction:
             raise _LostError({number: why})
         if why:
@@ -391,11 +389,18 @@ class Writer:
         self._db.execute("RELEASE flow_one")
         return why
 
-    def _start_clock(self) -> None:
-        self._until_s = time.monotonic() + self._settings.timeout_s
+    def _why(self, error: Exception) -> str:
+        """Return why a statement has failed, in one line."""
+        match error:
+            case apsw.InterruptError():
+                return f"took longer than {self.function.seconds:g} s"
+            case apsw.NoMemError() | MemoryError():
+                return f"took more than {HEAP_MIB} MiB of memory"
+        return str(error) or type(error).__name__
 
-    def _is_late(self) -> bool:
-        return self._until_s > 0 and time.monotonic() > self._until_s
+    @property
+    def _clock(self) -> StatementClock:
+        return self.function.clock
 
     def _refresh(self) -> None:
         version: Any = self._db.execute("PRAGMA schema_version").fetchone()
@@ -423,6 +428,16 @@ class Writer:
                 self._db.set_busy_timeout(1000 * BUSY_S)
 
 
+def _parts(changes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, ...], Sequence[Mapping[str, Any]]]]:
+    """Yield the changes in pieces with equal columns, and the columns."""
+    start = 0
+    for number in range(1, len(changes) + 1):  # runs for each change
+        first = changes[start]["values"].keys()
+        if number == len(changes) or number - start == CHUNK or changes[number]["values"].keys() != first:
+            yield tuple(first), changes[start:number]
+            start = number
+
+
 def forget(file: str, flow: str) -> None:
     """Remove the state of a flow that is no more, and its dead letters."""
     with contextlib.closing(apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)) as db, db:
@@ -443,13 +458,13 @@ def _ahead(db: apsw.Connection, settings: FlowSettings, function: SqlFunction) -
 
 
 def _function(db: apsw.Connection, settings: FlowSettings) -> SqlFunction:
-    if settings.kind == "sql":
+    if settings.function.kind == "sql":
         return SqlFunction(db, settings)
-    if settings.kind == "onnx":
+    if settings.function.kind == "onnx":
         from mycomesh.tools.flows.onnx_function import OnnxFunction  # noqa: PLC0415 -- SQL needs no worker
 
         return OnnxFunction(db, settings)
-    if settings.kind == "http":
+    if settings.function.kind == "http":
         from mycomesh.tools.flows.http_function import HttpFunction  # noqa: PLC0415
 
         return HttpFunction(db, settings)

@@ -55,11 +55,11 @@ def listed(home: Home) -> list[dict[str, Any]]:
         except ConfigError as error:
             entry["error"] = str(error)
         else:
-            entry |= {"table": flow.table, "into": flow.into, "kind": flow.kind}
+            entry |= {"table": flow.table, "into": flow.into, "kind": flow.function.kind}
         found.append(entry)
     for each in accepted_flows(home):
-        section = {"on": each.select or each.table, "run": f"{each.kind}: {each.sql or each.call}", "into": each.into}
-        tables = {"table": each.table, "into": each.into, "kind": each.kind}
+        section = {"on": each.select or each.table, "run": each.function.text, "into": each.into}
+        tables = {"table": each.table, "into": each.into, "kind": each.function.kind}
         found.append({"name": each.name, "section": section, "error": "", "author": each.author, **tables})
     return found
 

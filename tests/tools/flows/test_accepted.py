@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import apsw
 import pytest
 
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import Home
-from mycomesh.tools.flows.accepted import Acceptance, Shared, accepted_flows, read_accepted, shared_flow, write_accepted
-from mycomesh.tools.flows.settings import load, load_all
-from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
+from mycomesh.tools.flows.accepted import (
+    MEMORY_MIB_MAX,
+    TIMEOUT_S_MAX,
+    Acceptance,
+    Shared,
+    accepted_flows,
+    read_accepted,
+    shared_flow,
+    write_accepted,
+)
+from mycomesh.tools.flows.settings import load, load_all, parse
+from mycomesh.tools.flows.sql_function import SHARED_S_MAX, FunctionError, SqlFunction
 
 SECTION = {"on": "drones", "run": "sql: SELECT id AS drone FROM new", "into": "alerts"}
 
@@ -82,16 +93,21 @@ def test_a_section_that_cannot_be_is_refused(home, text, said):
         ({"into": "mycomesh_cursors"}, "cannot use tables of the node"),
         ({"on": "mycomesh_flows"}, "cannot use tables of the node"),
         ({"run": 7}, "needs 'run'"),
+        ({"timeout_s": TIMEOUT_S_MAX}, ""),
+        ({"timeout_s": TIMEOUT_S_MAX + 1}, "at most 30 s and 512 MiB"),
+        ({"memory_mib": MEMORY_MIB_MAX}, ""),
+        ({"memory_mib": MEMORY_MIB_MAX + 1}, "at most 30 s and 512 MiB"),
     ],
 )
 def test_what_no_member_may_is_refused(section, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
         shared_flow(Shared("low", "alpha", {**SECTION, **section}), ("good:80",), ".")
 
 
 def test_hosts_may_be_named_with_their_port():
     for hosts in (("good:80",), ("good",)):
-        assert shared_flow(Shared("low", "alpha", {**SECTION, "run": "http://good:80/x"}), hosts, ".").kind == "http"
+        flow = shared_flow(Shared("low", "alpha", {**SECTION, "run": "http://good:80/x"}), hosts, ".")
+        assert flow.function.kind == "http"
 
 
 @pytest.mark.parametrize(
@@ -101,21 +117,55 @@ def test_hosts_may_be_named_with_their_port():
         ("INSERT INTO alerts SELECT id, value, 1 FROM new, mycomesh_meta", "does READ mycomesh_meta"),
         ("UPDATE drones SET battery = 0 -- INSERT INTO alerts\n", "does UPDATE drones"),
         ("INSERT INTO other SELECT id FROM new -- INSERT INTO alerts\n", ""),
+        (
+            "INSERT INTO alerts WITH x AS (SELECT * FROM mycomesh_meta) SELECT value, 1, 1 FROM x, new",
+            "does READ mycomesh_meta",
+        ),
+        (
+            "INSERT INTO alerts SELECT y.value, 1, 1 FROM new, (SELECT * FROM mycomesh_meta) AS y",
+            "does READ mycomesh_meta",
+        ),
+        # A CTE with the name of the owner's view, and of a trigger.
+        (
+            "INSERT INTO alerts WITH v AS (SELECT * FROM mycomesh_meta) SELECT value, 1, 1 FROM v, new",
+            "does READ mycomesh_meta",
+        ),
+        (
+            "INSERT INTO alerts WITH g AS (SELECT * FROM mycomesh_meta) SELECT value, 1, 1 FROM g, new",
+            "does READ mycomesh_meta",
+        ),
+        ("INSERT INTO alerts SELECT value, 1, 1 FROM inner_view, new", "does READ mycomesh_meta"),
+        ("INSERT INTO alerts SELECT file, 1, 1 FROM pragma_database_list, new", "does READ pragma_database_list"),
+        ("INSERT INTO alerts SELECT count(*), 1, 1 FROM pragma_database_list, new", "does READ pragma_database_list"),
+        ("INSERT INTO alerts SELECT name, 1, 1 FROM dbstat, new", "does READ dbstat"),
+        ("INSERT INTO alerts SELECT sql, 1, 1 FROM sqlite_schema, new", "does READ sqlite_master"),
+        ("INSERT INTO alerts SELECT load_extension('x'), 1, 1 FROM new", "does FUNCTION load_extension"),
+        ("REPLACE INTO alerts SELECT _key, v.id, count(*) FROM new, v, drones", "fits"),
     ],
 )
 def test_sql_of_a_member_only_inserts_its_results(run, said):
     db = apsw.Connection(":memory:")
     db.execute(
         "CREATE TABLE drones(id TEXT PRIMARY KEY, battery); CREATE TABLE alerts(key TEXT PRIMARY KEY, drone, what);"
-        "CREATE TABLE mycomesh_meta(value); CREATE TABLE other(id)"
+        "CREATE TABLE mycomesh_meta(value); CREATE TABLE other(id); CREATE VIEW v AS SELECT id FROM drones;"
+        "CREATE VIEW inner_view AS SELECT * FROM mycomesh_meta;"
+        "CREATE TRIGGER g AFTER INSERT ON alerts BEGIN INSERT INTO mycomesh_meta SELECT max(value) + 1 FROM mycomesh_meta; END"
     )
     section = {"on": "drones", "run": f"sql: {run}"}
     flow = shared_flow(Shared("low", "alpha", section), (), ".")
     function = SqlFunction(db, flow)
-    if not said:  # the first table that it names is the one of its results
+    if said in ("", "fits"):  # the first table that it names is the one of its results
         function.statement(function.columns())
         return
     with pytest.raises(
         FunctionError, match=f"a flow that alpha shares may read your tables and write alerts alone.*{said}"
     ):
         function.statement(function.columns())
+
+
+def test_endless_sql_of_a_member_holds_the_file_for_a_second():
+    db = apsw.Connection(":memory:")
+    section = {**SECTION, "timeout_s": 30}
+    assert SqlFunction(db, shared_flow(Shared("low", "alpha", section), (), ".")).seconds == SHARED_S_MAX == 1
+    assert SqlFunction(db, parse("low", section)).seconds == 30
+    assert SqlFunction(db, shared_flow(Shared("low", "alpha", {**section, "timeout_s": 1}), (), ".")).seconds == 1

@@ -11,6 +11,7 @@ import pytest
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.windows import SetPage
 from mycomesh.sync.replica import ReplicaConfig
+from mycomesh.tools.flows.clock import StatementClock
 from mycomesh.tools.flows.set_function import LogSet, SetFunction, UnfitError
 from mycomesh.tools.flows.settings import parse
 from mycomesh.tools.flows.sql_function import SqlFunction
@@ -188,13 +189,13 @@ def test_a_set_with_a_row_that_fails_writes_nothing(writer, rows):
     assert rows("SELECT position FROM mycomesh_cursors") == [(b"\x00",)]
 
 
-def test_a_set_that_takes_too_long_writes_nothing(writer, rows):
+def test_a_set_that_takes_too_long_writes_nothing(writer, rows, monkeypatch):
+    monkeypatch.setattr(StatementClock, "_is_late", lambda self: self._until_s > 0)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1e9)"
     view = f"CREATE VIEW slow AS {endless} SELECT count(*) AS i FROM n"
     flow = writer("SELECT id AS drone FROM new WHERE battery < (SELECT i FROM slow)", sql=f"{LOG}; {view}")
     flow._sets._strange = frozenset()
     flow._sets._is_plain = lambda _: True
-    flow._start_clock = lambda: setattr(flow, "_until_s", 1e-9)
     flow.check()
     assert flow.takes_sets
     assert flow.write_set(page(), "", b"\x01") is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.mesh.node.errors import ConfigError
-from mycomesh.tools.flows.settings import MEMORY_MIB_MAX, SQL_CHARS_MAX, TIMEOUT_S_MAX, check_cycles, parse
+from mycomesh.tools.flows.function import MEMORY_MIB_MAX, SQL_CHARS_MAX, TIMEOUT_S_MAX
+from mycomesh.tools.flows.settings import check_cycles, parse
 from mycomesh.tools.models.tensors import COLUMNS_MAX, Tensors
 
 INSERT = "sql: INSERT INTO alerts(drone) SELECT id FROM new"
@@ -19,7 +20,7 @@ def flow(name="low", **section):
 
 def test_two_lines_are_enough():
     found = flow()
-    assert (found.table, found.into, found.where, found.begin, found.timeout_s) == (
+    assert (found.table, found.into, found.where, found.begin, found.function.timeout_s) == (
         "drones",
         "alerts",
         "here",
@@ -90,10 +91,10 @@ def test_tensors_of_a_model_are_declared_in_the_section():
     found = flow(
         run="onnx: m@3", into="alerts", inputs={"x": ["a", "b"], "y": "c", "k": 2}, outputs={"z": "what"}, keep=[]
     )
-    assert (found.kind, found.call) == ("onnx", "m@3")
-    assert found.tensors == Tensors({"x": ("a", "b"), "y": ("c",), "k": 2}, {"z": ("what",)}, ())
-    assert flow(run="onnx: m", into="alerts", keep=["id"] * COLUMNS_MAX).tensors.keep == ("id",) * COLUMNS_MAX
-    assert flow(run="onnx: m", into="alerts").tensors.keep is None
+    assert (found.function.kind, found.function.call) == ("onnx", "m@3")
+    assert found.function.tensors == Tensors({"x": ("a", "b"), "y": ("c",), "k": 2}, {"z": ("what",)}, ())
+    assert flow(run="onnx: m", into="alerts", keep=["id"] * COLUMNS_MAX).function.tensors.keep == ("id",) * COLUMNS_MAX
+    assert flow(run="onnx: m", into="alerts").function.tensors.keep is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import apsw
 import pytest
 
 from mycomesh.tools.flows import writer as module
+from mycomesh.tools.flows.clock import StatementClock
 from mycomesh.tools.flows.writer import Batch, MovedError
 
 FAILS = "SELECT id AS drone, abs(-9223372036854775807 - battery) AS what FROM new"
@@ -42,12 +43,38 @@ def test_too_many_failures_stop_at_the_last_one(writer, change, rows):
     assert rows("SELECT position FROM mycomesh_cursors") == [(bytes([20]),)]
 
 
-def test_sql_without_an_end_is_interrupted(writer, change, rows):
+def test_sql_without_an_end_is_interrupted(writer, change, rows, monkeypatch):
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS what FROM n, new"
+    monkeypatch.setattr(StatementClock, "_is_late", lambda self: self._until_s > 0)
     flow = writer(f"{endless} WHERE battery = 0", timeout_s=1)
-    flow._start_clock = lambda: setattr(flow, "_until_s", 1e-9)
     assert flow.write(batch([change(1, id="d1", battery=0)]), b"\x01", lambda _: b"\x02") == 1
     assert rows("SELECT why FROM mycomesh_dead_letters") == [("took longer than 1 s",)]
+
+
+def test_a_transaction_ends_in_time_and_the_rest_goes_on(writer, change, rows, monkeypatch):
+    flow = writer(FAILS)
+    monkeypatch.setattr(module, "HELD_S_MAX", -1.0)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    changes = [change(number, id=f"d{number}", battery=int(number == 3)) for number in range(1, 6)]
+    places = []
+    while changes:
+        done = flow.write(batch(changes), b"\x09", lambda count: bytes([count]))
+        places.append((done, rows("SELECT position FROM mycomesh_cursors")[0][0]))
+        changes = changes[done:]
+    assert places == [(2, b"\x02"), (1, b"\x01"), (2, b"\x09")], "singly where one of two fails"
+    assert rows("SELECT drone FROM alerts ORDER BY drone") == [("d1",), ("d2",), ("d4",), ("d5",)]
+    assert rows("SELECT row FROM mycomesh_dead_letters") == [("d3",)]
+
+
+def test_other_programs_write_between_slow_transactions(writer, change, rows, monkeypatch):
+    rested = []
+    monkeypatch.setattr(module.time, "sleep", rested.append)
+    flow = writer("SELECT id AS drone FROM new")
+    flow.write(batch([change(1, id="d1", battery=1)]), b"\x01", lambda _: b"\x02")
+    assert rested == []
+    monkeypatch.setattr(module, "LONG_S", -1.0)
+    flow.write(batch([change(2, id="d2", battery=1)]), b"\x02", lambda _: b"\x02")
+    assert rested == [module.REST_S]
 
 
 def test_sql_that_takes_much_memory_is_refused(writer, change, rows, monkeypatch):
