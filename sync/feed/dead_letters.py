@@ -13,14 +13,13 @@ import apsw
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.errors import FeedError
 from mycomesh.sync.feed.change import Change
-from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, why_line
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["LETTERS_BYTES_MAX", "LETTERS_MAX", "DeadLetter", "DeadLetters"]
 
 LETTERS_MAX = 10_000
 LETTERS_BYTES_MAX = 64 << 20
-WHY_MAX = 500  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class DeadLetters:
         db.execute(CREATE_LETTERS)
         db.execute(
             ADD_LETTER,
-            (reader, change.id, change.table, change.row, change.to_json(), why[:WHY_MAX], tries, at, at),
+            (reader, change.id, change.table, change.row, change.to_json(), why_line(why), tries, at, at),
         )
         total = "SELECT count(*), coalesce(sum(length(body)), 0) FROM mycomesh_dead_letters"
         count, size = db.execute(total).fetchone()

@@ -21,7 +21,7 @@ import apsw
 
 from mycomesh.mesh.node.judge import Judge
 from mycomesh.sync.crdt.hlc import time_text
-from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, RECEIVER
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, RECEIVER, why_line
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.tools.bridges.bodies import BodyError, columns_of, sql_value
 from mycomesh.tools.bridges.scheme import Arrival
@@ -41,7 +41,6 @@ BUSY_S = 30
 READ_MS = 1_000  # that the event loop waits for a commit of another program
 SHOW_MS = 200  # that the file may be busy when the state is written
 BODY_BYTES_MAX = 1 << 20  # of a dead letter: all of a message, but of systems with a larger limit
-WHY_CHARS_MAX = 500
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS mycomesh_bridge_seen(bridge TEXT, id TEXT, seq INTEGER, PRIMARY KEY(bridge, id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mycomesh_bridge_seen_seq ON mycomesh_bridge_seen(bridge, seq);
@@ -368,7 +367,7 @@ class Writer:
         name = arrival.id or f"{arrival.topic}@{hashlib.blake2b(arrival.body, digest_size=8).hexdigest()}"
         self._db.execute(
             ADD_LETTER,
-            (reader, name, table, arrival.topic, json.dumps(body, ensure_ascii=False), why[:WHY_CHARS_MAX], 1, at, at),
+            (reader, name, table, arrival.topic, json.dumps(body, ensure_ascii=False), why_line(why), 1, at, at),
         )
 
     def _store_offsets(self, offsets: Mapping[str, int]) -> None:

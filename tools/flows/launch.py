@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ERROR", "main"]
 
 ERROR = "_error"  # the key of an answer that says why a function has failed
+ERROR_CHARS = 2_000  # of the text of an exception
 READ_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -95,7 +96,11 @@ def _line(result: Any) -> bytes:
 
 
 def _failed(error: BaseException) -> bytes:
-    return json.dumps({ERROR: f"{type(error).__name__}: {error}".rstrip(": ")}).encode() + b"\n"
+    try:
+        text = str(error)[:ERROR_CHARS]
+    except Exception:  # noqa: BLE001 -- that of a function's own error may raise anything too
+        text = ""
+    return json.dumps({ERROR: f"{type(error).__name__}: {text}".rstrip(": ")}).encode() + b"\n"
 
 
 def _plain(value: Any) -> Any:

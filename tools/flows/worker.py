@@ -13,10 +13,9 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +53,7 @@ class Worker:
         self._files = files
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: Any = None
+        self._said = b""  # the end of its standard error
         self._rest = b""
 
     def answers(self, lines: Sequence[bytes]) -> list[bytes | Failure]:
@@ -89,23 +88,25 @@ class Worker:
             with contextlib.suppress(OSError):
                 process.stdin.close()
             process.stdout.close()
-            self._errors.close()
+            assert process.stderr is not None
+            process.stderr.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
         process = subprocess.Popen(  # noqa: S603 -- the operator's own function
             self._words,
             cwd=self._directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
             pass_fds=self._files,
         )
         assert process.stdin is not None
+        assert process.stderr is not None
         os.set_blocking(process.stdin.fileno(), False)
-        self._rest = b""
+        os.set_blocking(process.stderr.fileno(), False)
+        self._rest = self._said = b""
         return process
 
     def _running(self) -> subprocess.Popen[bytes] | None:
@@ -126,44 +127,71 @@ class Worker:
             return [], Failure(TOO_MANY, again=False)
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         pending, made = memoryview(b"".join(lines)), list[bytes]()
         end = time.monotonic() + self._timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             selector.register(process.stdin, selectors.EVENT_WRITE)
+            selector.register(process.stderr, selectors.EVENT_READ)
             while len(made) < len(lines):
-                ready = selector.select(max(0, end - time.monotonic()))
-                if not ready:
-                    return made, Failure(f"took longer than {self._timeout_s:g} s", again=False)
-                for key, _ in ready:
-                    if key.fileobj is process.stdin:
-                        with contextlib.suppress(BrokenPipeError):
-                            pending = pending[os.write(process.stdin.fileno(), pending[:READ_BYTES]) :]
-                        if not pending:
-                            selector.unregister(process.stdin)
-                        continue
-                    piece = os.read(process.stdout.fileno(), READ_BYTES)
-                    if not piece:
-                        return made, Failure(self._last_words(process))
-                    *got, self._rest = (self._rest + piece).split(b"\n")
-                    if len(self._rest) > ANSWER_BYTES_MAX:
-                        return made, Failure(f"{TOO_LONG} {ANSWER_BYTES_MAX >> 20} MiB", again=False)
+                ready = [key.fileobj for key, _ in selector.select(max(0, end - time.monotonic()))]
+                if process.stdin in ready:
+                    pending = _write(process.stdin.fileno(), pending)
+                    if not pending:
+                        selector.unregister(process.stdin)
+                if process.stderr in ready and not self._listen(process):
+                    selector.unregister(process.stderr)
+                if process.stdout in ready:
+                    got, failure = self._read(process)
+                    made += got
+                    if failure is not None:
+                        return made, failure
                     if got:
-                        made += got
                         end = time.monotonic() + self._timeout_s
+                elif time.monotonic() > end:  # whatever else it does
+                    return made, Failure(f"took longer than {self._timeout_s:g} s", again=False)
         if len(made) > len(lines) or self._rest:
             return [], Failure(TOO_MANY, again=False)
         return made, None
+
+    def _read(self, process: subprocess.Popen[bytes]) -> tuple[list[bytes], Failure | None]:
+        """Return the lines that have come, and why there will be no more."""
+        assert process.stdout is not None
+        piece = os.read(process.stdout.fileno(), READ_BYTES)
+        if not piece:
+            return [], Failure(self._last_words(process))
+        *got, self._rest = (self._rest + piece).split(b"\n")
+        too_long = Failure(f"{TOO_LONG} {ANSWER_BYTES_MAX >> 20} MiB", again=False)
+        return got, too_long if len(self._rest) > ANSWER_BYTES_MAX else None
 
     def _last_words(self, process: subprocess.Popen[bytes]) -> str:
         """Return why a worker has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - ERRORS_BYTES))
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        while self._listen(process):
+            pass
+        said = self._said.decode(errors="replace").strip().splitlines()
         code = process.returncode
         ended = (
             "closed its output" if code is None else f"killed by signal {-code}" if code < 0 else f"ended with {code}"
         )
         return f"{ended}: {said[-1]}" if said else ended
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> bool:
+        """Keep the end of what a worker says; return whether there may be more now."""
+        assert process.stderr is not None
+        try:
+            piece = os.read(process.stderr.fileno(), READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._said = (self._said + piece)[-ERRORS_BYTES:]
+        return bool(piece)
+
+
+def _write(pipe: int, pending: memoryview) -> memoryview:
+    """Write what a pipe takes; return the rest, none if its reader has closed it, and may answer what it has."""
+    try:
+        return pending[os.write(pipe, pending[:READ_BYTES]) :]
+    except BrokenPipeError:
+        return pending[:0]

@@ -18,7 +18,7 @@ import apsw
 
 from mycomesh.mesh.node.judge import JUDGED_MAX, Judge
 from mycomesh.sync.crdt.hlc import time_text
-from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS
+from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, why_line
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.tools.flows.set_function import LogSet, SetFunction, UnfitError
 from mycomesh.tools.flows.settings import cursor_of
@@ -40,7 +40,6 @@ LONG_S = 0.1  # of a transaction, after which
 REST_S = 0.12  # other programs can write: SQLite looks each 0.1 s at the latest whether they may
 CHUNK = 64  # changes between two looks at how long a transaction has been
 HEAP_MIB = 512  # of SQLite in the process of one flow
-WHY_CHARS_MAX = 500
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS mycomesh_flow_states(
     name TEXT PRIMARY KEY, state TEXT, text TEXT, inputs INTEGER, failed INTEGER, at TEXT, older INTEGER DEFAULT 0);
@@ -300,7 +299,7 @@ class Writer:
                     self._db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = ? AND ?", (number, not why))
                     self._db.execute(
                         "UPDATE mycomesh_dead_letters SET tries = 1, why = ? WHERE seq = ?",
-                        (why[:WHY_CHARS_MAX], number),
+                        (why_line(why), number),
                     )
                     done = True
 
@@ -367,7 +366,7 @@ class Writer:
             if why:
                 failed += 1
                 at = time_text(time.time_ns() // 1_000_000)
-                letter = (change["table"], change["row"], json.dumps(change, ensure_ascii=False), why[:WHY_CHARS_MAX])
+                letter = (change["table"], change["row"], json.dumps(change, ensure_ascii=False), why_line(why))
                 self._db.execute(ADD_LETTER, (self._settings.cursor, change["id"], *letter, 1, at, at))
             if judge.stops or (self._held_s > HELD_S_MAX and change is not batch.changes[-1]):
                 return place + 1, failed

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mycomesh.sync.errors import FeedError
-from mycomesh.sync.feed import dead_letters
+from mycomesh.sync.feed import dead_letters, letters_sql
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_letters_are_bounded_by_number_and_bytes(node, monkeypatch):
         assert len(letters.letters.all()) == min(number + 1, count)
     assert [letter.reader for letter in letters.letters.all()] == [f"reader {number}" for number in range(3, 8)]
     monkeypatch.setattr(dead_letters, "LETTERS_BYTES_MAX", 2 * len(change.to_json()))
-    letters.set_aside("last", change, "x" * 2 * dead_letters.WHY_MAX, 1, 1_000)
+    letters.set_aside("last", change, "x" * 2 * letters_sql.WHY_CHARS_MAX, 1, 1_000)
     assert [letter.reader for letter in letters.letters.all()] == ["reader 7", "last"]
-    assert len(letters.letters.all()[1].why) == dead_letters.WHY_MAX
+    assert len(letters.letters.all()[1].why) == letters_sql.WHY_CHARS_MAX
 
 
 def test_without_a_cursor_nothing_can_be_retried(node):
@@ -94,3 +94,7 @@ def test_without_a_cursor_nothing_can_be_retried(node):
     feed.drop("reader")
     with pytest.raises(FeedError, match="no cursor is left that could read t again"):
         feed.retry_letter(1)
+
+
+def test_a_reason_is_one_line_for_a_terminal():
+    assert letters_sql.why_line(" one\n\ttwo \x1b[31m" + 3 * letters_sql.WHY_CHARS_MAX * "\n") == "one two ?[31m"

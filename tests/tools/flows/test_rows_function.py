@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from mycomesh.tools.flows import rows_function
+from mycomesh.tools.flows import rows_function, worker
+from mycomesh.tools.flows.clock import StatementClock
 from mycomesh.tools.flows.rows_function import RESULTS_MAX
 from mycomesh.tools.flows.sql_function import FunctionError
-from mycomesh.tools.flows.worker import ANSWER_BYTES_MAX
+from mycomesh.tools.flows.worker import ANSWER_BYTES_MAX, ERRORS_BYTES
 from mycomesh.tools.flows.writer import Batch
 
 MODULE = """
-import asyncio, os, time
+import asyncio, os, signal, sys, time
 
 def low(row):
     print("what a function prints is no answer")
@@ -43,6 +46,21 @@ def bad(row):
         case 6: return {"volt": 1}
         case 7: return [{"what": 1}] * 10_001
         case 8: return {"what": object()}
+        case 9: raise ValueError("one\\n\\x1b[31mtwo" + "x" * 5_000_000)
+        case 10: return {"what": 10**30}
+        case 11:
+            class Odd(Exception):
+                def __str__(self): raise KeyError
+            raise Odd
+        case 12:
+            while True: sys.stderr.write("noise " * 10_000)
+        case 13: sys.exit(0)
+        case 14:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(60)
+        case 15: os.closerange(0, 100)
+        case 16: return (row for _ in iter(int, 1))
+        case 17: raise asyncio.CancelledError
     return {"drone": row["id"]}
 """
 
@@ -95,6 +113,15 @@ def test_blobs_go_in_and_out(flow, change, rows):
         (6, "alerts has no column 'volt'"),
         (7, f"made more than {RESULTS_MAX:,} rows of one"),
         (8, "TypeError: a value of a row may be text, a number, bytes or None, not object"),
+        (9, "ValueError: one ?[31mtwoxxx"),
+        (10, f"{10**30} is beyond 64 bits"),
+        (11, "Odd"),
+        pytest.param(12, "took longer than 1 s", marks=pytest.mark.slow),
+        (13, "ended with 0"),
+        pytest.param(14, "took longer than 1 s", marks=pytest.mark.slow),
+        (15, "ended with 1"),
+        pytest.param(16, "took longer than 1 s", marks=pytest.mark.slow),
+        (17, "ended with 1"),
     ],
 )
 def test_a_bad_row_fails_alone(flow, change, rows, battery, why):
@@ -123,6 +150,49 @@ def test_commands_read_and_write_lines(flow, change, rows):
 )
 def test_a_bad_command_is_one_line(flow, change, rows, command, why):
     write(flow(f"exec: {command}", timeout_s=3), change(1, id="d1", battery=1))
+    ((said,),) = rows("SELECT why FROM mycomesh_dead_letters")
+    assert said.startswith(why)
+
+
+def test_what_a_function_prints_takes_no_room(flow, change, rows, tmp_path):
+    """The end of its standard error says why it ended; the rest is read and dropped."""
+    (tmp_path / "crew.py").write_text(
+        "import sys\ndef f(row):\n    print('noise ' * 100_000)\n    if row['battery']: sys.exit('enough')\n    return {}\n"
+    )
+    loud = flow("python:crew:f")
+    write(loud, *[change(n, id=f"d{n}", battery=int(n == 2)) for n in range(1, 4)])
+    why = [why for (why,) in rows("SELECT why FROM mycomesh_dead_letters ORDER BY row")]
+    assert why == ["answered with something else than rows: {}", "ended with 1: enough", *why[:1]]
+    assert len(loud.function._worker._said) <= ERRORS_BYTES
+
+
+def test_a_command_that_reads_nothing_is_waited_for_at_rest(flow, change, rows, monkeypatch):
+    written, write_as_before = [], os.write
+    monkeypatch.setattr(worker.os, "write", lambda *given: written.append(given) or write_as_before(*given))
+    write(flow("exec: exec 0<&-; sleep 0.5; echo null", timeout_s=3), change(1, id="d1", battery=1))
+    assert len(written) <= 2, "not again and again"
+    assert rows("SELECT count(*) FROM mycomesh_dead_letters") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("on", "why"),
+    [
+        ("SELECT abs(-9223372036854775807 - battery) FROM drones", "on: integer overflow"),
+        (
+            "SELECT drones.* FROM drones, pragma_function_list a, pragma_function_list",
+            "on: makes more than 10,000 rows of one",
+        ),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM drones, n",
+            "on: took longer than 1 s",
+        ),
+        ("SELECT hex(zeroblob(2000000000)) FROM drones", "on: "),
+    ],
+)
+def test_a_select_before_a_function_fails_its_row_alone(flow, change, rows, monkeypatch, on, why):
+    if "longer" in why:
+        monkeypatch.setattr(StatementClock, "_is_late", lambda self: self._until_s > 0)
+    write(flow("exec: cat", on=on, timeout_s=1), change(1, id="d1", battery=1))
     ((said,),) = rows("SELECT why FROM mycomesh_dead_letters")
     assert said.startswith(why)
 
