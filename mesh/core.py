@@ -203,6 +203,12 @@ class MeshCore:
             for each in others
         )
 
+    def in_reach(self) -> tuple[bytes, ...]:
+        """Return the ids of the other members, and behind them those of the ones that are linked or reachable."""
+        topology, linked = self._overlay.topology, self.links.members
+        others = [each.node_id for each in self.roster.members() if each.node_id != self.roster.own_id]
+        return (*others, b"", *(each for each in others if each in linked or topology.hops(each) is not None))
+
     def topology(self) -> tuple[LinkState, ...]:
         """Return the newest link-state of every node, by node id."""
         return self._overlay.topology.states()

@@ -25,7 +25,10 @@ ROWS_MAX = 1_024
 class FeedSession:
     """One reader of a table's changes. Several pages may wait for their acknowledgement."""
 
-    def __init__(self, home: Home, table: str, cursor: str | None, *, from_now: bool, rows_max: int) -> None:
+    def __init__(
+        self, home: Home, table: str, cursor: str | None, *, from_now: bool, rows_max: int, stirs: bool = False
+    ) -> None:
+        """Read a table from a cursor; with `stirs`, a commit to any table ends the wait for a page, too."""
         self._link = NodeLink(home)
         self._request: dict[str, Any] = {
             "token": os.urandom(12).hex(),
@@ -36,6 +39,8 @@ class FeedSession:
         }
         if cursor is not None:
             self._request["cursor"] = cursor
+        if stirs:
+            self._request["stirs"] = True
         self.place = b""  # the position behind the last page, for a program that moves its cursor itself
 
     async def place_after(self, count: int) -> bytes:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BRIDGES", "FLOWS", "Seat", "Succession", "forget_positions", "rank"]
 
-STEP_S = 0.5
-ALONE_S = 2.0  # in a mesh of one node, until another one joins
+STEP_S = 0.5  # between two looks: positions of a holder follow its cursor so closely
+NEWS_MS = 5_000  # of one request for news
 GRACE_S = 1.5  # a node that has just started, or become reachable, waits so long before its turn: it may lack rows
 CHECK_S = 5  # before, and between, looks for the table of positions among those that the node replicates
 BUSY_MS = 5_000
@@ -132,16 +132,26 @@ class Succession:
         self._left = False
 
     async def run(self, on_members: Callable[[list[str]], None] = lambda _: None) -> None:
-        """Decide again and again whose turn it is; tell the ids of the members."""
+        """Decide whose turn it is whenever the file or the reach of the node has changed; tell the ids of the members."""
+        seen = 0
         while True:
-            pause_s = STEP_S
             with contextlib.suppress(NodeError, apsw.BusyError):
-                reach = await self._link.ask("status", brief=True)
-                if reach["phase"] == "serving":
+                wait_ms = self._wait_ms(asyncio.get_running_loop().time())
+                reach = await self._link.ask("status", brief=True, seen=seen, wait_ms=wait_ms)
+                if reach["phase"] == "serving" and (reach["news"] != seen or wait_ms < NEWS_MS):
                     on_members([reach["node_id"], *(peer["node_id"] for peer in reach["peers"])])
                     await self._step(reach)
-                    pause_s = STEP_S if reach["peers"] else ALONE_S
-            await asyncio.sleep(pause_s)
+                    seen = reach["news"]  # a step that failed is done again
+            await asyncio.sleep(STEP_S)
+
+    def _wait_ms(self, now_s: float) -> int:
+        """Return how long to wait for news: less, where a step depends on time."""
+        ends = [now_s + NEWS_MS / 1000]
+        if self._check_s is not None and not self._shared:
+            ends.append(self._check_s)
+        if self._first_s is not None and not self._turn.active and not self._left:
+            ends.append(self._first_s + GRACE_S - STEP_S)
+        return max(0, round(1000 * (min(ends) - now_s)))
 
     async def _step(self, reach: dict[str, Any]) -> None:
         self._own = reach["node_id"]

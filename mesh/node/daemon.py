@@ -382,7 +382,7 @@ class Daemon:
     async def _on_request(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("do"):
             case "status":
-                return self._brief() if request.get("brief") is True else to_json(await self.status())
+                return await self._brief(request) if request.get("brief") is True else to_json(await self.status())
             case "replicas":
                 return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke" | "remove-members":
@@ -445,11 +445,18 @@ class Daemon:
             raise NodeError(f"the node stopped, but: {problem}")
         return {"pid": os.getpid(), "file": str(self._file)}
 
-    def _brief(self) -> dict[str, Any]:
-        """Return who this node is and whom it reaches, which costs no read of the file."""
+    async def _brief(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return who this node is and whom it reaches, which costs no read of the file.
+
+        With `seen` and `wait_ms`, wait until the number of its news is another one.
+        """
+        seen, wait_ms = request.get("seen"), request.get("wait_ms")
+        if self._node is not None and isinstance(seen, int) and isinstance(wait_ms, int):
+            await self._node.news.wait(seen, min(max(wait_ms, 0), wait.WAIT_MS_MAX) / 1000)
         identity = self._identity
         peers = () if self._node is None else self._node.reach()
         return {
+            "news": 0 if self._node is None else self._node.news.number,
             "phase": "starting" if self._node is None else "serving",
             "file": str(self._file),
             "node": "" if identity is None else identity.name,

@@ -27,6 +27,7 @@ __all__ = ["FAILED_MAX", "JUDGED_MAX", "READERS_MAX", "UNDONE_MAX", "Reader", "R
 READERS_MAX = 256
 # Changes that a reader has got and not acknowledged: beyond it nothing more is delivered, so that memory is bounded.
 UNDONE_MAX = 10_000
+STIR_S = 0.5  # between two answers to a reader that asks for commits to any table
 
 
 class Readers:
@@ -134,9 +135,11 @@ class Reader:
         return page
 
     async def page_or_set(
-        self, *, rows_max: int = PAGE_ROWS_MAX, set_max: int = 0, wait_s: float | None = None
+        self, *, rows_max: int = PAGE_ROWS_MAX, set_max: int = 0, wait_s: float | None = None, stirs: bool = False
     ) -> Page | SetPage | None:
         """Return the next page as `page` does; with `set_max`, up to so many changes without their rows, where that can be.
+
+        With `stirs`, return None after a commit to any table, too, but not sooner than after `STIR_S`.
 
         Raises:
             FeedError: the table is gone, or `UNDONE_MAX` changes wait for their acknowledgement.
@@ -155,6 +158,7 @@ class Reader:
             )
         woken, clock = asyncio.Event(), asyncio.get_running_loop().time
         end = None if wait_s is None else clock() + wait_s
+        stirs_from = clock() + STIR_S
         with self._readers.observing(woken):
             while not self._readers.ended:
                 woken.clear()
@@ -172,6 +176,8 @@ class Reader:
                         await woken.wait()
                 except TimeoutError:
                     return None
+                if stirs:
+                    end = min(stirs_from, end or stirs_from)
         return None
 
     def name_of(self, site: bytes) -> str:

@@ -24,6 +24,7 @@ from mycomesh.mesh.node.disk_space import free_bytes
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.hooks import HookCommands
 from mycomesh.mesh.node.idle_trim import IdleTrim
+from mycomesh.mesh.node.news import News
 from mycomesh.mesh.node.readers import Readers
 from mycomesh.mesh.node.replica_thread import ReplicaThread
 from mycomesh.mesh.node.shell import MeshShell, clock
@@ -120,8 +121,14 @@ class ServingNode:
             membership=credentials.membership,
         )
         self._core = NodeCore(Circuits(self._mesh))
+        self.news = News(clock()[1], self._mesh.in_reach)
         self._shell = MeshShell(
-            self._core, config, identity.mesh_id, self._on_action, search_spacing=self._mesh.search_spacing
+            self._core,
+            config,
+            identity.mesh_id,
+            self._on_action,
+            search_spacing=self._mesh.search_spacing,
+            on_handled=self.news.on_event,
         )
         loop = asyncio.get_running_loop()
 
@@ -162,6 +169,7 @@ class ServingNode:
     async def stop(self, *, remove: bool = False) -> None:
         """Drain all commits, end the links, close the file; with `remove`, remove what replication added to the file."""
         self.readers.end()
+        self.news.wake()
         await self.hooks.close()
         if self._watch is not None:
             self._watch.close()
@@ -319,6 +327,7 @@ class ServingNode:
         self._idle_trim.touch()  # merges write to the file too, while the comparisons of an idle node do not
         self._replica.submit(CommitSeen(writing=True))
         self._commit_poll.hint()
+        self.news.on_commit()
         self._callbacks.on_commit()
 
     def _on_replaced(self) -> None:

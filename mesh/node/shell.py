@@ -67,12 +67,17 @@ class MeshShell:
         on_action: Callable[[Any], None],
         *,
         search_spacing: Callable[[int], int] = lambda _now_ms: 1,
+        on_handled: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the core; `search_spacing` says at a time how many times longer to wait between searches by mDNS."""
+        """Take the core; `search_spacing` says at a time how many times longer to wait between searches by mDNS.
+
+        `on_handled` is called after the core has handled events.
+        """
         self._core = core
         self._config = config
         self._on_action = on_action
         self._search_spacing = search_spacing
+        self._on_handled = on_handled
         self._events: deque[Event | list[Any]] = deque()
         self._busy = True  # until `start`: events between `listen` and `start` wait in the queue
         self._closed = False
@@ -225,6 +230,7 @@ class MeshShell:
         finally:
             self._busy = False
         self._arm()
+        self._on_handled()
 
     def _perform(self, action: Any) -> None:
         match action:

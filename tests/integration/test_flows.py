@@ -276,6 +276,11 @@ def test_a_shared_flow_runs_where_it_is_accepted(machine, tmp_path):
         assert "python: runs only from" in alpha.run(*share, "python: a:b").stderr
         alpha.done(*share, "sql: SELECT id AS drone FROM new")
         eventually(is_in("running", bravo), "it runs there")
+        back = ("flow", "add", "back", "--share", "--on", "alerts", "--into", "drones")
+        assert (
+            "comes back to alerts, by back -> low"
+            in alpha.run(*back, "--run", "sql: SELECT drone AS id FROM new").stderr
+        )
         assert child(alpha) == {}, "nobody has asked for it here"
         (listed,) = json.loads(bravo.done("flow", "list", "--json"))
         assert (listed["name"], listed["author"]) == ("low", "alpha")

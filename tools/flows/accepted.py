@@ -29,6 +29,7 @@ __all__ = [
     "ACCEPTED_MAX",
     "CREATE",
     "MEMORY_MIB_MAX",
+    "ROWS_MAX",
     "SECTION_CHARS_MAX",
     "TABLE",
     "TIMEOUT_S_MAX",
@@ -44,6 +45,7 @@ TABLE = "mycomesh_flows"
 CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE}(name TEXT PRIMARY KEY, section TEXT)"
 ACCEPTED_MAX = 16  # shared flows of one node: each is a process
 SECTION_CHARS_MAX = 100_000
+ROWS_MAX = 1_000  # rows of the table that are looked at; those of members that are not accepted count by their names
 TIMEOUT_S_MAX = 30  # of a call of a shared flow; its SQL has `sql_function.SHARED_S_MAX` in a transaction
 MEMORY_MIB_MAX = 512
 KINDS = ("sql", "onnx", "http")

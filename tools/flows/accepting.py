@@ -19,6 +19,7 @@ from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.accepted import (
     ACCEPTED_MAX,
     CREATE,
+    ROWS_MAX,
     SECTION_CHARS_MAX,
     TABLE,
     Acceptance,
@@ -39,7 +40,6 @@ __all__ = ["Accepting", "run"]
 
 PAUSE_S = 2  # before the next try, when the node or the file is away
 BUSY_MS = 5_000
-ROWS_MAX = 1_000  # rows of the table that are looked at; those of members that are not accepted count by their names
 NAME_CHARS_MAX = 64
 UNSIGNED = f"{TABLE} is not signed, so that its rows prove no author; run: mycomesh policy {TABLE} signed"
 

@@ -154,6 +154,8 @@ class ModelWorker:
 class OnnxFunction(RowsFunction):
     """The model of one flow."""
 
+    depends_on_others = True
+
     def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
         super().__init__(db, settings)
         self._worker.close()

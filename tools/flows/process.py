@@ -25,7 +25,7 @@ from mycomesh.tools.feed_session import FeedSession
 from mycomesh.tools.flows.function import wrong
 from mycomesh.tools.flows.keys import site_of
 from mycomesh.tools.flows.set_function import LogSet
-from mycomesh.tools.flows.settings import HERE, ONE, load
+from mycomesh.tools.flows.settings import HERE, ONE, load, load_with_others
 from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
 from mycomesh.tools.node_link import serving_status
@@ -56,9 +56,10 @@ def run(home: Home, name: str) -> None:
         ConfigError: its section is wrong, or does not fit its tables.
     """
     settings = load(home, name)
+    _, others = load_with_others(home, name)
     parent = end_with_parent()
     yield_to_urgent(home, settings)
-    run_until_signal(lambda: Flow(home, settings, Reports(), parent).run())
+    run_until_signal(lambda: Flow(home, settings, others, Reports(), parent).run())
 
 
 def yield_to_urgent(home: Home, settings: FlowSettings) -> None:
@@ -79,9 +80,12 @@ class Next(Enum):
 class Flow:
     """One flow of one node."""
 
-    def __init__(self, home: Home, settings: FlowSettings, reports: Reports, parent: Parent) -> None:
+    def __init__(
+        self, home: Home, settings: FlowSettings, others: Sequence[FlowSettings], reports: Reports, parent: Parent
+    ) -> None:
         self._home = home
         self._settings = settings
+        self._others = others
         self._reports = reports
         self._parent = parent
         self._state = ChildState(reports, lambda: self._writer.figures if self._writer is not None else {})
@@ -103,7 +107,7 @@ class Flow:
         if isinstance(settings.where, tuple) and status["node"] not in settings.where:
             self._set("standing by", f"'where' names other nodes: {', '.join(settings.where)}")
             await asyncio.Event().wait()
-        writer = self._writer = Writer(status["file"], settings)
+        writer = self._writer = Writer(status["file"], settings, self._others)
         try:
             await run_together(
                 self._take_turns(writer) if settings.where == ONE else self._keep_running(writer),
@@ -174,7 +178,10 @@ class Flow:
         settings = self._settings
         had = writer.read_position()
         from_now = settings.begin == "now" and new
-        session = FeedSession(self._home, settings.table, settings.cursor, from_now=from_now, rows_max=ROWS)
+        stirs = writer.function.depends_on_others
+        session = FeedSession(
+            self._home, settings.table, settings.cursor, from_now=from_now, rows_max=ROWS, stirs=stirs
+        )
         moved = 0
         try:
             size = ROWS

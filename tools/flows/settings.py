@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.tools.flows.cycles import cycle
 from mycomesh.tools.flows.function import SQL_CHARS_MAX, Function, function_of, statement, wrong
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ __all__ = [
     "ONE",
     "FlowSettings",
     "check_cycles",
+    "comes_back",
     "cursor_of",
     "load",
     "load_all",
+    "load_with_others",
     "names",
     "parse",
 ]
@@ -111,19 +114,22 @@ def load(home: Home, name: str) -> FlowSettings:
     Raises:
         ConfigError: there is no such section, it is wrong, or it closes a cycle.
     """
-    sections = sections_of(home.config_file, KIND)
-    if name not in sections:
-        found = _accepted(home)
-        number = next((number for number, each in enumerate(found) if each.name == name), None)
-        if number is not None:
-            check_cycles(found[number], [*_before(sections, ""), *found[:number]])
-            return found[number]
-        known = ", ".join(sections) or "none"
-        raise ConfigError(f"{home.config_file} has no section [flow.{name}]; its flows are: {known}")
-    directory = str(home.config.absolute())
-    settings = parse(name, sections[name], directory)
-    check_cycles(settings, _before(sections, name))
+    settings, others = load_with_others(home, name)
+    check_cycles(settings, others)
     return settings
+
+
+def load_with_others(home: Home, name: str) -> tuple[FlowSettings, list[FlowSettings]]:
+    """Read the settings of one flow, and of those that go before it where a cycle has to be broken; raises `ConfigError`."""
+    sections = sections_of(home.config_file, KIND)
+    if name in sections:
+        return parse(name, sections[name], str(home.config.absolute())), _before(sections, name)
+    found = _accepted(home)
+    number = next((number for number, each in enumerate(found) if each.name == name), None)
+    if number is not None:
+        return found[number], [*_before(sections, ""), *found[:number]]
+    known = ", ".join(sections) or "none"
+    raise ConfigError(f"{home.config_file} has no section [flow.{name}]; its flows are: {known}")
 
 
 def load_all(home: Home) -> list[FlowSettings]:
@@ -151,21 +157,15 @@ def _before(sections: Mapping[str, Any], name: str) -> list[FlowSettings]:
 
 def check_cycles(settings: FlowSettings, others: list[FlowSettings]) -> None:
     """Raise `ConfigError` if what a flow writes comes back to it by this flow and others."""
-    edges: dict[str, list[FlowSettings]] = {}
-    for each in others:
-        edges.setdefault(fold(each.table), []).append(each)
-    ways: list[tuple[str, tuple[str, ...]]] = [(settings.into, (settings.name,))]
-    seen: set[str] = set()
-    while ways:
-        table, path = ways.pop()
-        if fold(table) == fold(settings.table):
-            raise wrong(
-                settings.name,
-                f"what it writes comes back to {settings.table}, by {' -> '.join(path)}; let it write into another table",
-            )
-        if fold(table) not in seen:
-            seen.add(fold(table))
-            ways += [(each.into, (*path, each.name)) for each in edges.get(fold(table), ())]
+    if path := cycle(settings, others):
+        raise wrong(settings.name, comes_back(settings, path))
+
+
+def comes_back(settings: FlowSettings, path: tuple[str, ...], how: str = "") -> str:
+    """Return why a flow in a cycle is refused."""
+    return (
+        f"what it writes comes back to {settings.table}, by {' -> '.join(path)}{how}; let it write into another table"
+    )
 
 
 def parse(name: str, section: Mapping[str, Any], directory: str = ".") -> FlowSettings:

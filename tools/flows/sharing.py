@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import NodeError
-from mycomesh.tools.flows.accepted import CREATE, TABLE, Shared, shared_flow
-from mycomesh.tools.flows.settings import check_cycles
+from mycomesh.mesh.node.errors import ConfigError, NodeError
+from mycomesh.tools.flows.accepted import CREATE, ROWS_MAX, TABLE, Shared, shared_flow
+from mycomesh.tools.flows.settings import check_cycles, load_all, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mycomesh.mesh.node.home import Home
+    from mycomesh.tools.flows.settings import FlowSettings
 
 __all__ = ["share", "unshare"]
 
@@ -33,14 +34,23 @@ def share(home: Home, name: str, section: Mapping[str, Any]) -> None:
         NodeError: no node runs, or the table cannot be signed.
     """
     host = str(section.get("run", "")).partition("//")[2].partition("/")[0]
-    check_cycles(shared_flow(Shared(name, "", section), (host,), "."), [])
+    flow = shared_flow(Shared(name, "", section), (host,), ".")
     with _file(home) as db:
         db.execute(CREATE)
+        check_cycles(flow, [*_shared(db, name), *(each for each in load_all(home) if each.name != name)])
         _sign(home)
         text = json.dumps(section, ensure_ascii=False)
         db.execute(
             f"INSERT INTO {TABLE} VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET section = excluded.section", (name, text)
         )
+
+
+def _shared(db: apsw.Connection, name: str) -> Iterator[FlowSettings]:
+    """Yield the other flows that are shared: a node may run all, or different nodes some."""
+    rows = db.execute(f"SELECT name, section FROM {TABLE} WHERE name IS NOT ? ORDER BY name LIMIT {ROWS_MAX}", (name,))
+    for other, section in rows:
+        with contextlib.suppress(ConfigError, ValueError, TypeError, AttributeError, RecursionError):  # no flow
+            yield parse(str(other), json.loads(section))
 
 
 def unshare(home: Home, name: str) -> bool:

@@ -63,6 +63,8 @@ class NotReadyError(FunctionError):
 class SqlFunction:
     """The SQL of one flow on one connection."""
 
+    depends_on_others = False  # whether `make_ready` looks at tables beside those of the flow
+
     def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
         self._db = db
         self._settings = settings

@@ -20,8 +20,9 @@ from mycomesh.mesh.node.judge import JUDGED_MAX, Judge
 from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.feed.letters_sql import ADD_LETTER, CREATE_LETTERS, why_line
 from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.tools.flows.cycles import cycle, written_by_triggers
 from mycomesh.tools.flows.set_function import LogSet, SetFunction, UnfitError
-from mycomesh.tools.flows.settings import cursor_of
+from mycomesh.tools.flows.settings import comes_back, cursor_of
 from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ class Batch:
 class Writer:
     """Writes for one flow. Used from one thread at a time."""
 
-    def __init__(self, file: str, settings: FlowSettings) -> None:
+    def __init__(self, file: str, settings: FlowSettings, others: Sequence[FlowSettings] = ()) -> None:
+        """Take the flow, and those before it, with which it must not make a cycle."""
         self._settings = settings
+        self._others = others
         self._db = apsw.Connection(file, apsw.SQLITE_OPEN_READWRITE)
         self._db.set_busy_timeout(1000 * BUSY_S)
         self._db.execute(f"PRAGMA hard_heap_limit = {HEAP_MIB << 20}")
@@ -112,6 +115,9 @@ class Writer:
         if columns is not None:
             self.function.statement(columns)
             if self._fits is None:
+                path = cycle(self._settings, self._others, lambda table: written_by_triggers(self._db, table))
+                if path:
+                    raise FunctionError(comes_back(self._settings, path, " and triggers"))
                 self._fits = self._sets is not None and self._sets.fits(columns)
 
     @property

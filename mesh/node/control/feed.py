@@ -5,7 +5,7 @@ oldest first, and say which of those have failed; up to `PAGES_MAX` pages may wa
 position behind its page, and a client that moved the cursor in a transaction of its own says so by `moved`. With `rows` 0 a
 request only acknowledges, and keeps its reader open.
 With `sets`, a page of up to so many changes may come as windows of the log, for a client that reads the rows in the file; with
-`back`, the pages that are not acknowledged come again.
+`back`, the pages that are not acknowledged come again. With `stirs`, an empty answer comes soon after a commit to any table.
 A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
 """
 
@@ -132,7 +132,9 @@ class FeedRequests:
         limit_s = min(max(wait_ms, 0), WAIT_MS_MAX) / 1000 if isinstance(wait_ms, int) else 0.0
         sets = request.get("sets")
         set_max = min(sets, SET_ROWS_MAX) if isinstance(sets, int) and sets > 0 else 0
-        page = await session.reader.page_or_set(rows_max=rows_max, set_max=set_max, wait_s=limit_s)
+        page = await session.reader.page_or_set(
+            rows_max=rows_max, set_max=set_max, wait_s=limit_s, stirs=request.get("stirs") is True
+        )
         if page is None:
             return {"changes": [], "more": False}
         session.pages.append(_Waiting(page))

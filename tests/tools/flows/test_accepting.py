@@ -71,6 +71,6 @@ def test_no_more_flows_run_than_the_limit(accepting):
 
 
 def test_rows_beyond_the_limit_are_not_looked_at(accepting, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_MAX", 2)
+    monkeypatch.setattr(module, "ROWS_MAX", 2)  # where it is used
     assert len(taken(accepting, row("a"), row("b"), row("c"))) == 2
     assert taken(accepting, {"values": None, "key": {"name": "a"}}, row("c")) == [("b", "alpha"), ("c", "alpha")]
