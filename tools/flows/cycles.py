@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import apsw
 import apsw.ext
@@ -12,19 +12,30 @@ from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mycomesh.tools.flows.settings import FlowSettings
+__all__ = ["Edge", "cycle", "written_by_triggers"]
 
-__all__ = ["cycle", "written_by_triggers"]
+
+class Edge(Protocol):
+    """A flow: its name, the table whose writes go in, and the table of its results."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def table(self) -> str: ...
+
+    @property
+    def into(self) -> str: ...
 
 
 def cycle(
-    settings: FlowSettings, others: Iterable[FlowSettings], further: Callable[[str], Iterable[str]] = lambda _: ()
+    settings: Edge, others: Iterable[Edge], further: Callable[[str], Iterable[str]] = lambda _: ()
 ) -> tuple[str, ...]:
     """Return the names of the flows by which the writes of one come back to it, () if they do not.
 
     `further` says which tables are written beside one that is written.
     """
-    edges: dict[str, list[FlowSettings]] = {}
+    edges: dict[str, list[Edge]] = {}
     for each in others:
         edges.setdefault(fold(each.table), []).append(each)
     ways: list[tuple[str, tuple[str, ...]]] = [(settings.into, (settings.name,))]
