@@ -503,7 +503,7 @@ MANUAL = {
                 "mycomesh flow edit low_battery --run 'sql: SELECT id FROM new WHERE battery < 30'",
                 "change its function",
             ),
-            ("mycomesh flow rollback low_battery", "take the last edit back"),
+            ("mycomesh flow rollback low_battery", "take the last edit back, or put a removed flow back"),
             (
                 "mycomesh flow add low_battery --on drones --into alerts --run 'sql: SELECT id FROM new WHERE battery < 20'",
                 "check a flow and write its section into config.toml",

@@ -459,6 +459,7 @@ class Daemon:
             "news": 0 if self._node is None else self._node.news.number,
             "phase": "starting" if self._node is None else "serving",
             "file": str(self._file),
+            "urgent": list(self._config.urgent),
             "node": "" if identity is None else identity.name,
             "node_id": "" if identity is None else identity.node_id.hex(),
             "peers": [{"node_id": node_id.hex(), "name": name, "state": state} for node_id, name, state in peers],

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.config import sections_of
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mycomesh.tools import exits
@@ -14,6 +15,7 @@ from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from mycomesh.mesh.node.home import Home
 
@@ -26,7 +28,8 @@ ACTIONS = {
     "add": "check a flow and write its section into config.toml",
     "test": "run one for the latest rows, and write nothing",
     "edit": "write other keys into the section of one, and keep the section before",
-    "rollback": "write the section before the last edit",
+    "rollback": "write the section before the last edit, or that of a flow that was removed, with its position",
+    "redo": "write the section that the last rollback took back",
     "remove": "end one, and remove its section and its position; results stay",
     "accept": "follow the flows that other members share, as the node does for [flows]",
     "run": "run one in the foreground, as the node does in the background",
@@ -37,6 +40,7 @@ SHOWN = ("inputs", "failed")  # figures
 WITHOUT_NAME = ("list", "status", "accept")
 SAMPLE_DEFAULT = 10
 SAMPLE_MAX = 1_000
+BUSY_MS = 30_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
             _status(args, home)
         case "add":
             _add(args, home)
-        case "edit" | "rollback":
+        case "edit" | "rollback" | "redo":
             _change(args, home)
         case "remove":
             _remove(args, home)
@@ -157,12 +161,17 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _change(args: argparse.Namespace, home: Home) -> None:
-    """Edit a section or take its last edit back; a node that runs it goes on with the new one."""
+    """Edit a section, take its last edit back, or do it again; a node that runs it goes on with the new one."""
     editing = importlib.import_module("mycomesh.tools.flows.editing")
-    if args.action == "edit":
-        editing.edit(home, args.name, _given(args))
-    else:
-        editing.rollback(home, args.name)
+    match args.action:
+        case "edit":
+            editing.edit(home, args.name, _given(args))
+        case "redo":
+            editing.redo(home, args.name)
+        case _:
+            editing.rollback(home, args.name)
+            with contextlib.suppress(NodeError), _file(home) as db:  # before a process of a removed one starts
+                editing.put_position_back(home, db, args.name)
     said = "a node runs it when it starts"
     with contextlib.suppress(NoNodeError):
         children = ask(home, "children", action="reload")["children"]
@@ -171,7 +180,18 @@ def _change(args: argparse.Namespace, home: Home) -> None:
             for action in ("pause", "resume"):
                 ask(home, "children", action=action, kind=KIND, name=args.name, keep=False)
         said = "it stays paused" if own is not None and own["state"] == "paused" else "the node runs it"
-    print(f"{'changed' if args.action == 'edit' else 'rolled back'} in {home.config_file}; {said}")
+    did = {"edit": "changed", "rollback": "rolled back", "redo": "done again"}[args.action]
+    print(f"{did} in {home.config_file}; {said}")
+
+
+@contextlib.contextmanager
+def _file(home: Home) -> Iterator[Any]:
+    """Open the file that the node of this home serves; raises `NodeError`."""
+    apsw = importlib.import_module("apsw")
+    path = ask(home, "status", brief=True)["file"]
+    with contextlib.closing(apsw.Connection(path, apsw.SQLITE_OPEN_READWRITE)) as db:
+        db.set_busy_timeout(BUSY_MS)
+        yield db
 
 
 def _remove(args: argparse.Namespace, home: Home) -> None:
@@ -183,8 +203,13 @@ def _remove(args: argparse.Namespace, home: Home) -> None:
         return
     if args.name not in _settings().names(home):
         raise ConfigError(f"{home.config_file} has no section [flow.{args.name}], and no flow of that name is shared")
+    editing, rows = importlib.import_module("mycomesh.tools.flows.editing"), []
+    section = sections_of(home.config_file, KIND)[args.name]
     importlib.import_module("mycomesh.tools.flows.sections").remove_section(home, args.name)
     said = _taken_up(home, "it has ended", "no node runs")
+    with contextlib.suppress(NodeError), _file(home) as db:
+        rows = editing.position_of(db, args.name)
+    editing.note_removed(home, args.name, section, rows)
     with contextlib.suppress(NodeError):  # it never ran, or no node runs: then a flow of this name goes on from there
         ask(home, "cursors", drop=_settings().cursor_of(args.name))
         importlib.import_module("mycomesh.tools.flows.writer").forget(

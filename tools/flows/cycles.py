@@ -16,16 +16,19 @@ __all__ = ["Edge", "cycle", "written_by_triggers"]
 
 
 class Edge(Protocol):
-    """A flow: its name, the table whose writes go in, and the table of its results."""
+    """A flow as an edge between two tables."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name."""
 
     @property
-    def table(self) -> str: ...
+    def table(self) -> str:
+        """The table whose writes go in."""
 
     @property
-    def into(self) -> str: ...
+    def into(self) -> str:
+        """The table of its results."""
 
 
 def cycle(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from mycomesh.mesh.node.config import load as load_config
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError
 from mycomesh.sync.feed.windows import SET_ROWS_MAX
@@ -28,13 +27,13 @@ from mycomesh.tools.flows.set_function import LogSet
 from mycomesh.tools.flows.settings import HERE, ONE, load, load_with_others
 from mycomesh.tools.flows.sql_function import FunctionError, NotReadyError
 from mycomesh.tools.flows.writer import Batch, MovedError, Writer
-from mycomesh.tools.node_link import serving_status
+from mycomesh.tools.node_link import NodeLink, serving_status
 from mycomesh.tools.succession import FLOWS, Seat, Succession
 from mycomesh.tools.tasks import run_together
 from mycomesh.tools.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mycomesh.mesh.node.home import Home
     from mycomesh.tools.flows.settings import FlowSettings
@@ -58,13 +57,12 @@ def run(home: Home, name: str) -> None:
     settings = load(home, name)
     _, others = load_with_others(home, name)
     parent = end_with_parent()
-    yield_to_urgent(home, settings)
     run_until_signal(lambda: Flow(home, settings, others, Reports(), parent).run())
 
 
-def yield_to_urgent(home: Home, settings: FlowSettings) -> None:
-    """Let flows of urgent tables have the processor first, if config.toml names some and neither table of this flow is one."""
-    urgent = {fold(name) for name in load_config(home.config_file).urgent}
+def yield_to_urgent(names: Iterable[str], settings: FlowSettings) -> None:
+    """Let flows of urgent tables have the processor first, if there are some and neither table of this flow is one."""
+    urgent = {fold(name) for name in names}
     if urgent and not urgent & {fold(settings.table), fold(settings.into)}:
         os.nice(NICE)
 
@@ -103,6 +101,7 @@ class Flow:
         """
         status = await serving_status(self._home, lambda why: self._set("waiting", why))
         self._own = status["node_id"][:16]
+        yield_to_urgent(await self._urgent(), self._settings)
         settings = self._settings
         if isinstance(settings.where, tuple) and status["node"] not in settings.where:
             self._set("standing by", f"'where' names other nodes: {', '.join(settings.where)}")
@@ -119,6 +118,17 @@ class Flow:
         finally:
             writer.show("ended", "")
             writer.close()
+
+    async def _urgent(self) -> Sequence[str]:
+        """Return the names of the urgent tables, by config.toml or by options of the node."""
+        link = NodeLink(self._home)
+        try:
+            urgent: list[str] = (await link.ask("status", brief=True)).get("urgent", [])
+        except NodeError:  # it has ended meanwhile
+            return []
+        finally:
+            link.close()
+        return urgent
 
     async def _take_turns(self, writer: Writer) -> None:
         """Run whenever it is this node's turn. The cursor moves only from where a process left it, also when the turn ends."""

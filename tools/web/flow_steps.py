@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIONS", "OUTPUT_BYTES_MAX", "SAMPLE_MAX", "STEPS_MAX", "Steps", "listed", "words_of"]
 
-ACTIONS = ("add", "edit", "pause", "resume", "rollback", "remove", "test")
+ACTIONS = ("add", "edit", "pause", "resume", "rollback", "redo", "remove", "test")
 KINDS = ("sql", "onnx")  # of functions that the console may write
 KEYS = ("on", "run", "into", "where", "from")
 SAMPLE_MAX = 100
@@ -96,17 +96,16 @@ def words_of(body: Mapping[str, Any]) -> list[str]:
 def _back(home: Home, body: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the step that takes one back, None if nothing does."""
     action, name = body["action"], body["name"]
-    before = sections_of(home.config_file, _KIND).get(name, {})
-    match action:
-        case "add":
-            return {"action": "remove", "name": name}
-        case "edit":
-            return {"action": "rollback", "name": name}
-        case "pause" | "resume":
-            return {"action": "resume" if action == "pause" else "pause", "name": name}
-        case "rollback" | "remove" if all(key in KEYS and isinstance(each, str) for key, each in before.items()):
-            return {"action": "edit" if action == "rollback" else "add", "name": name, "section": before}
-    return None
+    back = {
+        "add": "remove",
+        "edit": "rollback",
+        "pause": "resume",
+        "resume": "pause",
+        "rollback": "redo" if name in sections_of(home.config_file, _KIND) else "remove",
+        "redo": "rollback",
+        "remove": "rollback",
+    }
+    return {"action": back[action], "name": name} if action in back else None
 
 
 class Steps:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import tomllib
 
+import apsw
 import pytest
 
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import Home
-from mycomesh.tools.flows.editing import KEPT_MAX, drafted, edit, rollback
+from mycomesh.tools.flows.editing import (
+    FLOWS_MAX,
+    KEPT_MAX,
+    drafted,
+    edit,
+    note_removed,
+    position_of,
+    put_position_back,
+    redo,
+    rollback,
+)
+from mycomesh.tools.flows.sections import remove_section
 
 FILE = """# ours
 urgent = ["alerts"]
@@ -82,6 +94,45 @@ def test_number_of_kept_sections_has_a_limit(home):
     assert section(home)["into"] == "alerts0"
     with pytest.raises(ConfigError, match="no earlier section"):
         rollback(home, "low")
+
+
+def test_a_rollback_can_be_done_again_and_an_edit_ends_that(home):
+    edit(home, "model", {"into": "one"})
+    edit(home, "model", {"into": "two"})
+    rollback(home, "model")
+    rollback(home, "model")
+    assert [redo(home, "model")["into"], redo(home, "model")["into"]] == ["one", "two"]
+    assert section(home, "model")["inputs"] == {"x": ["a", "b"], "k": 2}
+    with pytest.raises(ConfigError, match="nothing to do again"):
+        redo(home, "model")
+    assert rollback(home, "model")["into"] == "one"
+    edit(home, "model", {"into": "three"})
+    with pytest.raises(ConfigError, match="nothing to do again"):
+        redo(home, "model")
+
+
+def test_a_removed_flow_comes_back_where_it_was(home):
+    db = apsw.Connection(":memory:")
+    assert position_of(db, "model") == []
+    db.execute("CREATE TABLE mycomesh_cursors(name, table_name, area, position, moved_ms, seen)")
+    row = ("flow.model", "alerts", "", b"\x07", 5, None)
+    note_removed(home, "model", section(home, "model"), [row])
+    before = section(home, "model")
+    remove_section(home, "model")
+    assert rollback(home, "model") == section(home, "model") == before
+    put_position_back(home, db, "model")
+    assert position_of(db, "model") == [row]
+    remove_section(home, "model")
+    with pytest.raises(ConfigError, match="has no section"):
+        rollback(home, "model")
+
+
+def test_number_of_flows_of_which_some_are_kept_has_a_limit(home):
+    for number in range(FLOWS_MAX + 1):
+        note_removed(home, f"f{number}", {"on": "x", "run": "sql: SELECT 1 AS a", "into": "y"}, [])
+    with pytest.raises(ConfigError, match="has no section"):
+        rollback(home, "f0")
+    assert rollback(home, "f1")["on"] == "x"
 
 
 def test_draft_needs_no_section(home):

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.mesh.node.home import Home
 from mycomesh.tools.flows import process
 from mycomesh.tools.flows.settings import parse
 
 
 @pytest.mark.parametrize(
-    ("config", "nice"),
-    [("", []), ('urgent = ["other"]', [process.NICE]), ('urgent = ["Drones"]', []), ('urgent = ["alerts", "x"]', [])],
+    ("urgent", "nice"), [([], []), (["other"], [process.NICE]), (["Drones"], []), (["alerts", "x"], [])]
 )
-def test_urgent_tables_have_the_processor_first(tmp_path, monkeypatch, config, nice):
-    home = Home.locate(tmp_path, {})
-    home.config_file.write_text(config)
-    home.config_file.chmod(0o600)
+def test_urgent_tables_have_the_processor_first(monkeypatch, urgent, nice):
     given = []
     monkeypatch.setattr(process.os, "nice", given.append)
     flow = parse("low", {"on": "drones", "run": "sql: INSERT INTO alerts SELECT * FROM new"})
-    process.yield_to_urgent(home, flow)
+    process.yield_to_urgent(urgent, flow)
     assert given == nice

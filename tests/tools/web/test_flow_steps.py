@@ -91,6 +91,7 @@ def test_steps_change_the_file_and_are_taken_back(home):
     removed = do(place, action="remove", name="low")
     assert listed(place) == []
     assert do(place, **removed["undo"])["undo"] == {"action": "remove", "name": "low"}
+    assert "id > 1" in place.config_file.read_text()
     assert [each["name"] for each in listed(place)] == ["low"]
     with pytest.raises(HttpError, match="has a section"):
         do(place, action="add", name="low", section={"on": "drones", "run": "sql: SELECT 1", "into": "x"})
