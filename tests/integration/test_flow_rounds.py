@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 
 import pytest
 
+from mycomesh.tools.models.onnx_file import FLOAT, Value, constant, model, node
 from tests.integration.machines import SQLITE, Machine, eventually
 from tests.sync.scale import SCALE
 
@@ -20,7 +22,7 @@ ROUNDS = 4 if SCALE == 1 else 40
 CONFIG = """
 [flow.own]
 on = "drones"
-run = "sql: INSERT INTO by_own SELECT id FROM new"
+run = "sql: INSERT INTO by_own SELECT drone FROM new"
 
 [flow.py]
 on = "drones"
@@ -29,7 +31,7 @@ into = "by_py"
 
 [flow.all]
 on = "drones"
-run = "sql: SELECT id AS drone FROM new"
+run = "sql: SELECT drone FROM new"
 into = "by_all"
 where = "everywhere"
 
@@ -40,14 +42,25 @@ into = "by_one"
 where = "one"
 """
 TABLES = (
-    "CREATE TABLE drones(id TEXT PRIMARY KEY); CREATE TABLE by_own(drone); CREATE TABLE by_py(key TEXT PRIMARY KEY, drone);"
-    "CREATE TABLE by_all(id INTEGER PRIMARY KEY, drone); CREATE TABLE by_one(key TEXT PRIMARY KEY, drone)"
+    "CREATE TABLE drones(drone TEXT PRIMARY KEY, weight REAL); CREATE TABLE by_own(drone);"
+    "CREATE TABLE by_py(key TEXT PRIMARY KEY, drone);"
+    "CREATE TABLE by_all(id INTEGER PRIMARY KEY, drone); CREATE TABLE by_one(key TEXT PRIMARY KEY, drone);"
+    "CREATE TABLE by_net(key TEXT PRIMARY KEY, drone, score)"
 )
-RESULTS = ("by_own", "by_py", "by_all", "by_one")
+RESULTS = ["by_own", "by_py", "by_all", "by_one"]
+if importlib.util.find_spec("onnxruntime") is not None:
+    CONFIG += '[flow.net]\non = "drones"\nrun = "onnx: net"\ninto = "by_net"\n'
+    RESULTS.append("by_net")
+NET = model(
+    [node("Mul", ["weight", "two"], "score")],
+    [Value("weight", FLOAT, ["n"])],
+    [Value("score", FLOAT, ["n"])],
+    [constant("two", [1], [2.0])],
+)
 
 
 def prepare(machine):
-    (machine.home.config / "crew.py").write_text("def seen(row):\n    return {'drone': row['id']}\n")
+    (machine.home.config / "crew.py").write_text("def seen(row):\n    return {'drone': row['drone']}\n")
     machine.home.config_file.write_text(CONFIG)
     machine.home.config_file.chmod(0o600)
 
@@ -83,7 +96,7 @@ def kill_one(rng, machine):
 def write(machine, label, count):
     machine.sql(
         f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-        f" INSERT INTO drones SELECT '{machine.name}-{label}-' || i FROM n"
+        f" INSERT INTO drones SELECT '{machine.name}-{label}-' || i, i FROM n"
     )
 
 
@@ -103,6 +116,8 @@ def check(machines, written):
         eventually(lambda each=each: not any(reader["behind"] for reader in each.status()["readers"]), "all went in")
         for table in RESULTS:
             assert each.sql(f"SELECT count(*) FROM {table}") == f"{written}\n", table
+        wrong = "SELECT count(*) FROM by_net JOIN drones USING(drone) WHERE score IS NOT 2 * weight"
+        assert each.sql(wrong) == "0\n"
         assert each.sql("SELECT count(*) FROM mycomesh_dead_letters") == "0\n"
 
 
@@ -119,6 +134,8 @@ def test_every_input_has_its_results_over_kills_and_splits(tmp_path):
     prepare(bravo)
     bravo.up("--port", "0", "--peer", alpha.address)
     port = alpha.address.rpartition(":")[2]
+    (tmp_path / "net.onnx").write_bytes(NET)
+    alpha.done("model", "add", "net", str(tmp_path / "net.onnx"))
     written = 0
     try:
         for each in machines:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
+from mycomesh.mesh.node.control.client import ask
 from tests.integration.machines import SQLITE, Machine, eventually
 
 pytest.importorskip("onnxruntime")
@@ -35,6 +37,53 @@ def pair(tmp_path):
             machine.terminate()
 
 
+def test_a_member_without_the_right_adds_no_model(pair, tmp_path):
+    alpha, _ = pair
+    carol = Machine(tmp_path, "carol")
+    code = alpha.done("invite", "--write", "telemetry", "--read", "*").strip()
+    carol.done("join", code, "--no-multicast", "--peer", alpha.address, "--node-name", "carol")
+    carol.up("--port", "0", "--peer", alpha.address)
+    try:
+        carol.shows("SELECT count(*) FROM telemetry", "0\n")
+        carol.run("model", "add", "battery")
+        carol.sql("INSERT INTO telemetry VALUES(9, 5.0, 2.0, 80, 10.9)")
+        alpha.shows("SELECT id FROM telemetry", "9\n")
+        assert json.loads(alpha.done("model", "list", "--json")) == []
+        alpha.done("model", "add", "battery", "--version", "7")
+        carol.shows("SELECT max(version) FROM mycomesh_models", "7\n")
+        carol.run("model", "rollout", "battery", "--version", "7", "--nodes", "")
+        carol.sql("DELETE FROM mycomesh_model_parts")
+        carol.sql("INSERT INTO telemetry VALUES(10, 5.0, 2.0, 80, 10.9)")
+        alpha.shows("SELECT count(*) FROM telemetry", "2\n")
+        (listed,) = json.loads(alpha.done("model", "list", "--json"))
+        assert (listed["version"], listed["nodes"], listed["parts"]) == (7, "*", 1)
+    finally:
+        carol.terminate()
+
+
+def test_a_commit_elsewhere_may_end_a_wait(pair):
+    alpha, _ = pair
+    ended = []
+
+    def wait(token, **more):
+        request = {"token": token, "table": "telemetry", "from_now": True, "wait_ms": 10_000, **more}
+        ended.append((token, ask(alpha.home, "changes", **request)["changes"]))
+
+    threads = [
+        threading.Thread(target=wait, args=("other",)),
+        threading.Thread(target=wait, args=("one",), kwargs={"stirs": True}),
+    ]
+    for each in threads:
+        each.start()
+    while threads[1].is_alive():
+        alpha.sql("INSERT INTO health VALUES(hex(randomblob(8)), 1, 1, 1)")
+        threads[1].join(0.1)
+    assert ended == [("one", [])]
+    alpha.sql("INSERT INTO telemetry VALUES(9, 5.0, 2.0, 80, 10.9)")
+    threads[0].join()
+    assert len(ended[1][1]) == 1
+
+
 def child(machine):
     (found,) = [each for each in machine.status().get("children", ()) if each["name"] == "health"] or [{}]
     return found
@@ -58,10 +107,8 @@ def test_model_travels_is_used_and_rolled_back(pair):
 
     alpha.done("model", "add", "battery", "--version", "3")
     bravo.shows("SELECT max(version) FROM mycomesh_models", "3\n")
-    bravo.sql("INSERT INTO telemetry VALUES(4, 5.0, 2.0, 80, 10.8)")
     eventually(lambda: "battery version 3" in child(bravo).get("text", ""), "bravo uses version 3")
     assert "withdrew battery version 3" in bravo.run("model", "rollback", "battery").stderr
-    bravo.sql("INSERT INTO telemetry VALUES(5, 5.0, 2.0, 80, 10.8)")
     eventually(lambda: "battery version 1" in child(bravo).get("text", ""), "and version 1 after the rollback")
 
     key = bravo.sql("SELECT key FROM health WHERE score > 2").strip()

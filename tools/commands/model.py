@@ -125,9 +125,16 @@ def _read(args: argparse.Namespace) -> tuple[bytes, str]:
         folder = Path(importlib.import_module("mycomesh.tools.models").__file__ or "").parent
         path, card = folder / f"{args.name}.onnx", card or folder / f"{args.name}.md"
     try:
-        return Path(path).read_bytes(), Path(card).read_text(encoding="utf-8") if card else ""
+        with Path(path).open("rb") as file:
+            content = file.read(_limit() + 1)  # more is refused, and a file may have no end
+        return content, Path(card).read_text(encoding="utf-8") if card else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {error}") from error
+
+
+def _limit() -> int:
+    limit: int = importlib.import_module("mycomesh.tools.models.store").MODEL_BYTES_MAX
+    return limit
 
 
 def _json(store: Any, db: Any, version: Any) -> dict[str, Any]:

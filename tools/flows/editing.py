@@ -71,7 +71,7 @@ def rollback(home: Home, name: str) -> dict[str, Any]:
     """Write the section before the last edit, or that of a flow that was removed; return it.
 
     Raises:
-        ConfigError: there is none, or the section does not fit the other flows.
+        ConfigError: nothing is kept, or the section does not fit the other flows.
     """
     if name not in sections_of(home.config_file, _KIND):
         return _restore(home, name)

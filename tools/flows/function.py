@@ -1,4 +1,4 @@
-"""What a flow runs: the keys `run`, `timeout_s` and `memory_mib` of its section, with those that one kind of function has."""
+"""The function of a flow: the keys `run`, `timeout_s` and `memory_mib` of its section, and those of one kind alone."""
 
 from __future__ import annotations
 

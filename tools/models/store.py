@@ -131,7 +131,7 @@ def add(db: Any, name: str, content: bytes, *, card: str, nodes: str, version: i
     """
     _check(name, nodes)
     if not 0 < len(content) <= MODEL_BYTES_MAX:
-        raise ModelError(f"a model has 1 to {MODEL_BYTES_MAX >> 20} MiB, not {len(content):,} bytes")
+        raise ModelError(f"a model has up to {MODEL_BYTES_MAX >> 20} MiB, not {'more' if content else 'no bytes'}")
     if len(card) > CARD_CHARS_MAX:
         raise ModelError(f"a card has at most {CARD_CHARS_MAX:,} characters, not {len(card):,}")
     if version is not None and not 1 <= version <= VERSION_MAX:

@@ -41,7 +41,7 @@ def test_a_commit_ends_the_wait(story):
     story(told)
 
 
-def test_another_reach_ends_the_wait_and_the_same_does_not(story):
+def test_another_reach_ends_the_wait(story):
     async def told(news, reach, looks):
         before = news.number
         waiting = asyncio.ensure_future(news.wait(before, 60))

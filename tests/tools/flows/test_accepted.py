@@ -163,7 +163,7 @@ def test_sql_of_a_member_only_inserts_its_results(run, said):
         function.statement(function.columns())
 
 
-def test_endless_sql_of_a_member_holds_the_file_for_a_second():
+def test_sql_of_a_member_has_one_second():
     db = apsw.Connection(":memory:")
     section = {**SECTION, "timeout_s": 30}
     assert SqlFunction(db, shared_flow(Shared("low", "alpha", section), (), ".")).seconds == SHARED_S_MAX == 1

@@ -96,7 +96,7 @@ def test_number_of_kept_sections_has_a_limit(home):
         rollback(home, "low")
 
 
-def test_a_rollback_can_be_done_again_and_an_edit_ends_that(home):
+def test_a_rollback_can_be_done_again(home):
     edit(home, "model", {"into": "one"})
     edit(home, "model", {"into": "two"})
     rollback(home, "model")
@@ -127,7 +127,7 @@ def test_a_removed_flow_comes_back_where_it_was(home):
         rollback(home, "model")
 
 
-def test_number_of_flows_of_which_some_are_kept_has_a_limit(home):
+def test_number_of_kept_flows_has_a_limit(home):
     for number in range(FLOWS_MAX + 1):
         note_removed(home, f"f{number}", {"on": "x", "run": "sql: SELECT 1 AS a", "into": "y"}, [])
     with pytest.raises(ConfigError, match="has no section"):

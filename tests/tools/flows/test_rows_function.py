@@ -166,7 +166,7 @@ def test_what_a_function_prints_takes_no_room(flow, change, rows, tmp_path):
     assert len(loud.function._worker._said) <= ERRORS_BYTES
 
 
-def test_a_command_that_reads_nothing_is_waited_for_at_rest(flow, change, rows, monkeypatch):
+def test_a_command_that_reads_nothing_costs_nothing(flow, change, rows, monkeypatch):
     written, write_as_before = [], os.write
     monkeypatch.setattr(worker.os, "write", lambda *given: written.append(given) or write_as_before(*given))
     write(flow("exec: exec 0<&-; sleep 0.5; echo null", timeout_s=3), change(1, id="d1", battery=1))

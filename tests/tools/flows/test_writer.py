@@ -51,7 +51,7 @@ def test_sql_without_an_end_is_interrupted(writer, change, rows, monkeypatch):
     assert rows("SELECT why FROM mycomesh_dead_letters") == [("took longer than 1 s",)]
 
 
-def test_a_transaction_ends_in_time_and_the_rest_goes_on(writer, change, rows, monkeypatch):
+def test_a_long_transaction_ends_before_its_page(writer, change, rows, monkeypatch):
     flow = writer(FAILS)
     monkeypatch.setattr(module, "HELD_S_MAX", -1.0)
     monkeypatch.setattr(module, "CHUNK", 2)
