@@ -17,7 +17,7 @@ from mycomesh.simulations.members import MESHES
 from mycomesh.simulations.minimise import TRIES_MAX, minimised
 from mycomesh.simulations.numbers import numbers
 from mycomesh.simulations.recorder import Recorder
-from mycomesh.simulations.report import PAGE, TRACE, open_report, page
+from mycomesh.simulations.report import PAGE, TRACE, Report, open_report
 from mycomesh.simulations.request import Request
 from mycomesh.simulations.scenarios import CATALOGUE, Changes
 from mycomesh.simulations.sweep import LOCAL, Results, spread
@@ -25,7 +25,7 @@ from mycomesh.simulations.tap import Tap
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mycomesh.simulations.runner import Result
@@ -91,8 +91,8 @@ def request_of(args: argparse.Namespace) -> Request:
     return Request(args.scenario, args.nodes, args.duration, args.mesh, changes, skip)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run scenarios in virtual time; return the exit code."""
+def main(args: argparse.Namespace, player_of: Callable[[Path], str] | None = None) -> int:
+    """Run scenarios in virtual time; return the exit code. `player_of` makes the part of a report that plays its trace."""
     try:
         if args.list:
             _print_list()
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
         seeds = _seeds(args.seed, args.seeds)
         _check(args, len(seeds))
         request.expand(seeds[0])
-        report = None if args.report is None else open_report(args.report)
+        report = None if args.report is None else open_report(args.report, player_of)
         results = Results(args.results, request)
         if len(seeds) == 1 and args.results is None and args.cluster is None:
             failed = _one(request, seeds[0], results, args, report)
@@ -126,7 +126,7 @@ def _check(args: argparse.Namespace, seeds: int) -> None:
         raise ScenarioError("--report: shows one run; give --seed S instead of --seeds, --results or --cluster")
 
 
-def _one(request: Request, seed: int, results: Results, args: argparse.Namespace, report: Path | None) -> int:
+def _one(request: Request, seed: int, results: Results, args: argparse.Namespace, report: Report | None) -> int:
     """Run one seed in this process; return whether it failed."""
     if not args.json:
         print(header(), flush=True)  # noqa: T201
@@ -137,7 +137,7 @@ def _one(request: Request, seed: int, results: Results, args: argparse.Namespace
     if not result.ok and args.minimise:
         _minimise(request, result, results)
     if report is not None and not args.json:
-        print(f"report: {report / PAGE}")  # noqa: T201
+        print(f"report: {report.page}")  # noqa: T201
     return not result.ok
 
 
@@ -262,7 +262,7 @@ def _clean_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_with_bar(request: Request, seed: int, report: Path | None) -> Result:
+def _run_with_bar(request: Request, seed: int, report: Report | None) -> Result:
     """Run one seed in this process, with a progress bar on a terminal, and write the report if requested."""
     bar = Bar(f"{request.scenario} seed {seed}", request.expand(seed).duration_s)
     progress = bar.show if bar.live else None
@@ -270,10 +270,10 @@ def _run_with_bar(request: Request, seed: int, report: Path | None) -> Result:
         if report is None:
             return request.attempt(seed, progress)
         with ExitStack() as stack:
-            lines = stack.enter_context((report / TRACE).open("w", encoding="utf-8"))
+            lines = stack.enter_context(report.trace.open("w", encoding="utf-8"))
             record = Recorder(lines, tap=stack.enter_context(Tap()))
             result = request.attempt(seed, progress, record)
-        (report / PAGE).write_text(page(result, record, request.replay(result)), encoding="utf-8")
+        report.write(result, record, request.replay(result))
         return result
     finally:
         bar.clear()

@@ -1,11 +1,13 @@
 """The report of one run: an HTML page with inline plots, beside the trace file.
 
-Invariants: the page needs no network and no script; each number in it comes from the recorder or the result.
+Invariants: the page needs no network, and a script only to play the topology; each number in it comes from the recorder or
+the result.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +16,12 @@ from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.svg import COLOURS, Band, Line, bars, lines, ring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mycomesh.simulations.recorder import Recorder, Snapshot
     from mycomesh.simulations.runner import Result
 
-__all__ = ["PAGE", "TRACE", "open_report", "page", "quantile"]
+__all__ = ["PAGE", "TRACE", "Report", "open_report", "page", "quantile"]
 
 PAGE, TRACE = "index.html", "trace.jsonl"
 FRAMES_MAX = 6
@@ -62,7 +64,21 @@ _COLOURS = "".join(
 )
 
 
-def open_report(directory: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The files of one report; `player_of` makes HTML that plays a trace, "" where that is not installed."""
+
+    page: Path
+    trace: Path
+    player_of: Callable[[Path], str] | None = None
+
+    def write(self, result: Result, record: Recorder, replay: str) -> None:
+        """Write the page, once the trace is complete."""
+        player = "" if self.player_of is None else self.player_of(self.trace)
+        self.page.write_text(page(result, record, replay, player), encoding="utf-8")
+
+
+def open_report(directory: str, player_of: Callable[[Path], str] | None = None) -> Report:
     """Create the directory of a report.
 
     Raises:
@@ -74,11 +90,11 @@ def open_report(directory: str) -> Path:
         (path / TRACE).touch()
     except OSError as error:
         raise ScenarioError(f"--report {directory}: {error.strerror}; give a writable directory") from error
-    return path
+    return Report(path / PAGE, path / TRACE, player_of)
 
 
-def page(result: Result, record: Recorder, replay: str) -> str:
-    """Return the whole page."""
+def page(result: Result, record: Recorder, replay: str, player: str = "") -> str:
+    """Return the whole page. `replay` is the command that repeats the run, `player` the part that plays its trace."""
     verdict = (
         '<span class="verdict good">everything held</span>'
         if result.ok
@@ -100,15 +116,14 @@ def page(result: Result, record: Recorder, replay: str) -> str:
         _tiles(result, record),
         f"<h2>Violations</h2><table>{found}</table>" if found else "",
         _agreement(result, record),
-        _topology(record),
+        _topology(record, player),
         _latency(record),
         _traffic(record),
         _duplicates(record),
         _faults(result, record),
         (
             f'<p class="soft">Times are virtual seconds. Trace hash <code>{result.trace}</code>; every sample and event is in '
-            f"<code>{TRACE}</code> beside this page. <code>mycomesh web --replay {TRACE}</code> shows the topology of each moment"
-            " in a browser, with a slider.</p></body></html>"
+            f"<code>{TRACE}</code> beside this page, also for <code>mycomesh web --replay {TRACE}</code>.</p></body></html>"
         ),
     ]
     return "\n".join(part for part in parts if part)
@@ -185,7 +200,7 @@ def _agreement(result: Result, record: Recorder) -> str:
     )
 
 
-def _topology(record: Recorder) -> str:
+def _topology(record: Recorder, player: str) -> str:
     chosen = _frames(record.snapshots)
     if not chosen:
         return ""
@@ -197,7 +212,7 @@ def _topology(record: Recorder) -> str:
     )
     return (
         "<h2>Topology</h2><p class=soft>One colour is one content of all tables; a dashed ring is a node that is down; "
-        f"lines are open links.</p><div class=frames>{figures}</div>"
+        f"lines are open links.</p>{player}<div class=frames>{figures}</div>"
     )
 
 

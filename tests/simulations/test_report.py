@@ -14,7 +14,7 @@ import pytest
 from mycomesh.simulations.cli import add_arguments, main
 from mycomesh.simulations.console import Bar
 from mycomesh.simulations.recorder import Recorder
-from mycomesh.simulations.report import page, quantile
+from mycomesh.simulations.report import open_report, page, quantile
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import build
 from mycomesh.simulations.svg import Line, lines, ring, ticks
@@ -152,6 +152,15 @@ def test_the_command_writes_page_and_trace(tmp_path, capsys):
     assert f"report: {where / 'index.html'}" in capsys.readouterr().out
     assert (where / "index.html").read_text().startswith("<!doctype html>")
     assert json.loads((where / "trace.jsonl").read_text().splitlines()[-1])["kind"] == "result"
+
+
+def test_report_takes_the_part_that_plays_its_trace(tmp_path, recorded):
+    result, record, _ = recorded
+    report = open_report(str(tmp_path), lambda trace: f"<p>plays {trace.name}</p>")
+    report.write(result, record, "x")
+    html = report.page.read_text()
+    assert "<p>plays trace.jsonl</p><div class=frames>" in html
+    assert html.replace("<p>plays trace.jsonl</p>", "") == page(result, record, "x")
 
 
 def test_report_of_many_seeds_or_without_directory_is_refused(tmp_path, capsys):

@@ -25,7 +25,8 @@ from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import connect, cpu_s, memory_mb
 from mycomesh.tools.processes import NodeProcess, ending
-from mycomesh.tools.web.files import STATIC, Page
+from mycomesh.tools.web import STATIC
+from mycomesh.tools.web.files import Page
 
 __all__ = ["has_browser", "web"]
 

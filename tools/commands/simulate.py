@@ -13,6 +13,7 @@ from mycomesh.tools.numbers import pace
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from mycomesh.mesh.node.home import Home
 
@@ -39,8 +40,15 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if not args.watch:
         if args.speed is not None:
             raise exits.UsageError("--speed: needs --watch; without --watch a run is as fast as possible")
-        return cli.main(args)
+        return cli.main(args, _player_of)
     return _watch(args)
+
+
+def _player_of(trace: Path) -> str:
+    """Return the part of a report that plays its trace."""
+    from mycomesh.tools.web.trace import replay_of  # noqa: PLC0415 -- only --report needs it
+
+    return replay_of(trace)
 
 
 def _watch(args: argparse.Namespace) -> int:

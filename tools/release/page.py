@@ -23,15 +23,14 @@ TARGET = ROOT / "tools" / "web" / "static"
 WORK = ROOT / ".web"  # npm's folder: outside of the sources, which a wheel holds as a whole
 LAND_STEPS = 20_000  # grid of the land: 2 km, as fine as a map of 1:50 million; half the bytes of the original
 NPM_S = 240
+_MAIN = ("--splitting", "--format=esm", "--chunk-names=part-[hash]")
+_REPLAY = ("--format=iife",)  # a part of the reports of simulations, which are single files
 _ESBUILD = (
     "--bundle",
-    "--splitting",
-    "--format=esm",
     "--target=es2022",
     "--minify",
     "--legal-comments=none",
     "--loader:.png=dataurl",
-    "--chunk-names=part-[hash]",
     "--log-level=warning",
 )
 # Writes the land on a coarser grid: what topojson-client calls quantize needs coordinates, not the steps between them.
@@ -73,7 +72,8 @@ def build() -> bool:
     made = WORK / "static"
     shutil.rmtree(made, ignore_errors=True)
     esbuild = str(WORK / "node_modules" / ".bin" / "esbuild")
-    _run([esbuild, str(SOURCE / "main.js"), f"--outdir={made}", *_ESBUILD], "esbuild")
+    for name, options in (("main.js", _MAIN), ("replay.js", _REPLAY)):
+        _run([esbuild, str(SOURCE / name), f"--outdir={made}", *_ESBUILD, *options], "esbuild")
     node = shutil.which("node") or "node"
     _run([node, "--input-type=module", "-e", _LAND, str(WORK), str(made / "land.json"), str(LAND_STEPS)], "node")
     for name in ("index.html", "icon.svg"):

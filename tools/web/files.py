@@ -16,13 +16,13 @@ from typing import Any
 import apsw
 
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.tools.web import STATIC
 from mycomesh.tools.web.errors import HttpError, UnknownError
 from mycomesh.tools.web.http import Request, Response
 
 __all__ = ["RANGE_BYTES_MAX", "Basemap", "Page", "open_basemap"]
 
 RANGE_BYTES_MAX = 8 << 20  # of one range of the base map
-STATIC = Path(__file__).parent / "static"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -57,6 +57,12 @@ class Page:
     def is_built(self) -> bool:
         """Whether this installation has the page."""
         return "index.html" in self._names
+
+    @property
+    def build(self) -> str:
+        """A name of the sources that the page was bundled from; "" without a page."""
+        stamp = self._folder / "built.txt"
+        return stamp.read_text().strip() if self.is_built and stamp.is_file() else ""
 
     def response(self, request: Request, name: str) -> Response:
         """Return a file of the page, or its beginning.
