@@ -30,9 +30,9 @@ START_S = 60
 class Web:
     """One console, as a process."""
 
-    def __init__(self, machine, *words):
+    def __init__(self, machine, *words, port=0):
         self.process = subprocess.Popen(
-            machine.command("web", "127.0.0.1:0", *words), cwd=ROOT, stdout=subprocess.PIPE, text=True
+            machine.command("web", f"127.0.0.1:{port}", *words), cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         line = self.process.stdout.readline()
         found = re.fullmatch(r"console at http://127\.0\.0\.1:(\d+)/(?:#token=(\S+))?\n", line)
@@ -313,6 +313,37 @@ def test_live_stream_has_mesh_and_rows(fleet):
         first.sql("UPDATE drones SET lat = lat + 0.1 WHERE id = 'd1'")
         found = next_of(events, "changes")[2]
         assert (found["table"], [each["row"] for each in found["changes"]]) == ("drones", ["d1"])
+
+
+def test_change_of_any_size_comes_by_every_stream(fleet):
+    """Above 4 MB, what a client has not read, a change was cut off in each stream that began with it."""
+    first, second, web = fleet
+    size = 5_000_000  # in base 64 above the limit
+    second.sql(f"CREATE TABLE large(id INTEGER PRIMARY KEY, v BLOB); INSERT INTO large VALUES(1, zeroblob({size}))")
+    first.shows("SELECT length(v) FROM large", f"{size}\n")
+    (line,) = dumped(web, "table=large")
+    assert len(line["values"]["v"]["base64"]) > size
+    with web.events("/api/changes?table=large&from=start") as events:
+        assert next_of(events, "change")[2]["row"] == "1"
+    with web.events("/api/live?table=large") as events:
+        next_of(events, "ready")
+        second.sql(f"UPDATE large SET v = randomblob({size})")
+        assert len(next_of(events, "changes")[2]["changes"][0]["values"]["v"]["base64"]) > size
+        second.sql("UPDATE large SET v = 'small'")
+        assert next_of(events, "changes")[2]["changes"][0]["values"] == {"id": 1, "v": "small"}
+
+
+def test_more_live_queries_than_places_all_answer(fleet):
+    first, _, web = fleet
+    first.sql("CREATE TABLE counted(id INTEGER PRIMARY KEY)")
+    eventually(lambda: web.ask("/api/tables/counted")[0] == 200, "the table")
+    sql = quote("SELECT count(*) FROM counted")
+    with contextlib.ExitStack() as stack:
+        path = f"/api/query?sql={sql}"
+        all_events = [stack.enter_context(web.events(path, Accept="text/event-stream")) for _ in range(40)]
+        assert {next(events)[2]["rows"][0][0] for events in all_events} == {0}
+        first.sql("INSERT INTO counted VALUES(1)")
+        assert {next(events)[::2][0] for events in all_events} == {"rows"}
 
 
 def test_live_query_answers_again_after_a_commit(fleet):

@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.data import wildfire
-from mycomesh.tools.web.files import STATIC, Page
+from mycomesh.tools.web import STATIC
+from mycomesh.tools.web.files import Page
 from tests.integration.machines import ROOT, SQLITE, Machine, eventually
 from tests.integration.test_web import Web
 
@@ -274,6 +275,64 @@ def test_points_of_every_form_are_on_the_map(page, fleet):
     )
 
 
+def test_points_on_both_sides_of_180_degrees_are_side_by_side(page, fleet):
+    first = fleet[0]
+    first.sql("CREATE TABLE boats(name TEXT PRIMARY KEY, lat REAL, lon REAL)")
+    first.sql("INSERT INTO boats VALUES('west', -17, 179.5), ('east', -17, -179.5), ('no fix', 91, 181)")
+    boats = "mycomesh.views.map.layers.find(each => each.table === 'boats')"
+    until(page, f"{boats}?.things.size === 2")
+    page.evaluate(
+        "() => { const view = mycomesh.views.map;"
+        " for (const layer of view.layers) layer.visible = layer.table === 'boats'; view.fit() }"
+    )
+    until(page, "mycomesh.views.map.points.drawn === 2")
+    bounds = page.evaluate(
+        "(() => { const b = mycomesh.views.map.map.getBounds(); return [b.getWest(), b.getEast()] })()"
+    )
+    assert bounds[1] - bounds[0] < 5, bounds
+    # A click on the boat of the other side finds it, and its land is there.
+    place = page.evaluate(
+        "(() => { const map = mycomesh.views.map.map, c = map.getCenter().lng;"
+        " const lon = -179.5 + 360 * Math.round((c + 179.5) / 360), at = map.latLngToContainerPoint([-17, lon]);"
+        " const box = map.getContainer().getBoundingClientRect(); return [box.x + at.x, box.y + at.y] })()"
+    )
+    page.mouse.click(*place)
+    page.wait_for_selector("#drawer h2:has-text('east')")
+    first.sql("DROP TABLE boats")
+
+
+def test_characters_that_turn_text_are_shown_as_numbers(page, fleet):
+    first = fleet[0]
+    first.sql(
+        "CREATE TABLE turned(id INTEGER PRIMARY KEY, text TEXT); INSERT INTO turned VALUES(1, char(8238) || 'abc' || char(7))"
+    )
+    until(page, "mycomesh.mesh !== null")
+    eventually(lambda: "turned" in page.evaluate("fetch('/api/tables').then(each => each.text())"), "the table")
+    go(page, "#/tables/turned")
+    page.wait_for_selector(".grid td:has-text('abc')")
+    assert page.locator(".grid tbody td").nth(1).text_content() == "⟨202e⟩abc⟨07⟩"
+
+
+def test_page_loads_again_after_the_console_was_upgraded(browser, fleet):
+    web = Web(fleet[2])
+    page = browser.new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        page.wait_for_selector("#state:has-text('linked')")
+        page.evaluate("mycomesh.marked = true")
+        for version, kept in (("same", True), ("another", False)):
+            if version == "another":
+                page.evaluate("mycomesh.console.version = '0.0.0'")
+            web.close()
+            page.wait_for_selector("#state:has-text('no connection')")
+            web = Web(fleet[2], port=web.port)
+            page.wait_for_selector("#state:has-text('linked')")
+            eventually(lambda kept=kept: page.evaluate("globalThis.mycomesh?.marked === true") == kept, version)
+    finally:
+        page.close()
+        web.close()
+
+
 def test_slider_goes_back_in_time_over_tracks(page, fleet):
     first = fleet[0]
     rows = [
@@ -325,6 +384,7 @@ def test_every_view_fits_and_is_accessible(browser, fleet, width, scheme):
         go(page, f"#/{view}")
         page.wait_for_selector(ready, state="attached")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        assert page.evaluate("(main => main.scrollWidth <= main.clientWidth)(document.querySelector('main'))"), view
         assert serious_findings(page) == [], view
     context.close()
 
@@ -586,3 +646,26 @@ def test_simulation_is_replayed_with_a_slider(browser, tmp_path):
         page.close()
     finally:
         web.close()
+
+
+def test_report_of_a_simulation_plays_it_without_a_server(browser, tmp_path):
+    machine = Machine(tmp_path, "reported")
+    machine.done("simulate", "split-brain", "--nodes", "4", "--seed", "1", "--report", str(tmp_path / "report"))
+    page = browser.new_page()
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "report" / "index.html").as_uri())
+    slider = page.locator("#replay .slider input")
+    slider.focus()
+    islands = set()
+    for _ in range(int(slider.get_attribute("max")) + 1):
+        islands.add(page.locator("#replay svg.mesh .island").count())
+        page.keyboard.press("ArrowRight")  # the slider keeps the focus while the picture is drawn again
+    assert {1, 2} <= islands
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    assert (errors, len(requests)) == ([], 1)
+    page.close()

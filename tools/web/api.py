@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
@@ -17,10 +18,10 @@ from mycomesh.tools.web.api_routes import EVENTS, LIMIT
 from mycomesh.tools.web.cursors import Cursors
 from mycomesh.tools.web.database import ROWS_MAX, Database, Rows
 from mycomesh.tools.web.errors import BusyError, HttpError, RefusedByNodeError, UnknownError
-from mycomesh.tools.web.feeds import Feeds, Subscriber, browser_safe_lines, event, events_of
+from mycomesh.tools.web.feeds import Changes, Feeds, Subscriber, browser_safe_lines, event, events_of
 from mycomesh.tools.web.http import Request, Response
 from mycomesh.tools.web.node_client import ask, health_of, pages
-from mycomesh.tools.web.values import browser_safe, plain
+from mycomesh.tools.web.values import browser_safe
 
 if TYPE_CHECKING:
     from mycomesh.tools.web.watching import Commits
@@ -33,6 +34,7 @@ TABLES_MAX = 64  # of one live stream
 QUIET_S = 15
 HEALTH_S = 1.0  # one question to the node for all who ask within it
 LIVE_S_MIN = 0.1  # between two runs of a live query
+LIVE_AT_ONCE = 2  # live queries that run; the others wait, and leave room for the answers that people wait for
 LIVE_SHARE = 10  # and so many times what the query takes
 CONFLICTS_MAX = 1_000
 PARKED_MAX = 1_000
@@ -58,6 +60,7 @@ class Api:
         self._steps = flow_steps.Steps(home)
         self._health: asyncio.Task[str] | None = None
         self._asked_at = 0.0
+        self._live = asyncio.Semaphore(LIVE_AT_ONCE)
 
     async def status(self, _request: Request) -> Response:
         """Answer with the node's status."""
@@ -185,7 +188,7 @@ class Api:
             return self._stream(self._answers(sql, limit, found))
         if request.one("format") == "csv":
             return Response(tables.as_csv(found.columns, found.rows), content_type="text/csv")
-        return Response(_rows_json(found))
+        return Response(tables.rows_json(found))
 
     async def execute(self, request: Request) -> Response:
         """Run one statement."""
@@ -197,7 +200,7 @@ class Api:
             or any(isinstance(each, list | dict) for each in values)
         ):
             raise HttpError('send {"sql": TEXT, "values": [...]}; a value is text, a number or null')
-        return Response(_rows_json(await self._database.run(lambda: self._database.execute(sql, values))))
+        return Response(tables.rows_json(await self._database.run(lambda: self._database.execute(sql, values))))
 
     async def conflicts(self, request: Request) -> Response:
         """Answer with the latest conflicts."""
@@ -256,8 +259,8 @@ class Api:
     async def _shared(self, table: str, last: str) -> AsyncIterator[bytes]:
         subscriber = Subscriber()
 
-        def take(found: list[str] | str) -> None:
-            subscriber.put(_gap(found) if isinstance(found, str) else events_of(found))
+        def take(found: Changes | str) -> None:
+            subscriber.put(_gap(found) if isinstance(found, str) else found.events)
 
         yield b": connected\n\n"
         with self._feeds.table(table, take) as feed:
@@ -305,15 +308,12 @@ class Api:
     async def _everything(self, names: list[str]) -> AsyncIterator[bytes]:
         subscriber = Subscriber()
 
-        def taker(table: str) -> Callable[[list[str] | str], None]:
-            head = f'{{"table":{json.dumps(table)},"changes":['
-
-            def take(found: list[str] | str) -> None:
-                subscriber.put(
-                    event("reset", json.dumps({"table": table, "why": found}))
-                    if isinstance(found, str)
-                    else event("changes", f"{head}{','.join(found)}]}}")
-                )
+        def taker(table: str) -> Callable[[Changes | str], None]:
+            def take(found: Changes | str) -> None:
+                if isinstance(found, str):
+                    subscriber.put(event("reset", json.dumps({"table": table, "why": found})))
+                else:
+                    subscriber.put(found.event)
 
             return take
 
@@ -334,15 +334,18 @@ class Api:
         loop, sent = asyncio.get_running_loop(), b""
         with self._commits.observing() as committed:
             while True:
-                data = event("rows", _rows_json(found).decode())
-                if data != sent:
-                    sent = data
+                data = event("rows", tables.rows_json(found).decode())
+                del found  # between two commits a stream holds no answer
+                if (seen := blake2b(data).digest()) != sent:
+                    sent = seen
                     yield data
+                del data
                 while not await committed(QUIET_S):
                     yield b": quiet\n\n"
-                started = loop.time()
                 try:
-                    found = await self._database.run(lambda: self._database.query(sql, rows_max=limit))
+                    async with self._live:
+                        started = loop.time()
+                        found = await self._database.run(lambda: self._database.query(sql, rows_max=limit))
                 except HttpError as error:
                     yield event("error", json.dumps({"error": str(error), "code": error.code}))
                     return
@@ -384,15 +387,6 @@ async def _closing(found: AsyncIterator[Any]) -> AsyncIterator[None]:
 
 def _json(value: Any) -> Response:
     return Response(json.dumps(browser_safe(value), ensure_ascii=False, default=list).encode())
-
-
-def _rows_json(found: Rows) -> bytes:
-    value = {
-        "columns": found.columns,
-        "rows": [[plain(cell) for cell in row] for row in found.rows],
-        "more": found.more,
-    }
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _gap(why: str) -> bytes:

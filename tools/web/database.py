@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from sys import getsizeof
 from typing import Any, TypeVar
 
 import apsw
@@ -22,15 +23,28 @@ from mycomesh.sync.sqlite.identifiers import fold, is_internal, quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.tools.web.bounded import bound
 from mycomesh.tools.web.errors import BusyError, HttpError, QueryError, UnknownError
+from mycomesh.tools.web.values import TooLong
 
-__all__ = ["BYTES_MAX", "QUERIES_MAX", "QUERY_S_MAX", "ROWS_MAX", "VALUE_BYTES_MAX", "Database", "Rows", "Table"]
+__all__ = [
+    "BYTES_MAX",
+    "HEAP_BYTES_MAX",
+    "QUERIES_MAX",
+    "QUERY_S_MAX",
+    "ROWS_MAX",
+    "VALUE_BYTES_MAX",
+    "Database",
+    "Rows",
+    "Table",
+    "limit_heap",
+]
 
 T = TypeVar("T")
 
 QUERY_S_MAX = 3.0  # of one query, as long as a person waits
 ROWS_MAX = 20_000  # of one answer
-BYTES_MAX = 16 << 20  # of the values of one answer
+BYTES_MAX = 20 << 20  # of the values of one answer as Python holds them, so that one of the longest fits
 VALUE_BYTES_MAX = 16 << 20  # of one value, also in the middle of a query
+HEAP_BYTES_MAX = 128 << 20  # of SQLite in the whole process: sorting rows of megabytes takes several of them at once
 SQL_BYTES_MAX = 65_536
 QUERIES_MAX = 32  # that run or wait, of all clients
 THREADS = 3
@@ -65,6 +79,11 @@ class Table:
     rowid: str
 
 
+def limit_heap() -> None:
+    """Limit the memory of SQLite in this process; a statement that needs more is refused."""
+    apsw.hard_heap_limit(HEAP_BYTES_MAX)
+
+
 class Database:
     """The served file, read by a few threads."""
 
@@ -89,7 +108,7 @@ class Database:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except apsw.Error as error:
+        except (apsw.Error, MemoryError) as error:
             raise _refusal(error) from error
         except UnicodeDecodeError as error:
             raise QueryError("a value is text that is not UTF-8; select CAST(... AS BLOB)") from error
@@ -98,7 +117,10 @@ class Database:
 
     def query(self, sql: str, values: Sequence[Any] = (), *, rows_max: int = ROWS_MAX) -> Rows:
         """Return the answer of one SELECT, cut at the limits."""
-        return _read(self._connection(), sql, values, rows_max=min(rows_max, ROWS_MAX))
+        found = _read(self._connection(), sql, values, rows_max=min(rows_max, ROWS_MAX))
+        if found.more and rows_max and not found.rows:
+            raise QueryError(f"the first row has more than {BYTES_MAX >> 20} MiB; select fewer columns")
+        return found
 
     def tables(self) -> dict[str, Table]:
         """Return the tables of the user's by name, without those of the node and of SQLite."""
@@ -150,21 +172,23 @@ class Database:
         condition = f" WHERE (\n{where}\n)" if where.strip() else ""  # a comment in it ends with its line
         tail = f" FROM {quoted(table.name)}{condition} ORDER BY {quoted(by)} {'DESC' if descending else 'ASC'}"
         tail += f" LIMIT {int(limit) + 1} OFFSET {int(offset)}"
-        names = [*key, *table.columns]
+        names = [*(name for name in key if name not in table.columns), *table.columns]
         try:
             found = self.query(f"SELECT {', '.join(map(quoted, names))}{tail}", rows_max=limit)
             rows = found.rows
-        except UnicodeDecodeError:
-            found = self.query(f"SELECT {', '.join(raw_select(quoted(name)) for name in names)}{tail}", rows_max=limit)
-            rows = [restore(row) for row in found.rows]
-        return Rows(("", *table.columns), [(row[: len(key)], *row[len(key) :]) for row in rows], found.more)
+        except (UnicodeDecodeError, apsw.TooBigError):
+            found = self.query(f"SELECT {', '.join(_any_cell(quoted(name)) for name in names)}{tail}", rows_max=limit)
+            rows = [_cells(row) for row in found.rows]
+        places = [names.index(name) for name in key]
+        first = len(names) - len(table.columns)
+        return Rows(("", *table.columns), [(tuple(row[at] for at in places), *row[first:]) for row in rows], found.more)
 
     def sample(self, table: Table, column: str) -> list[Any]:
         """Return some values of a column, without NULL."""
         name = quoted(column)
         try:
             found = self.query(f"SELECT {name} FROM {quoted(table.name)} WHERE {name} IS NOT NULL LIMIT {SAMPLE_ROWS}")
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, apsw.TooBigError):
             return []
         return [value for (value,) in found.rows]
 
@@ -189,6 +213,18 @@ class Database:
             db.authorizer = _may_read
             self._local.db = db
         return db
+
+
+def _any_cell(name: str) -> str:
+    """Return SQL for a cell that may be no UTF-8, or longer than what is read: the columns of `raw_select`, and its length."""
+    too_long = f"octet_length({name}) > {VALUE_BYTES_MAX}"
+    return f"{raw_select(f'CASE WHEN {too_long} THEN NULL ELSE {name} END')}, CASE WHEN {too_long} THEN octet_length({name}) END"
+
+
+def _cells(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values of the columns that `_any_cell` selected."""
+    values = restore([cell for at, cell in enumerate(row) if at % 3 != 2])
+    return tuple(value if length is None else TooLong(length) for value, length in zip(values, row[2::3], strict=True))
 
 
 def _limit(db: apsw.Connection) -> None:
@@ -240,20 +276,24 @@ def _read(db: apsw.Connection, sql: str, values: Sequence[Any], *, rows_max: int
     try:
         cursor.execute(sql, tuple(values))
         for row in cursor:
+            size += sum(map(getsizeof, row))
             if len(rows) >= rows_max or size > BYTES_MAX:
                 more = True
                 break
             rows.append(row)
-            size += sum(len(value) for value in row if type(value) is str or type(value) is bytes) + 16 * len(row)
     finally:
         cursor.close(force=True)
         db.set_progress_handler(None)
     return Rows(columns[0] if columns else (), rows, more)
 
 
-def _refusal(error: apsw.Error) -> HttpError:
+def _refusal(error: apsw.Error | MemoryError) -> HttpError:
     if isinstance(error, apsw.InterruptError):
         return QueryError(f"the query took longer than {QUERY_S_MAX:g} s; narrow it, or add an index")
+    if isinstance(error, apsw.NoMemError | MemoryError):
+        return QueryError(
+            f"the query needs more than {HEAP_BYTES_MAX >> 20} MiB of memory; narrow it, or sort by a shorter column"
+        )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return BusyError("another program holds the write lock; try again")
     if isinstance(error, apsw.AuthError):

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ __all__ = [
     "QUEUE_BYTES_MAX",
     "RECENT_BYTES_MAX",
     "RECENT_MAX",
+    "Changes",
     "Feeds",
     "Subscriber",
     "browser_safe_lines",
@@ -50,6 +52,24 @@ def event(name: str, data: str, identity: str = "") -> bytes:
     """Return one server-sent event; `data` is JSON, which has no line breaks."""
     head = f"id: {identity}\n" if identity else ""
     return f"{head}event: {name}\ndata: {data}\n\n".encode()
+
+
+class Changes:
+    """A page of changes of one table, as lines of JSON. What its subscribers send is made once, and they share it."""
+
+    def __init__(self, table: str, lines: list[str]) -> None:
+        self.table = table
+        self.lines = lines
+
+    @cached_property
+    def events(self) -> bytes:
+        """One event for each change."""
+        return events_of(self.lines)
+
+    @cached_property
+    def event(self) -> bytes:
+        """One event with all of them."""
+        return event("changes", f'{{"table":{json.dumps(self.table)},"changes":[{",".join(self.lines)}]}}')
 
 
 class Subscriber:
@@ -126,7 +146,7 @@ class _Shared:
 
 
 class _TableFeed(_Shared):
-    """The changes of one table from now on. It publishes lists of JSON lines, or text: why there is a gap."""
+    """The changes of one table from now on. It publishes pages of them, or text: why there is a gap."""
 
     def __init__(self, home: Home, table: str) -> None:
         super().__init__()
@@ -159,7 +179,7 @@ class _TableFeed(_Shared):
             self._recent_bytes += sum(map(len, safe))
             while len(self._recent) > RECENT_MAX or self._recent_bytes > RECENT_BYTES_MAX:
                 self._recent_bytes -= len(self._recent.popleft())
-            self.publish(safe)
+            self.publish(Changes(self._table, safe))
 
     def on_break(self, why: str) -> None:
         self.running.clear()
@@ -236,7 +256,7 @@ class Feeds:
             self._status.remove(subscriber.put)
 
     @contextlib.contextmanager
-    def table(self, table: str, take: Callable[[list[str] | str], None]) -> Any:
+    def table(self, table: str, take: Callable[[Changes | str], None]) -> Any:
         """Call `take` with the changes of a table, or with the reason for a gap, within the block; yields the feed."""
         feed = self._tables.setdefault(table, _TableFeed(self._home, table))
         feed.add(take)

@@ -119,7 +119,12 @@ def layer_of(
 
 
 def _is_pair(lats: Sequence[Any], lons: Sequence[Any]) -> bool:
-    return all(_is_number(lat, 90) for lat in lats) and all(_is_number(lon, 180) for lon in lons)
+    return _most(lats, lambda lat: _is_number(lat, 90)) and _most(lons, lambda lon: _is_number(lon, 180))
+
+
+def _most(values: Sequence[Any], is_position: Callable[[Any], bool]) -> bool:
+    """Return whether the greater part are positions; a receiver without a fix may have sent the others."""
+    return 2 * sum(map(is_position, values)) > len(values) or not values
 
 
 def _is_number(value: Any, limit: float) -> bool:
@@ -127,11 +132,9 @@ def _is_number(value: Any, limit: float) -> bool:
 
 
 def _kind_of(values: Sequence[Any]) -> str:
-    if all(isinstance(value, str) and value.lstrip()[:1] == "{" and geometry_of("geojson", value) for value in values):
+    if _most(values, lambda value: bool(geometry_of("geojson", value))):
         return "geojson"
-    if all(isinstance(value, bytes) and geometry_of("blob", value) for value in values):
-        return "blob"
-    return ""
+    return "blob" if _most(values, lambda value: bool(geometry_of("blob", value))) else ""
 
 
 def _roles(here: dict[str, str], key: Sequence[str]) -> tuple[str, str]:
@@ -158,7 +161,7 @@ def geometry_of(kind: str, value: Any, lon: Any = None) -> dict[str, Any] | None
 
 
 def _of_text(text: Any) -> dict[str, Any] | None:
-    if not isinstance(text, str):
+    if not isinstance(text, str) or text.lstrip()[:1] != "{":
         return None
     try:
         value = json.loads(text)

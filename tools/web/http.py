@@ -19,7 +19,15 @@ import h11
 
 from mycomesh.tools.web.errors import BusyError, HttpError
 
-__all__ = ["BODY_BYTES_MAX", "CONNECTIONS_MAX", "HEAD_BYTES_MAX", "HttpServer", "Request", "Response"]
+__all__ = [
+    "BODY_BYTES_MAX",
+    "CONNECTIONS_MAX",
+    "HEAD_BYTES_MAX",
+    "UNSENT_BYTES_MAX",
+    "HttpServer",
+    "Request",
+    "Response",
+]
 
 CONNECTIONS_MAX = 256  # a browser opens six; a hundred dashboards and their requests fit
 HEAD_BYTES_MAX = 16_384
@@ -28,7 +36,10 @@ REQUEST_S_MAX = 10  # for a whole request to arrive
 IDLE_S_MAX = 60  # between two requests of one connection
 SEND_S_MAX = 60  # for a response to a client that reads slowly
 FIELDS_MAX = 64  # of a query string
-STREAM_BYTES_MAX = 4 << 20  # of a stream that the client has not read; beyond it the connection ends
+STREAM_BYTES_MAX = 4 << 20  # of a stream that the client has not read; beyond it the stream waits
+UNSENT_BYTES_MAX = (
+    64 << 20
+)  # of all answers that clients have not read; beyond it slow streams end, and answers are refused
 CHUNK_BYTES = 16_384
 LINGER_S = 0.5
 NO_CONTENT = 204  # a response of this status has neither a body nor a length
@@ -144,10 +155,20 @@ class HttpServer:
                     pass
             await _linger(connection)
         except (OSError, TimeoutError, asyncio.CancelledError, h11.LocalProtocolError):
-            pass  # the client left, sent nothing, or reads too slowly; or the server ends
+            # The client left, sent nothing, or reads too slowly; or the server ends. `close` would keep what it has not read.
+            writer.transport.abort()
         finally:
             del self._connections[connection]
             writer.close()
+
+    def _unsent(self) -> int:
+        return sum(each.writer.transport.get_write_buffer_size() for each in self._connections)
+
+    def _if_room(self, response: Response) -> Response:
+        """Return the response, or a refusal while slow clients leave too much unread."""
+        if len(response.body) <= CHUNK_BYTES or self._unsent() + len(response.body) <= UNSENT_BYTES_MAX:
+            return response
+        return _failure(BusyError("other clients have not read their answers yet; try again later"))
 
     def _end_idle(self, new: _Connection) -> bool:
         """Make room: end the connection that has been waiting for a request the longest. Return False if all are busy."""
@@ -177,10 +198,10 @@ class HttpServer:
         except HttpError as error:
             response = _failure(error)
         try:
-            if response.pieces is None or method == "HEAD":
-                await _send(connection, method, response)
-            else:
-                await _stream(connection, response, response.pieces)
+            if response.pieces is not None and method != "HEAD":
+                await _stream(connection, response, response.pieces, self._unsent)
+                return False  # the byte that it may have read is lost, so no other request follows
+            await _send(connection, method, response if method == "HEAD" else self._if_room(response))
         finally:
             if response.on_end is not None:
                 response.on_end()
@@ -279,13 +300,20 @@ async def _send(connection: _Connection, method: str, response: Response) -> Non
     if method != "HEAD" and response.body:
         writer.writelines(state.send_with_data_passthrough(h11.Data(data=response.body)) or [])
     writer.write(state.send(h11.EndOfMessage()) or b"")
+    await _drain(writer)
+
+
+async def _drain(writer: asyncio.StreamWriter) -> None:
+    """Wait until the client has read nearly all."""
     async with asyncio.timeout(SEND_S_MAX):
         writer.transport.set_write_buffer_limits(high=CHUNK_BYTES)
         await writer.drain()
         writer.transport.set_write_buffer_limits(high=STREAM_BYTES_MAX)
 
 
-async def _stream(connection: _Connection, response: Response, pieces: AsyncIterator[bytes]) -> None:
+async def _stream(
+    connection: _Connection, response: Response, pieces: AsyncIterator[bytes], unsent: Callable[[], int]
+) -> None:
     """Send pieces as they come. A client that leaves ends the iterator at once; one that does not read ends its connection."""
     state, writer = connection.state, connection.writer
     task = asyncio.current_task()
@@ -297,15 +325,16 @@ async def _stream(connection: _Connection, response: Response, pieces: AsyncIter
         async for piece in pieces:
             writer.writelines(state.send_with_data_passthrough(h11.Data(data=piece)) or [])
             if writer.transport.get_write_buffer_size() > STREAM_BYTES_MAX:
-                writer.transport.abort()
-                raise ConnectionResetError
+                if unsent() > UNSENT_BYTES_MAX:
+                    raise ConnectionResetError
+                async with asyncio.timeout(SEND_S_MAX):
+                    await writer.drain()
         writer.write(state.send(h11.EndOfMessage()) or b"")
-        async with asyncio.timeout(SEND_S_MAX):
-            await writer.drain()
+        await _drain(writer)
     finally:
         left.cancel()
+        await asyncio.wait([left])  # the connection's next reader must find it gone
         close = getattr(pieces, "aclose", None)
         if close is not None:
             with contextlib.suppress(RuntimeError):
                 await close()
-    raise ConnectionResetError  # the byte that `left` may have read is lost, so no other request follows

@@ -77,7 +77,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "version": __version__,
             "description": (
                 'Reads a node\'s file and mesh, and follows their changes. A blob is {"base64": TEXT}; an integer beyond'
-                ' 2^53 is {"integer": TEXT}, an infinite number {"real": TEXT}, text that is not UTF-8 {"text in base64": TEXT}.'
+                ' 2^53 is {"integer": TEXT}, an infinite number {"real": TEXT}, text that is not UTF-8 {"text in base64": TEXT},'
+                ' a cell that is longer than 16 MiB {"too long": BYTES}.'
             ),
         },
         "security": [{"token": []}, {}],

@@ -19,7 +19,7 @@ from mycomesh.tools.child import Reports, end_with_parent, is_supervised
 from mycomesh.tools.web.access import Access, is_local, names_of, stored_token
 from mycomesh.tools.web.api import Api
 from mycomesh.tools.web.api_routes import ROUTES
-from mycomesh.tools.web.database import Database
+from mycomesh.tools.web.database import Database, limit_heap
 from mycomesh.tools.web.errors import HttpError, UnknownError
 from mycomesh.tools.web.feeds import Feeds
 from mycomesh.tools.web.files import Basemap, Page, open_basemap
@@ -158,6 +158,7 @@ class Console:
         assert self._access is not None, "started"
         value: dict[str, Any] = {
             "version": __version__,
+            "page": self._page.build,
             "writes": self._access.allow_writes,
             "token": not self._access.open_reads,
             "has_token": self._access.has_token(request),
@@ -174,7 +175,7 @@ class Console:
     async def _answer_trace(self, _request: Request) -> Response:
         if self._trace is None:
             raise UnknownError("this console replays no trace; start it with --replay TRACE")
-        return Response(json.dumps(self._trace, separators=(",", ":")).encode())
+        return Response(self._trace)
 
     async def _answer_basemap(self, request: Request) -> Response:
         return self._given_basemap().range(request)
@@ -221,6 +222,7 @@ async def _serve(home: Home, options: Options) -> None:
 
 def run(home: Home, options: Options) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP."""
+    limit_heap()
     gc.freeze()  # imported modules stay, so no collection needs to walk through them
     with asyncio.Runner(loop_factory=event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_serve(home, options))

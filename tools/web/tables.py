@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from mycomesh.tools.web.database import Database, Rows, Table
 from mycomesh.tools.web.geometry import Layer, geometry_of, layer_of
 from mycomesh.tools.web.values import csv_text, plain
 
-__all__ = ["as_csv", "as_geojson", "as_json", "key_of", "layer_in"]
+__all__ = ["as_csv", "as_geojson", "as_json", "key_of", "layer_in", "rows_json"]
 
 
 def key_of(cells: tuple[Any, ...]) -> str:
@@ -29,14 +30,19 @@ def layer_in(database: Database, table: Table) -> Layer | None:
 
 def as_json(table: Table, found: Rows) -> bytes:
     """Return a page of `Database.page` as JSON: columns, rows of values, and the keys of the rows."""
-    value = {
-        "table": table.name,
-        "columns": table.columns,
-        "rows": [[plain(cell) for cell in row[1:]] for row in found.rows],
-        "keys": [key_of(row[0]) for row in found.rows],
-        "more": found.more,
-    }
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _object(
+        table=_text(table.name),
+        columns=_text(table.columns),
+        rows=_array(_text([plain(cell) for cell in row[1:]]) for row in found.rows),
+        keys=_array(_text(key_of(row[0])) for row in found.rows),
+        more=_text(found.more),
+    )
+
+
+def rows_json(found: Rows) -> bytes:
+    """Return the answer of a query as JSON: columns, rows of values, and whether there are more."""
+    rows = _array(_text([plain(cell) for cell in row]) for row in found.rows)
+    return _object(columns=_text(found.columns), rows=rows, more=_text(found.more))
 
 
 def as_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> bytes:
@@ -51,13 +57,26 @@ def as_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> bytes:
 def as_geojson(table: Table, layer: Layer, found: Rows) -> bytes:
     """Return a page as a collection of GeoJSON (RFC 7946); rows without a position have no geometry."""
     place = {name: number for number, name in enumerate(found.columns)}
-    features = []
-    for row in found.rows:
+
+    def feature(row: tuple[Any, ...]) -> dict[str, Any]:
         lon = row[place[layer.lon]] if layer.lon else None
         geometry = geometry_of(layer.kind, row[place[layer.lat]], lon)
         used = {layer.lat} if layer.kind != "pair" else set()
         names = [name for name in table.columns if name not in used]
         properties = {name: plain(row[place[name]]) for name in names}
-        features.append({"type": "Feature", "id": key_of(row[0]), "geometry": geometry, "properties": properties})
-    value = {"type": "FeatureCollection", "features": features}
+        return {"type": "Feature", "id": key_of(row[0]), "geometry": geometry, "properties": properties}
+
+    return _object(type=b'"FeatureCollection"', features=_array(_text(feature(row)) for row in found.rows))
+
+
+def _text(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _array(parts: Iterable[bytes]) -> bytes:
+    """Join parts that were encoded one by one: as one string, an answer takes four bytes a character for a single emoji."""
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _object(**parts: bytes) -> bytes:
+    return b"{" + b",".join(_text(name) + b":" + part for name, part in parts.items()) + b"}"

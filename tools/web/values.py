@@ -1,7 +1,8 @@
 """Values of SQL as JSON that a program in any language reads without loss, as the change feed writes them.
 
 A blob is `{"base64": TEXT}`, text that is not UTF-8 `{"text in base64": TEXT}`. JavaScript and others lose digits of an integer
-beyond 2^53 and have no JSON for an infinite number: these are `{"integer": TEXT}` and `{"real": TEXT}`.
+beyond 2^53 and have no JSON for an infinite number: these are `{"integer": TEXT}` and `{"real": TEXT}`. A cell longer than what
+the console reads is `{"too long": BYTES}`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from typing import Any
 
 from mycomesh.sync.sqlite.raw_text import is_raw
 
-__all__ = ["INTEGER_MAX", "browser_safe", "csv_text", "plain"]
+__all__ = ["INTEGER_MAX", "TooLong", "browser_safe", "csv_text", "plain"]
 
 INTEGER_MAX = 1 << 53
+
+
+class TooLong(int):
+    """The bytes of a cell that is not read."""
 
 
 def plain(value: Any) -> Any:
@@ -26,6 +31,8 @@ def plain(value: Any) -> Any:
         return {"base64": base64.b64encode(value).decode("ascii")}
     if is_raw(value):
         return {"text in base64": base64.b64encode(value[0]).decode("ascii")}
+    if kind is TooLong:
+        return {"too long": int(value)}
     return browser_safe(value)
 
 
@@ -50,4 +57,6 @@ def csv_text(value: Any) -> str:
         return base64.b64encode(value).decode("ascii")
     if is_raw(value):
         return str(value[0].decode(errors="replace"))
+    if type(value) is TooLong:
+        return f"({int(value)} bytes)"
     return str(value)

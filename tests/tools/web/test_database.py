@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import apsw
@@ -13,6 +15,7 @@ from mycomesh.tools.web import database
 from mycomesh.tools.web.bounded import PATTERN_BYTES_MAX, PRODUCT_MAX
 from mycomesh.tools.web.database import (
     BYTES_MAX,
+    HEAP_BYTES_MAX,
     QUERIES_MAX,
     QUERY_S_MAX,
     ROWS_MAX,
@@ -21,6 +24,7 @@ from mycomesh.tools.web.database import (
     Database,
 )
 from mycomesh.tools.web.errors import BusyError, HttpError, QueryError, UnknownError
+from mycomesh.tools.web.values import csv_text, plain
 
 
 @pytest.fixture
@@ -100,7 +104,8 @@ def test_rows_and_bytes_of_an_answer_are_limited(made, monkeypatch):
     monkeypatch.setattr(database, "BYTES_MAX", 10_000)
     assert BYTES_MAX <= 1 << 26
     found = run(made, lambda: made.query(f"SELECT zeroblob(4000) FROM ({count.format(10)})"))
-    assert (len(found.rows), found.more) == (3, True)
+    assert (len(found.rows), found.more) == (2, True)
+    assert "first row" in refused(made, "SELECT zeroblob(4000), zeroblob(6000)")
 
 
 def test_one_value_and_one_statement_are_limited(made):
@@ -219,3 +224,65 @@ def test_index_on_a_bounded_function_is_used(tmp_path):
     base = Database(tmp_path / "i.db")
     assert run(base, lambda: base.query("SELECT g FROM t WHERE instr(v, 'x') = 3")).rows == [("ax",)]
     assert run(base, lambda: base.execute("INSERT INTO t(v) VALUES(?)", ["b-x"])).rows == [(1,)]
+
+
+HEAVY = """
+import asyncio, sys
+from pathlib import Path
+from mycomesh.tools.web import database
+from mycomesh.tools.web.errors import QueryError
+database.HEAP_BYTES_MAX = int(sys.argv[2])
+database.limit_heap()
+base = database.Database(Path(sys.argv[1]))
+for sql in sys.argv[3:]:
+    try:
+        print(len(asyncio.run(base.run(lambda: base.query(sql))).rows))
+    except QueryError as error:
+        print(error)
+"""
+
+
+def test_query_that_takes_much_memory_is_refused(made):
+    """In a process of its own, since the limit is of the whole process."""
+    assert HEAP_BYTES_MAX == 128 << 20
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)"
+    queries = [
+        "SELECT " + ", ".join(["zeroblob(1000000)"] * 60),
+        f"{numbers} SELECT length(v) FROM (SELECT randomblob(1000000) AS v, i FROM n ORDER BY v DESC, i)",
+        f"{numbers} SELECT json_group_array(hex(zeroblob(100000))) FROM n",
+        "SELECT length(zeroblob(1000000))",
+    ]
+
+    def answers(limit):
+        command = [sys.executable, "-c", HEAVY, str(made.path), str(limit), *queries]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+
+    *heavy, light = answers(8 << 20)
+    assert light == "1"  # the next query has its memory again
+    assert heavy == ["the query needs more than 8 MiB of memory; narrow it, or sort by a shorter column"] * 3
+    assert "memory" not in "".join(answers(HEAP_BYTES_MAX))
+
+
+def test_table_with_a_cell_beyond_the_limit_is_shown(made, monkeypatch):
+    monkeypatch.setattr(database, "VALUE_BYTES_MAX", 100_000)
+    with sqlite3.connect(made.path) as db:
+        db.execute("CREATE TABLE deep(id INTEGER PRIMARY KEY, a, b TEXT)")
+        rows = [(1, bytes(100_000), "x"), (2, bytes(100_001), "y"), (3, "é" * 50_001, "z"), (4, 1.5, None)]
+        db.executemany("INSERT INTO deep VALUES(?, ?, ?)", rows)
+    db.close()
+    base = Database(made.path)
+    found = run(base, lambda: base.page(base.table("deep"))).rows
+    assert found == [((1,), *rows[0]), ((2,), 2, 100_001, "y"), ((3,), 3, 100_002, "z"), ((4,), *rows[3])]
+    assert plain(found[1][2]) == {"too long": 100_001}
+    assert csv_text(found[1][2]) == "(100001 bytes)"
+    assert run(base, base.tables)["deep"].key == ("id",)
+
+
+def test_table_with_as_many_columns_as_sqlite_has_is_shown(made):
+    names = [f"c{number}" for number in range(1_999)]
+    with sqlite3.connect(made.path) as db:
+        db.execute(f"CREATE TABLE wide(id INTEGER PRIMARY KEY, {', '.join(names)})")
+        db.execute("INSERT INTO wide(id, c1998) VALUES(7, 'last')")
+    db.close()
+    (row,) = run(made, lambda: made.page(made.table("wide"))).rows
+    assert (row[0], row[1], row[-1], len(row)) == ((7,), 7, "last", 2_001)

@@ -10,7 +10,15 @@ import pytest
 
 from mycomesh.tools.web import http
 from mycomesh.tools.web.errors import UnknownError
-from mycomesh.tools.web.http import BODY_BYTES_MAX, CONNECTIONS_MAX, FIELDS_MAX, HEAD_BYTES_MAX, HttpServer, Response
+from mycomesh.tools.web.http import (
+    BODY_BYTES_MAX,
+    CONNECTIONS_MAX,
+    FIELDS_MAX,
+    HEAD_BYTES_MAX,
+    UNSENT_BYTES_MAX,
+    HttpServer,
+    Response,
+)
 
 
 async def echo(request):
@@ -209,22 +217,70 @@ def test_stream_ends_when_its_client_leaves():
     assert served(work, handle)
 
 
-def test_stream_that_nobody_reads_is_cut(monkeypatch, caplog):
-    monkeypatch.setattr(http, "STREAM_BYTES_MAX", 100_000)
-    ended = asyncio.Event()
-
-    async def pieces():
-        while True:
-            yield bytes(50_000)
-            await asyncio.sleep(0)
+def flooded(clients, pieces_of):
+    """Open streams that nobody reads; return the number that ended."""
+    ended = []
 
     async def handle(_request):
-        return Response(pieces=pieces(), on_end=ended.set)
+        number = len(opened)
+        opened.append(number)
+        return Response(pieces=pieces_of(), on_end=lambda: ended.append(number))
+
+    opened = []
 
     async def work(port):
-        async with client(port, request()):
-            await ended.wait()
-        return True
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(clients):
+                await stack.enter_async_context(client(port, request()))
+            await asyncio.sleep(0.5)
+            return len(ended)
 
-    assert served(work, handle)
+    return served(work, handle)
+
+
+async def endless():
+    while True:
+        yield bytes(50_000)
+        await asyncio.sleep(0)
+
+
+def test_stream_that_nobody_reads_is_cut(monkeypatch, caplog):
+    monkeypatch.setattr(http, "STREAM_BYTES_MAX", 100_000)
+    assert flooded(1, endless) == 0  # it waits for its client
+    monkeypatch.setattr(http, "SEND_S_MAX", 0.05)
+    assert flooded(1, endless) == 1
     assert not caplog.records  # it ends without a traceback
+
+
+def test_streams_that_nobody_reads_are_limited_together(monkeypatch):
+    monkeypatch.setattr(http, "STREAM_BYTES_MAX", 100_000)
+    assert UNSENT_BYTES_MAX <= 1 << 27
+    monkeypatch.setattr(http, "UNSENT_BYTES_MAX", 320_000)
+    assert 1 <= flooded(4, endless) <= 3
+
+
+def test_piece_of_any_size_reaches_a_client_that_reads(monkeypatch):
+    monkeypatch.setattr(http, "STREAM_BYTES_MAX", 100_000)
+
+    async def pieces():
+        for _ in range(3):
+            yield bytes(3_000_000)
+
+    async def handle(_request):
+        return Response(pieces=pieces())
+
+    assert served(lambda port: talk(port, request(), end=False), handle).count(b"\0") == 9_000_000
+
+
+def test_answer_beyond_what_others_leave_unread_is_refused(monkeypatch):
+    async def handle(_request):
+        return Response(bytes(8_000_000))
+
+    async def work(port):
+        async with client(port, request()):  # it reads nothing
+            await asyncio.sleep(0.1)
+            return status_of(await talk(port, request())), status_of(await talk(port, request(method="HEAD")))
+
+    assert served(work, handle) == (200, 200)
+    monkeypatch.setattr(http, "UNSENT_BYTES_MAX", 12_000_000)
+    assert served(work, handle)[0] == 503

@@ -1,5 +1,7 @@
 // Builds elements. Text goes in as text nodes alone, so nothing from a table can become markup.
 
+const SHOWN = new Set(["title", "aria-label"]);
+
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   return fill(element, attributes, children);
@@ -10,14 +12,18 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(element, attributes, children);
 }
 
+// Characters that turn the order of text around them, or are not seen, as their numbers: a cell shall look like what it is.
+export const visible = (text) => text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (char) => `⟨${char.charCodeAt(0).toString(16).padStart(2, "0")}⟩`);
+
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "value") element.value = value;
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : SHOWN.has(name) ? visible(String(value)) : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const shown = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...shown.map((child) => (child instanceof Node ? child : visible(String(child)))));
   return element;
 }
 
@@ -28,7 +34,7 @@ let toastTimer = 0;
 // Says one line to the user, as what an action did or why it failed.
 export function say(text, bad = false) {
   const toast = $("toast");
-  toast.textContent = text;
+  toast.textContent = visible(text);
   toast.className = bad ? "toast bad" : "toast";
   toast.hidden = false;
   clearTimeout(toastTimer);
@@ -43,6 +49,7 @@ export function shown(value) {
     if ("integer" in value) return [value.integer, "number"];
     if ("real" in value) return [value.real, "number"];
     if ("base64" in value) return [`blob, ${Math.floor((value.base64.length * 3) / 4)} B`, "blob"];
+    if ("too long" in value) return [`${value["too long"].toLocaleString("en")} B, too long to show`, "blob"];
     if ("text in base64" in value) return [atob(value["text in base64"]), "blob"];
     return [JSON.stringify(value), "text"];
   }

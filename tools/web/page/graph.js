@@ -1,6 +1,6 @@
 // Places tables and flows in columns, or in rows on a narrow screen: a flow behind its input, a table behind the flows that write it.
 
-export const BOX = { width: 190, height: 58, gap: 26, step: 306, down: 104 };
+export const BOX = { width: 190, height: 58, gap: 26, step: 296, down: 104 };
 
 // nodes: Map of id -> {id}; wires: [{from, to}]. Returns Map of id -> {x, y}, and the size of the picture.
 export function place(nodes, wires, vertical) {

@@ -3,6 +3,8 @@
 import L from "leaflet";
 import { feature } from "topojson-client";
 
+const BEYOND = 200; // degrees from the middle of a world, beyond which nothing of it reaches: Siberia ends at 190
+
 // A ring whose coast crosses 180 degrees goes on beyond it, where it would cross the whole map; one around a pole is closed there.
 function unwrapped(ring) {
   let shift = 0;
@@ -18,28 +20,29 @@ function unwrapped(ring) {
   return found;
 }
 
-// The polygons of a world, those that cross 180 degrees on both of its sides.
-export function wholeWorld(polygons) {
-  return polygons.flatMap((polygon) => {
-    const rings = polygon.map(unwrapped);
-    const places = rings[0].map(([x]) => x);
-    const beyond = Math.max(...places) > 180.01 ? -360 : Math.min(...places) < -180.01 ? 360 : 0;
-    return beyond ? [rings, rings.map((ring) => ring.map(([x, y]) => [x + beyond, y]))] : [rings];
-  });
-}
+const moved = (polygons, shift) => polygons.map((rings) => rings.map((ring) => ring.map(([x, y]) => [x + shift, y])));
 
+// Draws the world, and beside it those copies of it that come into view.
 export async function addLand(map, style) {
   const topology = await (await fetch("/static/land.json")).json();
   const pane = map.createPane("land");
   pane.style.zIndex = 150;
   const renderer = L.canvas({ pane: "land", padding: 0.3 });
   const { features } = feature(topology, topology.objects.land);
-  const coordinates = wholeWorld(features.flatMap(({ geometry }) => geometry.coordinates));
-  const land = L.geoJSON({ type: "MultiPolygon", coordinates }, {
-    renderer,
-    interactive: false,
-    smoothFactor: 1.2,
-    style: () => ({ stroke: true, weight: 0.8, color: style().coast, fill: true, fillColor: style().land, fillOpacity: 1 }),
-  }).addTo(map);
-  return () => land.setStyle({ color: style().coast, fillColor: style().land });
+  const polygons = features.flatMap(({ geometry }) => geometry.coordinates.map((rings) => rings.map(unwrapped)));
+  const worlds = new Map();
+  const show = () => {
+    const bounds = map.getBounds();
+    for (const shift of [-360, 0, 360]) {
+      if (worlds.has(shift) || bounds.getWest() > shift + BEYOND || bounds.getEast() < shift - BEYOND) continue;
+      const shape = { type: "MultiPolygon", coordinates: moved(polygons, shift) };
+      const look = () => ({ stroke: true, weight: 0.8, color: style().coast, fill: true, fillColor: style().land, fillOpacity: 1 });
+      worlds.set(shift, L.geoJSON(shape, { renderer, interactive: false, smoothFactor: 1.2, style: look }).addTo(map));
+    }
+  };
+  map.on("moveend", show);
+  show();
+  return () => {
+    for (const world of worlds.values()) world.setStyle({ color: style().coast, fillColor: style().land });
+  };
 }

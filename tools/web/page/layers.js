@@ -36,7 +36,7 @@ function positionOf(layer, values) {
     try {
       let geometry = JSON.parse(value);
       if (geometry.type === "Feature") geometry = geometry.geometry;
-      let place = geometry.coordinates;
+      let place = geometry.coordinates ?? geometry.geometries[0].coordinates;
       while (Array.isArray(place[0])) place = place[Math.floor(place.length / 2)];
       return place;
     } catch {
@@ -46,12 +46,16 @@ function positionOf(layer, values) {
   return value && value.base64 ? positionOfBlob(value.base64) : [NaN, NaN];
 }
 
-// The first point of a geometry as GeoPackage or plain WKB has it.
+// The first point of a geometry as GeoPackage or plain WKB has it, or the middle of one of SpatiaLite.
 export function positionOfBlob(base64) {
   const data = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
   const view = new DataView(data.buffer);
   let at = 0;
   try {
+    if (data[0] === 0 && data[38] === 0x7c) {
+      const [west, south, east, north] = [6, 14, 22, 30].map((place) => view.getFloat64(place, data[1] === 1));
+      return [(west + east) / 2, (south + north) / 2];
+    }
     if (data[0] === 0x47 && data[1] === 0x50) at = 8 + [0, 32, 48, 48, 64][(data[3] >> 1) & 7];
     for (let depth = 0; depth < 8; depth++) {
       const little = data[at] === 1;
@@ -191,7 +195,8 @@ export class Layer {
       return;
     }
     const [lon, lat] = positionOf(this.info, values);
-    if (!Number.isFinite(lon) || !Number.isFinite(lat)) {
+    // Beyond these, as 91 and 181 of a receiver without a fix, it is no place.
+    if (typeof lon !== "number" || typeof lat !== "number" || !(Math.abs(lon) <= 180 && Math.abs(lat) <= 90)) {
       this.remove(row);
       return;
     }

@@ -2,7 +2,7 @@
 
 import "leaflet/dist/leaflet.css";
 import "./style.css";
-import { $, count, h, say } from "./dom.js";
+import { $, count, h, say, visible } from "./dom.js";
 import { Live, enter, get } from "./api.js";
 import { DecideView } from "./decide.js";
 import { MapView } from "./map.js";
@@ -33,7 +33,7 @@ class App {
       return;
     }
     this.live = this.console.replay ? null : new Live();
-    this.views = this.console.replay ? { mesh: new MeshView(this) } : { map: new MapView(this), mesh: new MeshView(this), tables: new TablesView(this), router: new RouterView(this), decide: new DecideView(this) };
+    this.views = this.console.replay ? { mesh: new MeshView(null, await get("/api/trace")) } : { map: new MapView(this), mesh: new MeshView(this.live), tables: new TablesView(this), router: new RouterView(this), decide: new DecideView(this) };
     this.live?.listen((name, data) => this.onLive(name, data));
     $("tabs").replaceChildren(...Object.entries(this.views).map(([name, view]) => h("a", { href: `#/${name}`, "data-view": name }, view.title, h("span", { class: "badge", hidden: true }))));
     addEventListener("hashchange", () => this.route());
@@ -91,17 +91,28 @@ class App {
     this.view.show(root, isRow ? path : path);
   }
 
+  // Where the stream broke, the console may have become another one: a newer page, or another token.
+  async onBreak() {
+    const found = await get("/api/console").catch(() => this.console);
+    if (JSON.stringify(found) !== JSON.stringify(this.console)) location.reload();
+  }
+
   onLive(name, data) {
     const state = $("state");
+    if (name === "lost" || (name === "open" && this.lost)) this.onBreak();
+    if (name === "open") this.lost = false;
     if (name === "lost") {
+      this.lost = true;
       state.className = "state bad";
+      state.dataset.key = "";
       state.replaceChildren("no connection to the console");
       return;
     }
     if (name !== "status") return;
     if (!data.running) {
       state.className = "state bad";
-      state.replaceChildren(data.why);
+      state.dataset.key = "";
+      state.replaceChildren(visible(data.why));
       this.mesh = null;
       return;
     }
@@ -115,7 +126,7 @@ class App {
     const key = text.map((part) => part.textContent ?? part).join("") + status.hint;
     if (state.dataset.key === key) return; // a screen reader says only what has changed
     state.dataset.key = key;
-    state.title = status.hint;
+    state.title = visible(status.hint);
     state.replaceChildren(...text);
   }
 }

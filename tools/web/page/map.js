@@ -1,7 +1,7 @@
 // The map: layers of tables with positions, their tracks, a slider over time, and the members that have a position.
 
 import L from "leaflet";
-import { $, ago, count, h, moment } from "./dom.js";
+import { $, ago, count, h, moment, visible } from "./dom.js";
 import { get } from "./api.js";
 import { addLand } from "./land.js";
 import { Layer, ROWS_MAX } from "./layers.js";
@@ -49,7 +49,7 @@ Layer.prototype.makeLegend = function () {
 
 Layer.prototype.labelOf = function (thing, point) {
   const name = ["callsign", "name", "title", "label"].find((each) => typeof point.values[each] === "string" && point.values[each].trim());
-  return String(name ? point.values[name].trim() : thing.key).slice(0, 24);
+  return visible(String(name ? point.values[name].trim() : thing.key).slice(0, 24));
 };
 
 export class MapView {
@@ -181,7 +181,7 @@ export class MapView {
     }
     if (!places.length) return;
     this.fitted = true;
-    this.map.fitBounds(L.latLngBounds(places.map((point) => [point.lat, point.lon])), { paddingTopLeft: [innerWidth > 760 ? 320 : 40, 80], paddingBottomRight: [60, 100], maxZoom: 12, animate: false });
+    this.map.fitBounds(boundsOf(places), { paddingTopLeft: [innerWidth > 760 ? 320 : 40, 80], paddingBottomRight: [60, 100], maxZoom: 12, animate: false });
   }
 
   onLive(name, data) {
@@ -478,8 +478,19 @@ export class MapView {
   }
 }
 
+// The narrowest box around places, which may cross 180 degrees.
+export function boundsOf(places) {
+  const east = places.map((point) => point.lon).sort((one, two) => one - two);
+  let start = 0; // behind the widest gap
+  let widest = 360 - (east.at(-1) - east[0]);
+  for (let at = 1; at < east.length; at++) {
+    if (east[at] - east[at - 1] <= widest) continue;
+    widest = east[at] - east[at - 1];
+    start = at;
+  }
+  return L.latLngBounds(places.map((point) => [point.lat, point.lon < east[start] ? point.lon + 360 : point.lon]));
+}
+
 function shortNumber(value) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(4));
 }
-
-

@@ -76,35 +76,27 @@ export const islandsOf = (mesh) => {
 };
 
 export class MeshView {
-  constructor(app) {
-    this.app = app;
+  // `replay`: the moments of a simulation's trace, which are shown instead of a node.
+  constructor(live, replay = null) {
     this.title = "Mesh";
-    this.history = []; // { t, mesh, status }
-    this.at = -1; // index in the history; -1 follows the newest
+    this.history = replay ? replay.moments.map(({ t, mesh }) => ({ t, mesh, status: null })) : []; // { t, mesh, status }
+    this.at = replay ? 0 : -1; // index in the history; -1 follows the newest
     this.chosen = "";
-    this.replay = null;
-    app.live?.listen((name, data) => {
+    this.replay = replay;
+    live?.listen((name, data) => {
       if (name === "status" && data.running) this.record(Date.now(), data.mesh, data.status);
     });
   }
 
-  async show(root) {
+  show(root) {
     this.root = root;
     root.append((this.view = h("div", { class: "meshview" })));
-    if (this.app.console.replay && !this.replay) await this.load();
     this.draw();
   }
 
   hide() {
     this.stop();
     this.view = null;
-  }
-
-  async load() {
-    const { get } = await import("./api.js");
-    this.replay = await get("/api/trace");
-    this.history = this.replay.moments.map(({ t, mesh }) => ({ t, mesh, status: null }));
-    this.at = 0;
   }
 
   record(t, mesh, status) {
@@ -129,8 +121,9 @@ export class MeshView {
       this.view.replaceChildren(h("p", { class: "hint" }, "waiting for the node…"));
       return;
     }
-    const focused = document.activeElement?.dataset?.key;
-    const sliding = document.activeElement === this.slider;
+    const active = this.view.getRootNode().activeElement;
+    const focused = active?.dataset?.key;
+    const sliding = active === this.slider;
     const islands = islandsOf(shown.mesh);
     const away = shown.mesh.nodes.filter((node) => node.state === "down").length;
     this.head ??= h("div", { class: "head", "aria-live": "polite" });
@@ -243,25 +236,26 @@ export class MeshView {
 
   members({ mesh, status }) {
     const peers = new Map((status?.peers ?? []).map((peer) => [peer.node_id, peer]));
-    const rows = mesh.nodes.map((node) => {
-      const peer = peers.get(node.key);
-      return h(
-        "tr",
-        { class: node.key === this.chosen ? "chosen" : "" },
-        h("th", { scope: "row" }, h("span", { class: `dot ${nodeClass(node)}`, "aria-hidden": "true" }), node.name),
-        h("td", {}, peer && peer.state === "down" && peer.seen_ms_ago !== null ? `down, ${ago(peer.seen_ms_ago)}` : this.replay && node.state === "down" ? "down" : STATES[node.state] ?? node.state),
-        h("td", {}, lacks(node)),
-        h("td", { class: "number" }, node.rtt_ms === null ? "" : `${node.rtt_ms < 10 ? node.rtt_ms.toFixed(1) : Math.round(node.rtt_ms)} ms`),
-        h("td", { class: "number" }, node.sent_bytes === null ? "" : `${bytes(node.sent_bytes)} / ${bytes(node.received_bytes)}`),
-      );
-    });
-    const heads = ["Member", "State", "Lacks", "Round trip", "Sent / received"];
+    const columns = [
+      ["Member", "", (node) => [h("span", { class: `dot ${nodeClass(node)}`, "aria-hidden": "true" }), node.name]],
+      ["State", "", (node) => this.stateOf(node, peers.get(node.key))],
+      ["Lacks", "", lacks],
+      ["Round trip", "number", (node) => (node.rtt_ms === null ? "" : `${node.rtt_ms < 10 ? node.rtt_ms.toFixed(1) : Math.round(node.rtt_ms)} ms`)],
+      ["Sent / received", "number", (node) => (node.sent_bytes === null ? "" : `${bytes(node.sent_bytes)} / ${bytes(node.received_bytes)}`)],
+    ].filter(([, , text]) => !this.replay || mesh.nodes.some((node) => text(node) !== "")); // a trace has no round trips
+    const head = columns.map(([name, kind]) => h("th", { scope: "col", class: kind }, name));
+    const rows = mesh.nodes.map((node) => h("tr", { class: node.key === this.chosen ? "chosen" : "" }, columns.map(([, kind, text], at) => (at ? h("td", { class: kind }, text(node)) : h("th", { scope: "row" }, text(node))))));
     return h(
       "section",
       { class: "card" },
       h("h3", {}, "Members"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Members" }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((head, number) => h("th", { scope: "col", class: number > 2 ? "number" : null }, head)))), h("tbody", {}, rows))),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Members" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))),
     );
+  }
+
+  stateOf(node, peer) {
+    if (peer?.state === "down" && peer.seen_ms_ago !== null) return `down, ${ago(peer.seen_ms_ago)}`;
+    return this.replay ? (node.state === "down" ? "down" : "running") : (STATES[node.state] ?? node.state);
   }
 
   events({ mesh }) {

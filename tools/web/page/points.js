@@ -10,6 +10,12 @@ const MANY = 1_500; // things; more of them are written into the pixels, which t
 const TOUCH_PX = 22;
 const MOUSE_PX = 12;
 
+// The horizontal place of a point on the screen: of its copies around the world, the one nearest to the middle.
+const across = ({ scale, x, size }, point) => {
+  const at = point.x * scale - x;
+  return at + 256 * scale * Math.round((size.x / 2 - at) / (256 * scale));
+};
+
 export const Points = L.Layer.extend({
   initialize(state) {
     this.state = state; // { layers, time, selected, links(), style() }
@@ -97,12 +103,14 @@ export const Points = L.Layer.extend({
         const to = Math.floor((end * (band + 1)) / BANDS);
         context.globalAlpha = ((band + 1) / BANDS) ** 1.5 * (isChosen ? 1 : 0.6);
         context.beginPath();
+        let before = 0;
         for (let at = Math.max(0, from - 1); at < to; at++) {
-          const x = track[at].x * scale - view.x;
+          const x = across(view, track[at]);
           const y = track[at].y * scale - view.y;
-          // Half of the world away: the thing has crossed the date line.
-          if (at === Math.max(0, from - 1) || Math.abs(track[at].x - track[at - 1].x) > 128) context.moveTo(x, y);
+          // Half of the world away: the thing has left the screen on one side and comes from the other.
+          if (at === Math.max(0, from - 1) || Math.abs(x - before) > 128 * scale) context.moveTo(x, y);
           else context.lineTo(x, y);
+          before = x;
         }
         context.stroke();
       }
@@ -120,7 +128,7 @@ export const Points = L.Layer.extend({
     for (const thing of layer.things.values()) {
       const point = layer.at(thing, time);
       if (!point) continue;
-      const x = point.x * scale - view.x;
+      const x = across(view, point);
       const y = point.y * scale - view.y;
       if (x < -edge || y < -edge || x > size.x + edge || y > size.y + edge) continue;
       this.drawn++;
@@ -131,7 +139,8 @@ export const Points = L.Layer.extend({
   },
 
   // The same for thousands: their pixels are copied into one image, without edges that blend.
-  drawMany({ context, scale, x: left, y: top, size }, layers, style, ratio) {
+  drawMany(view, layers, style, ratio) {
+    const { context, scale, y: top, size } = view;
     const width = size.x * ratio;
     const height = size.y * ratio;
     if (this.image?.width !== width || this.image.height !== height) {
@@ -149,7 +158,7 @@ export const Points = L.Layer.extend({
       for (const thing of layer.things.values()) {
         const point = layer.at(thing, time);
         if (!point) continue;
-        const x = Math.round((point.x * scale - left) * ratio - edge);
+        const x = Math.round(across(view, point) * ratio - edge);
         const y = Math.round((point.y * scale - top) * ratio - edge);
         if (x < 0 || y < 0 || x + 2 * edge >= width || y + 2 * edge >= height) continue;
         this.drawn++;
@@ -175,7 +184,8 @@ export const Points = L.Layer.extend({
     return stamp;
   },
 
-  drawChosen({ context, scale, x, y }, style) {
+  drawChosen(view, style) {
+    const { context, scale, y } = view;
     const { selected, time } = this.state;
     const thing = selected?.layer.visible && selected.layer.things.get(selected.key);
     const point = thing && selected.layer.at(thing, time);
@@ -183,7 +193,7 @@ export const Points = L.Layer.extend({
     context.strokeStyle = style.text;
     context.lineWidth = 2;
     context.beginPath();
-    context.arc(point.x * scale - x, point.y * scale - y, RADIUS + 5, 0, 7);
+    context.arc(across(view, point), point.y * scale - y, RADIUS + 5, 0, 7);
     context.stroke();
   },
 
@@ -211,8 +221,11 @@ export const Points = L.Layer.extend({
       context.setLineDash(kind === "past" ? [3, 5] : []);
       context.lineWidth = 1.5;
       context.beginPath();
-      context.moveTo(one.x * scale - view.x, one.y * scale - view.y);
-      context.lineTo(other.x * scale - view.x, other.y * scale - view.y);
+      const from = across(view, one);
+      let to = across(view, other);
+      if (Math.abs(to - from) > 128 * scale) to += from < to ? -256 * scale : 256 * scale; // the short way
+      context.moveTo(from, one.y * scale - view.y);
+      context.lineTo(to, other.y * scale - view.y);
       context.stroke();
     }
     context.setLineDash([]);
@@ -245,6 +258,7 @@ export const Points = L.Layer.extend({
     const { map, state } = this;
     const scale = 2 ** map.getZoom();
     const origin = map.getPixelOrigin().add(map.containerPointToLayerPoint([0, 0]));
+    const view = { scale, x: origin.x, size: map.getSize() };
     let best = null;
     let least = (touch ? TOUCH_PX : MOUSE_PX) ** 2;
     for (const layer of state.layers) {
@@ -252,7 +266,7 @@ export const Points = L.Layer.extend({
       for (const thing of layer.things.values()) {
         const point = layer.at(thing, state.time);
         if (!point) continue;
-        const away = (point.x * scale - origin.x - place.x) ** 2 + (point.y * scale - origin.y - place.y) ** 2;
+        const away = (across(view, point) - place.x) ** 2 + (point.y * scale - origin.y - place.y) ** 2;
         if (away <= least) {
           least = away;
           best = { layer, key: thing.key, point };

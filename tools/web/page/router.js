@@ -5,7 +5,7 @@ import { get, post } from "./api.js";
 import { BOX, place, wirePath } from "./graph.js";
 
 const NARROW = 700; // pixels, below which the picture goes down instead of across
-const CHARS = 21; // of a name in a box
+const CHARS = 20; // of a name in a box
 const NOTE_CHARS = 28;
 const SAMPLE = 10;
 const WRITABLE = /^\s*(sql|onnx)\s*:/;
