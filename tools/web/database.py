@@ -8,6 +8,7 @@ writes, for consoles that allow it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ _READ_PRAGMAS = frozenset(
     ("user_version", "data_version", "schema_version", "application_id", "encoding", "page_count", "page_size")
 )
 _FUNCTIONS = frozenset(("load_extension", "fts3_tokenizer"))
+_CONTROL = tuple(map(chr, range(32)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +125,14 @@ class Database:
         return found
 
     def tables(self) -> dict[str, Table]:
-        """Return the tables of the user's by name, without those of the node and of SQLite."""
-        listing = (
-            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') ORDER BY name"
-        )
-        names = [name for (name,) in self.query(listing).rows]
-        return {
-            name: self.table(name) for name in names if not is_internal(name) and not fold(name).startswith("sqlite_")
-        }
+        """Return the tables of the user's by name, without those of the node and of SQLite; at most `ROWS_MAX`."""
+        listing = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')"
+        found = {}
+        for name, kind, rowless in self.query(f"{listing} ORDER BY name").rows:
+            if not is_internal(name) and not fold(name).startswith("sqlite_"):
+                with contextlib.suppress(apsw.SQLError):  # a virtual table of an extension that is not here
+                    found[name] = self._table(name, kind, rowless)
+        return found
 
     def table(self, name: str) -> Table:
         """Return one table.
@@ -138,18 +140,18 @@ class Database:
         Raises:
             HttpError: no table has that name.
         """
+        listing = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE"
+        for known in self.query(listing, (name,)).rows:
+            return self._table(*known)
+        raise UnknownError(f"no table {name!r}; GET /api/tables lists them")
+
+    def _table(self, name: str, kind: str, rowless: int) -> Table:
         found = self.query("SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid", (name,)).rows
-        known = self.query(
-            "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (name,)
-        )
-        if not found or not known.rows:
-            raise UnknownError(f"no table {name!r}; GET /api/tables lists them")
         columns = tuple(column for column, _ in found)
         key = tuple(column for column, place in sorted(found, key=lambda each: each[1]) if place)
         taken = {fold(column) for column in columns}
         free = [alias for alias in ("rowid", "_rowid_", "oid") if alias not in taken]
-        rowid = free[0] if free and not known.rows[0][2] and known.rows[0][1] != "view" else ""
-        return Table(str(known.rows[0][0]), columns, key, rowid)
+        return Table(name, columns, key, free[0] if free and not rowless and kind != "view" else "")
 
     def page(
         self,
@@ -276,7 +278,7 @@ def _read(db: apsw.Connection, sql: str, values: Sequence[Any], *, rows_max: int
     try:
         cursor.execute(sql, tuple(values))
         for row in cursor:
-            size += sum(map(getsizeof, row))
+            size += sum(map(_cost, row))
             if len(rows) >= rows_max or size > BYTES_MAX:
                 more = True
                 break
@@ -285,6 +287,14 @@ def _read(db: apsw.Connection, sql: str, values: Sequence[Any], *, rows_max: int
         cursor.close(force=True)
         db.set_progress_handler(None)
     return Rows(columns[0] if columns else (), rows, more)
+
+
+def _cost(value: Any) -> int:
+    """Return the bytes of a value in Python, or in JSON, where a control character takes six."""
+    size = getsizeof(value)
+    if type(value) is str and not value.isprintable():
+        size += 5 * sum(map(value.count, _CONTROL))
+    return size
 
 
 def _refusal(error: apsw.Error | MemoryError) -> HttpError:

@@ -235,11 +235,21 @@ async def _receive(connection: _Connection) -> Request | None:
         match event:
             case h11.Request():
                 head = event
+                _check_length(head)
                 async with asyncio.timeout(REQUEST_S_MAX):
                     await _read_body(connection, body)
                 return _request(head, bytes(body))
             case _:
                 return None
+
+
+def _check_length(head: h11.Request) -> None:
+    """Refuse a body that is too long before it is sent, and one whose end a proxy may see at another place (RFC 9112, 6.1)."""
+    declared = {name: value for name, value in head.headers if name in (b"content-length", b"transfer-encoding")}
+    if len(declared) > 1:
+        raise HttpError("give Content-Length or Transfer-Encoding, not both")
+    if int(declared.get(b"content-length", 0)) > BODY_BYTES_MAX:
+        raise HttpError(f"the body is larger than {BODY_BYTES_MAX:,} bytes", 413)
 
 
 async def _read_body(connection: _Connection, body: bytearray) -> None:
@@ -267,12 +277,12 @@ async def _next_event(connection: _Connection) -> Any:
 
 def _request(head: h11.Request, body: bytes) -> Request:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-    target = urlsplit(head.target.decode("latin-1"))
     try:
+        target = urlsplit(head.target.decode("latin-1"))
         query = parse_qs(target.query, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
         unquote(target.path, errors="strict")
     except ValueError as error:
-        raise HttpError(f"the address has more than {FIELDS_MAX} fields, or is not UTF-8") from error
+        raise HttpError(f"the address is none, has more than {FIELDS_MAX} fields, or is not UTF-8") from error
     return Request(head.method.decode("latin-1"), target.path, query, headers, body)
 
 

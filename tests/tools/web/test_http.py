@@ -157,6 +157,24 @@ def test_fields_of_query_have_a_limit():
     assert status_of(served(lambda port: talk(port, fields(FIELDS_MAX + 1)))) == 400
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET http://[x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 400),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n",
+            400,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", 413),
+    ],
+)
+def test_request_that_two_servers_may_read_differently_is_refused(data, status):
+    answer = served(lambda port: talk(port, data, end=False))
+    assert status_of(answer) == status
+    assert answer.count(b"Content-Type:") == 1  # what follows it is no request
+
+
 def test_idle_connection_makes_room_for_another(monkeypatch):
     monkeypatch.setattr(http, "CONNECTIONS_MAX", 3)
     assert CONNECTIONS_MAX >= 100

@@ -11,6 +11,7 @@ import { miniature } from "./mesh.js";
 import { PALETTE, RAMP, isDark, style } from "./theme.js";
 
 const FOUND_MAX = 40;
+const LAYERS_MAX = 64; // tables of one stream; further layers are hidden at first
 const SPEEDS = 300; // positions of the slider while it plays, a tenth of a second each
 const STALE = [
   [-1, "auto"],
@@ -152,7 +153,7 @@ export class MapView {
     this.layers = tables.map((table, number) => {
       const old = before.get(table.name);
       if (old && JSON.stringify(old.info) === JSON.stringify(table.layer)) return old;
-      return new Layer(table, number % PALETTE.length);
+      return Object.assign(new Layer(table, number % PALETTE.length), { visible: number < LAYERS_MAX });
     });
     this.follow();
     const wanted = this.layers.filter((layer) => layer.visible && !layer.version);
@@ -171,7 +172,9 @@ export class MapView {
   }
 
   follow() {
-    this.app.follow(this.layers.filter((layer) => layer.visible).map((layer) => layer.table));
+    const tables = this.layers.filter((layer) => layer.visible).map((layer) => layer.table);
+    if (tables.length > LAYERS_MAX) this.app.say(`${tables.length} layers are shown; the first ${LAYERS_MAX} of them follow their changes`, true);
+    this.app.follow(tables.slice(0, LAYERS_MAX));
   }
 
   fit() {
