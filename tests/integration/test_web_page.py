@@ -664,8 +664,6 @@ def test_report_of_a_simulation_plays_it_without_a_server(browser, tmp_path):
         islands.add(page.locator("#replay svg.mesh .island").count())
         page.keyboard.press("ArrowRight")  # the slider keeps the focus while the picture is drawn again
     assert {1, 2} <= islands
-    page.add_script_tag(path=str(AXE))
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
-    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    assert serious_findings(page) == []
     assert (errors, len(requests)) == ([], 1)
     page.close()
