@@ -275,7 +275,7 @@ def test_points_of_every_form_are_on_the_map(page, fleet):
     )
 
 
-def test_points_on_both_sides_of_180_degrees_are_side_by_side(page, fleet):
+def test_points_across_180_degrees_are_side_by_side(page, fleet):
     first = fleet[0]
     first.sql("CREATE TABLE boats(name TEXT PRIMARY KEY, lat REAL, lon REAL)")
     first.sql("INSERT INTO boats VALUES('west', -17, 179.5), ('east', -17, -179.5), ('no fix', 91, 181)")

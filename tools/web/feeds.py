@@ -55,7 +55,7 @@ def event(name: str, data: str, identity: str = "") -> bytes:
 
 
 class Changes:
-    """A page of changes of one table, as lines of JSON. What its subscribers send is made once, and they share it."""
+    """A page of changes of one table, as lines of JSON. The events with them are made once, and subscribers share these."""
 
     def __init__(self, table: str, lines: list[str]) -> None:
         self.table = table

@@ -282,7 +282,7 @@ def _request(head: h11.Request, body: bytes) -> Request:
         query = parse_qs(target.query, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
         unquote(target.path, errors="strict")
     except ValueError as error:
-        raise HttpError(f"the address is none, has more than {FIELDS_MAX} fields, or is not UTF-8") from error
+        raise HttpError(f"the address cannot be read: it has more than {FIELDS_MAX} fields, or is not UTF-8") from error
     return Request(head.method.decode("latin-1"), target.path, query, headers, body)
 
 

@@ -54,7 +54,7 @@ def test_trace_of_many_nodes_is_thinned_by_its_bytes(recorded, monkeypatch):
         assert len(times(path)) == kept
 
 
-def test_replay_has_the_moments_and_no_text_of_the_trace(recorded, tmp_path, monkeypatch):
+def test_replay_has_the_moments_and_no_markup(recorded, tmp_path, monkeypatch):
     (tmp_path / "replay.js").write_text("start()")
     (tmp_path / "replay.css").write_text(":host{}")
     monkeypatch.setattr(trace, "STATIC", tmp_path)
@@ -66,7 +66,7 @@ def test_replay_has_the_moments_and_no_text_of_the_trace(recorded, tmp_path, mon
     assert "<script>start()</script>" in html
 
 
-def test_replay_is_left_out_where_the_page_is_not_bundled(recorded, tmp_path, monkeypatch):
+def test_replay_is_left_out_without_a_bundle(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(trace, "STATIC", tmp_path / "absent")
     assert replay_of(recorded(3)) == ""
 
