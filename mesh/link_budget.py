@@ -15,6 +15,8 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mycomesh.mesh.mesh_clock import UNSET_MS
+
 __all__ = ["BUDGET_BYTES_DAY_MIN", "BUDGET_BYTES_S_MIN", "Budget", "DayCount", "LinkBudget"]
 
 HEADER_BYTES = 66  # of one packet: Ethernet 14, IPv4 20, TCP with time stamps 32
@@ -45,7 +47,11 @@ class Budget:
 
 
 class DayCount:
-    """Bytes of the last 24 hours, by hours of Unix time."""
+    """Bytes of the last 24 hours, by hours of Unix time.
+
+    Hours of the future, as a clock that was set back leaves them, count as the present hour: they are over in a day, and setting
+    a clock frees nothing. A clock that was never set does not touch what another run has counted.
+    """
 
     __slots__ = ("_hours",)
 
@@ -58,9 +64,12 @@ class DayCount:
         if hour not in self._hours:
             self._hours = {each: size for each, size in self._hours.items() if each > hour - DAY_HOURS}
         self._hours[hour] = self._hours.get(hour, 0) + count
+        if wall_ms >= UNSET_MS and max(self._hours) > hour:
+            later = [each for each in self._hours if each > hour]
+            self._hours[hour] += sum(self._hours.pop(each) for each in later)
 
     def total(self, wall_ms: int) -> int:
-        """Return the bytes of the last 24 hours. Hours of the future, as a clock that was set back leaves them, count too."""
+        """Return the bytes of the last 24 hours."""
         since = wall_ms // HOUR_MS - DAY_HOURS
         return sum(size for hour, size in self._hours.items() if hour > since)
 

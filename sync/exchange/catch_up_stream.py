@@ -46,6 +46,7 @@ class StreamChunk:
 
     bundle: an encoded bundle.
     rows: how many changes it has.
+    urgent: whether it has rows of urgent tables alone.
     vectors: at the end, the vectors that the peer may take, by table.
     collected: at the end, the clocks up to which tombstones may be missing in the stream, by table.
     published: batches of local writes that were drained on the way.
@@ -54,6 +55,7 @@ class StreamChunk:
 
     bundle: bytes | None = None
     rows: int = 0
+    urgent: bool = False
     vectors: dict[str, Vector] = field(default_factory=dict)
     collected: dict[str, Vector] = field(default_factory=dict)
     published: list[bytes] = field(default_factory=list)
@@ -67,6 +69,7 @@ class CatchUpStream:
         """Prepare a stream to a peer that covers the vectors `have`, by table."""
         self._replica = replica
         self._rank = replica.priority.rank
+        self._bytes_max = FEED_BYTES_MAX  # of the next chunk
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def estimate(self) -> int:
@@ -79,9 +82,10 @@ class CatchUpStream:
             for site, window in unit.vouched.missing_from(sent)
         )
 
-    def next(self, wall_ms: int) -> StreamChunk:
-        """Return the next chunk; after a `DatabaseError` the same call can be repeated."""
+    def next(self, wall_ms: int, bytes_max: int = FEED_BYTES_MAX) -> StreamChunk:
+        """Return the next chunk, of at most so many bytes or one row; after a `DatabaseError` the same call can be repeated."""
         chunk = StreamChunk()
+        self._bytes_max = bytes_max
         chunk.published = self._replica.outbox.read_drained(wall_ms, lambda: self._read(chunk))
         for name, site, after, reached in chunk.windows:
             self._sent[name].add(site, after, reached)
@@ -113,7 +117,7 @@ class CatchUpStream:
                     window[0],
                     window[1],
                     rows_max=rows_max - chunk.rows,
-                    bytes_max=FEED_BYTES_MAX - size,
+                    bytes_max=self._bytes_max - size,
                 )
                 chunk.windows.append((name, site, window[0], reached))
                 if groups:
@@ -121,13 +125,13 @@ class CatchUpStream:
                     section.ranges.append((site, window[0], reached))
                 chunk.rows += rows
                 size += weight
-                if reached != window[1] or chunk.rows >= rows_max or size >= FEED_BYTES_MAX:
-                    chunk.bundle = self._encode([*sections, section])
+                if reached != window[1] or chunk.rows >= rows_max or size >= self._bytes_max:
+                    self._finish(chunk, [*sections, section])
                     return
             if section.groups:
                 sections.append(section)
         if sections:
-            chunk.bundle = self._encode(sections)
+            self._finish(chunk, sections)
             return
         units = {name: registry.unit(name) for name in self._sent}
         chunk.vectors = {name: Vector() if unit is None else unit.vouched for name, unit in units.items()}
@@ -135,12 +139,13 @@ class CatchUpStream:
             name: Vector() if unit is None else tombstones.watermarks(unit) for name, unit in units.items()
         }
 
-    def _encode(self, sections: list[Section]) -> bytes:
-        """Return a bundle of sections, those of signed tables with the proofs of their changes."""
+    def _finish(self, chunk: StreamChunk, sections: list[Section]) -> None:
+        """Encode the sections of a chunk, those of signed tables with the proofs of their changes."""
         signers: dict[bytes, None] = {}
         for section in sections:
             table = self._replica.tables.get(section.table)
             seals = None if table is None else table.seals  # no area is of a signed table
             if seals is not None:
                 signers |= dict.fromkeys(seals.attach(section))
-        return Bundle(sections, list(signers)).encode()
+        chunk.bundle = Bundle(sections, list(signers)).encode()
+        chunk.urgent = all(self._replica.priority.is_urgent(section.table) for section in sections)

@@ -206,7 +206,7 @@ class Exchange:
         times = [link.compare_at for link in self._links.values()]
         parts = (
             self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
-            self._purges, self._retention, self._releases,
+            self._purges, self._retention, self._releases, self._server,
         )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
@@ -392,7 +392,7 @@ class Exchange:
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._server.on_vectors(number, readable, turn)
             case wire.Ack(acked):
-                self._links[number].window.on_ack(acked)
+                self._links[number].window.on_ack(acked, turn.now_ms)
             case wire.AuditRequest():
                 self._on_audit_request(number, message, turn)
             case wire.CoverageRequest() | wire.CoverageReply():
@@ -429,7 +429,7 @@ class Exchange:
     ) -> None:
         match message:
             case wire.Plan(changes):
-                self._fetcher.on_plan(number, changes)
+                self._fetcher.on_plan(number, changes, turn.now_ms)
             case wire.Chunk(bundle):
                 applied = self._fetcher.on_chunk(number, bundle, size, turn)
                 if applied is not None:
@@ -453,7 +453,8 @@ class Exchange:
         tables = [(name, *digest) for name, digest in self._links[number].sent.items()]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
-        turn.send(number, wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer))
+        message = wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer)
+        turn.send(number, message, urgent=self._links[number].compared_at is None and self._replica.priority.has_urgent)
 
     def _digests_for(self, number: int) -> dict[str, tuple[bytes, bytes]]:
         """Return the digests of the tables that the peer of a link may read."""
@@ -496,6 +497,7 @@ class Exchange:
             self._try_file,
             self._drain_if_due,
             self._fetcher.on_timer,
+            self._server.on_timer,
             self._purges.on_timer,
             self._retention.on_timer,
             self._tombstone_gc.on_timer,

@@ -205,7 +205,8 @@ class Fetcher:
             self._claims[name] = number, turn.now_ms
             link.requested[name] = link.digests[name][0]
         link.round = _Round({name: self._has_entries(name) for name in wanted}, turn.now_ms, notified_at=turn.now_ms)
-        turn.send(number, wire.Vectors(tuple((name, self._covered_from(name, link.peer)) for name in wanted)))
+        vectors = wire.Vectors(tuple((name, self._covered_from(name, link.peer)) for name in wanted))
+        turn.send(number, vectors, urgent=link.first and self._replica.priority.has_urgent)
         self._due_at[number] = turn.now_ms + self._config.stall_ms
 
     def _vectors(self) -> dict[str, bytes]:
@@ -259,11 +260,13 @@ class Fetcher:
 
     # ---- answers
 
-    def on_plan(self, number: int, changes: int) -> None:
-        """Note about how many changes the stream will have."""
+    def on_plan(self, number: int, changes: int, now_ms: int) -> None:
+        """Note about how many changes the stream will have; a later one shows that a stream which waits goes on."""
         current = self._links[number].round
         if current is not None:
-            current.expected = changes
+            current.expected = current.rows + changes
+            if current.abandoned:
+                self._due_at[number] = now_ms + self._config.dead_ms
 
     def on_chunk(self, number: int, bundle: bytes, size: int, turn: Turn) -> Applied | None:
         """Apply one chunk, which had `size` bytes on the wire; return None if it was not applied."""

@@ -167,7 +167,7 @@ class RepairSchedule:
             )
         )
         for reply in replies:
-            link.window.record_sent(turn.send(number, wire.RepairRows(reply, final=True)))
+            link.window.record_sent(turn.send(number, wire.RepairRows(reply, final=True)), turn.now_ms)
         return applied
 
     # ---- both sides
@@ -195,7 +195,7 @@ class RepairSchedule:
         for message in messages:
             size = turn.send(number, message)
             if isinstance(message, wire.RepairRows):
-                link.window.record_sent(size)
+                link.window.record_sent(size, turn.now_ms)
         if repair.done:
             link.repairs.pop(0)
 

@@ -14,10 +14,13 @@ from mycomesh.sync.exchange.catch_up_stream import CatchUpStream, fitting
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 
 __all__ = ["CatchUpServer"]
 
+# While a stream waits for acknowledgements, as on a link whose budget is spent, the peer learns this often that it goes on.
+KEEP_MS = 60_000
 # Chunks in one step. A step occupies the SQL thread for some 15 ms; then other work has its turn.
 STEP_CHUNKS = 4
 # A peer may request rows again: if its file is locked, it cannot apply a chunk and retries at growing intervals.
@@ -30,6 +33,7 @@ class _Link:
     window: SendWindow
     repeats: TokenBucket
     stream: CatchUpStream | None = None
+    kept_ms: int = 0  # when the peer last learned that its stream goes on
     delivered: dict[str, Vector] = field(default_factory=dict)  # vectors of the streams that this peer received whole
     rows: int = 0
 
@@ -80,9 +84,22 @@ class CatchUpServer:
             turn.drop(number, "requests the same rows too often")
             return
         link.stream = CatchUpStream(self._replica, {name: vectors[name] for name in fitting(self._replica, vectors)})
+        link.kept_ms = turn.now_ms
         changes = link.stream.estimate()
         if changes:
             turn.send(number, wire.Plan(changes))
+
+    def next_deadline(self) -> int | None:
+        """Return when `on_timer` is due."""
+        return min((link.kept_ms + KEEP_MS for link in self._links.values() if link.stream is not None), default=None)
+
+    def on_timer(self, turn: Turn) -> None:
+        """Tell peers whose streams wait that these go on: else they take the link for dead."""
+        for number, link in sorted(self._links.items()):
+            if link.stream is not None and turn.now_ms >= link.kept_ms + KEEP_MS:
+                link.kept_ms, since_ms = turn.now_ms, link.window.waiting_since
+                if since_ms is not None and turn.now_ms >= since_ms + KEEP_MS:
+                    turn.send(number, wire.Plan(link.stream.estimate()), urgent=True)
 
     def step(self, turn: Turn) -> None:
         """Send up to `STEP_CHUNKS` chunks on every link whose window has room.
@@ -104,7 +121,7 @@ class CatchUpServer:
             raise refusal
 
     def _send_next(self, number: int, link: _Link, stream: CatchUpStream, turn: Turn) -> None:
-        chunk = stream.next(turn.wall_ms)
+        chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.size))
         turn.publish(chunk.published)
         if chunk.bundle is None:
             link.stream = None
@@ -112,4 +129,4 @@ class CatchUpServer:
             turn.send(number, wire.Done(tuple(sorted(chunk.vectors.items())), tuple(sorted(chunk.collected.items()))))
             return
         link.rows += chunk.rows
-        link.window.record_sent(turn.send(number, wire.Chunk(chunk.bundle)))
+        link.window.record_sent(turn.send(number, wire.Chunk(chunk.bundle), urgent=chunk.urgent), turn.now_ms)

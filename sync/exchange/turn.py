@@ -12,8 +12,8 @@ from mycomesh.sync.wire.parts import cut
 
 __all__ = ["Turn", "publish_actions"]
 
-# Priorities of live batches. Messages of rounds use the default of `Send`, which comes after both.
-URGENT, FRESH = 0, 1
+# Priorities: of live batches, and of most messages of rounds.
+URGENT, FRESH, ROUND = 0, 1, 2
 
 
 def publish_actions(batches: list[bytes]) -> list[Action]:
@@ -31,12 +31,16 @@ class Turn:
     changed: bool = False  # a change was stamped or merged: compare with the peers once changes have settled
     covered_more: bool = False  # a round has extended a vector: send digests to every peer at once
 
-    def send(self, link: int, message: wire.Message) -> int:
-        """Send one message on one link, in parts if it is long; return its size in bytes."""
+    def send(self, link: int, message: wire.Message, *, urgent: bool = False) -> int:
+        """Send one message on one link, in parts if it is long; return its size in bytes.
+
+        An `urgent` one may overtake others that were sent before it, and waits for no budget.
+        """
         size = 0
         for piece in cut(message):
             payload = wire.encode(piece)
-            self.actions.append(Send(link, payload, optional=isinstance(piece, wire.Part)))
+            priority = URGENT if urgent else ROUND
+            self.actions.append(Send(link, payload, priority, optional=isinstance(piece, wire.Part)))
             size += len(payload)
         return size
 

@@ -33,8 +33,13 @@ class Priority:
         self._patterns = tuple(map(fold, patterns))
 
     def is_urgent(self, name: str) -> bool:
-        """Return True if the table of that canonical name goes first."""
+        """Return True if the table of that canonical name goes first; of none without a pattern."""
         return self.rank(name) < len(self._patterns)
+
+    @property
+    def has_urgent(self) -> bool:
+        """True if some table may be urgent."""
+        return bool(self._patterns)
 
     def rank(self, name: str) -> int:
         """Return the place of a table among the urgent ones: that of its first pattern; all others have the same, last place.

@@ -83,6 +83,25 @@ def test_the_count_of_a_day_forgets_by_the_hour():
     assert day.total(20 * HOUR_MS) >= DAY_HOURS * 10, "a clock that is set back frees nothing"
 
 
+def test_clock_that_was_a_year_ahead_blocks_one_day():
+    day, now, year = DayCount(), 500_000 * HOUR_MS, 365 * DAY_HOURS * HOUR_MS
+    day.add(10, now + year)
+    day.add(1, now)  # the clock was set back
+    assert day.total(now) == 11
+    assert DayCount(day.hours()).total(now + (DAY_HOURS - 1) * HOUR_MS) == 11
+    day.add(1, now + DAY_HOURS * HOUR_MS)
+    assert day.total(now + DAY_HOURS * HOUR_MS) == 1
+
+
+def test_clock_that_was_never_set_keeps_the_day():
+    now = 500_000 * HOUR_MS
+    day = DayCount([(now // HOUR_MS, 10)])
+    day.add(1, HOUR_MS)  # the machine has started in 1970
+    assert day.total(HOUR_MS) == 11
+    day.add(1, now)
+    assert day.total(now) == 11, "what went in 1970 is forgotten"
+
+
 @pytest.mark.parametrize("limited", [0, 1])
 def test_bulk_in_either_direction_keeps_to_the_rate(limited):
     budgets = [None, None]

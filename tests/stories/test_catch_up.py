@@ -91,7 +91,7 @@ def test_people_hear_how_far_a_long_catch_up_is(world_of, monkeypatch):
     one, late = world.nodes
     world.write(one, FILL, 800, 4_000)
     world.link(one, late)
-    world.run(5_500)
+    world.run(13_500)
     (status,) = late.exchange.links(world.now)
     assert status.fetching
     assert 0 < status.progress.rows < status.progress.expected == 802

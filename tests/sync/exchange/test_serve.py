@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.exchange.flow_control import WINDOW_BYTES
+from mycomesh.sync.exchange.flow_control import WINDOW_BYTES, WINDOW_MIN
+from mycomesh.sync.exchange.serve import KEEP_MS
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 from tests.sync.attackers import unharmed
@@ -20,7 +21,7 @@ def test_endless_requests_are_bounded_by_acknowledgements(attacked):
     world, node, liar = attacked
     world.write(node, INCOMPRESSIBLE, NOISE)
     liar.say(wire.Vectors((("t", Vector()),)), ms=5_000)
-    assert WINDOW_BYTES <= chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
+    assert WINDOW_MIN <= chunk_bytes(liar) < WINDOW_MIN + FEED_BYTES_MAX
     (status,) = [status for status in node.exchange.links() if status.peer == liar.PEER]
     assert status.streaming
     unharmed(world, 3_000 + NOISE)  # nobody waits for the one that never acknowledges
@@ -61,4 +62,28 @@ def test_acknowledging_what_was_never_sent_ends_the_link(attacked, size):
     world, _, liar = attacked
     liar.say(wire.Ack(size))
     assert liar.dropped() == ["protocol error: acknowledges more than was sent"]
+    unharmed(world)
+
+
+def test_peer_learns_that_a_waiting_stream_goes_on(attacked):
+    world, node, liar = attacked
+    world.write(node, INCOMPRESSIBLE, NOISE)
+    liar.say(wire.Vectors((("t", Vector()),)), ms=5_000)
+    begun = world.now
+    world.run(4 * KEEP_MS)
+    plans = [
+        at
+        for at, link, payload in node.sent
+        if link == liar.link and at > begun and isinstance(wire.decode(payload), wire.Plan)
+    ]
+    assert 3 <= len(plans) <= 4
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_round_that_waits_keeps_its_link(attacked, goes_on):
+    world, _, liar = attacked
+    liar.say(wire.Digests((("t", b"other ve", bytes(16)),)))
+    for _ in range(8):
+        liar.say(*[wire.Plan(5)] * goes_on, ms=KEEP_MS)
+    assert liar.dropped() == ([] if goes_on else ["its round has brought nothing for 300 s"])
     unharmed(world)

@@ -7,13 +7,14 @@ import random
 
 import pytest
 
-from mycomesh.sync.events import CommitSeen, Publish
+from mycomesh.sync.events import CommitSeen, CompareRequested, LinkOpened, MessageReceived, Publish, Send
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication import priority
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.peers import Peer
 
@@ -133,8 +134,11 @@ def test_a_returning_node_gets_urgent_rows_first_and_alone(peer_of):
     one.sql(BOTH)
     one.drain()
     stream = CatchUpStream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
-    chunks = [tables_of(stream.next(one.wall_ms).bundle), tables_of(stream.next(one.wall_ms).bundle)]
-    assert chunks == [["alerts"], ["aaa", "bulk"]]
+    chunks = [stream.next(one.wall_ms), stream.next(one.wall_ms)]
+    assert [(tables_of(chunk.bundle), chunk.urgent) for chunk in chunks] == [
+        (["alerts"], True),
+        (["aaa", "bulk"], False),
+    ]
     assert stream.next(one.wall_ms).bundle is None
 
 
@@ -173,3 +177,18 @@ def test_a_transaction_over_many_tables_is_several_batches(peer_of, monkeypatch,
     found = published(peer)
     assert len(found) == batches
     assert sorted(name for _, names in found for name in names) == [f"t{number}" for number in range(tables)]
+
+
+@pytest.mark.parametrize("urgent", [(), ("alerts",)])
+def test_first_comparison_waits_for_no_budget(peer_of, urgent):
+    peer = peer_of(*urgent)
+    peer.sql(SCHEMA)
+    peer.drain()
+    exchange = Exchange(peer.replica, rng=random.Random(1), config=ExchangeConfig())
+    first = exchange.handle(LinkOpened(1, b"p" * 16), 1_000, peer.wall_ms)
+    assert [action.priority for action in first if isinstance(action, Send)] == [0 if urgent else 2]
+    other = wire.encode(wire.Digests((("bulk", bytes(8), bytes(16)),)))
+    asked = exchange.handle(MessageReceived(1, other), 2_500, peer.wall_ms)
+    assert [action.priority for action in asked if isinstance(action, Send)] == [0 if urgent else 2]
+    later = exchange.handle(CompareRequested(), 3_000, peer.wall_ms)
+    assert [action.priority for action in later if isinstance(action, Send)] == [2]
