@@ -25,6 +25,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.storage.change_log import changes_name
 from mycomesh.sync.storage.insert_runs import runs_name
+from mycomesh.sync.storage.internal_tables import has_rare
 from mycomesh.sync.storage.pending_log import key_names, pending_name, word_names
 from mycomesh.sync.storage.seals import seals_name
 from mycomesh.sync.storage.table import Table
@@ -164,8 +165,9 @@ def remove_internal(db: Any, table_id: int) -> None:
     logs = (pending_name(table_id), changes_name(table_id), runs_name(table_id))
     for name in (*logs, seals_name(table_id)):
         db.execute(f"DROP TABLE IF EXISTS {name}")
-    for name in ("collected", "held", "moved", "parked", "sweeps"):
-        db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
+    rare = [name for name in ("mycomesh_collected", "mycomesh_moved", "mycomesh_sweeps") if has_rare(db, name)]
+    for name in ("mycomesh_held", "mycomesh_parked", *rare):
+        db.execute(f"DELETE FROM {name} WHERE id = ?", (table_id,))
     keys = (
         keep_both_key(table_id),
         f"shed/{table_id}",

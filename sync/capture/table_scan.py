@@ -23,6 +23,7 @@ from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
+from mycomesh.sync.storage.internal_tables import create_rare, has_rare
 from mycomesh.sync.storage.pending_log import (
     AT_EARLY,
     AT_UNKNOWN,
@@ -58,6 +59,7 @@ __all__ = [
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
 # Comparing a row with its entries, or stamping an update, takes as long as stamping this many new rows.
 _COMPARED_WEIGHT = 16
+_POSITIONS = "mycomesh_sweeps"
 _HELD_ROWS = 500  # rows of `mycomesh_held` that are read at a time
 _REFUSED = "refused before; its record was deleted"
 
@@ -102,6 +104,7 @@ def begin(table: Table, *, backfill: Backfill = Backfill.NONE, written: Sequence
         written: columns that count as changed in every row. No entry owns them, so there is nothing to compare them with.
     """
     db = table.store.db
+    create_rare(db, _POSITIONS)
     found = db.execute("SELECT adopting, written FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone()
     if found is not None:
         backfill = Backfill(found[0]) or backfill
@@ -120,7 +123,7 @@ def begin_for_lost_records(tables: Iterable[Table], lost: Collection[str]) -> No
     for table in tables:
         if "mycomesh_parked" in lost:
             restore_parked(table)
-        if {"mycomesh_sweeps", pending_name(table.table_id)} & {*lost}:
+        if {_POSITIONS, pending_name(table.table_id)} & {*lost}:
             begin(table)
 
 
@@ -141,11 +144,15 @@ def recheck_pending(table: Table) -> bool:
 
 def active_ids(db: Any) -> set[int]:
     """Return the ids of the tables that have a scan in progress."""
+    if not has_rare(db, _POSITIONS):
+        return set()
     return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
 def is_adopting(table: Table) -> bool:
     """Return True if the table has rows from before the mesh that no scan has logged yet."""
+    if not has_rare(table.store.db, _POSITIONS):
+        return False
     listing = "SELECT 1 FROM mycomesh_sweeps WHERE id = ? AND adopting = ?"
     return table.store.db.execute(listing, (table.table_id, Backfill.EARLY)).fetchone() is not None
 

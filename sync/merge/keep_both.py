@@ -23,6 +23,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import StoredEntry
+from mycomesh.sync.storage.internal_tables import create_rare, has_rare
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import INSERT_KEY_SIZE, Table
 from mycomesh.sync.wire.bundle import Kind, Section
@@ -38,6 +39,7 @@ __all__ = [
     "convert",
     "deleted_up_to",
     "forget_changed_ids",
+    "has_assigned",
     "has_changed_ids",
     "has_other_key_form",
     "id_to_settle",
@@ -56,6 +58,7 @@ LEGACY_KEY_SIZE = 1 + 8
 _LEGACY = b"\x01"
 _IDS = 1 << 52  # programs that read ids as doubles keep them exact
 _BATCH = 500
+_REASSIGNED = "mycomesh_moved"
 # Ids that have changed and that one pass over the children follows; each step of the pass reads them in 1 ms.
 CHANGED_IDS_MAX = 1_024
 _NUMBER_DIGITS = 12
@@ -165,10 +168,12 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
 def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignment | None) -> None:
     """Record that `row`, known as `before` until now, is visible under an assigned id, or not visible (None)."""
     db = table.store.db
-    db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
+    if has_rare(db, _REASSIGNED):
+        db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
     if assignment is None or assignment.id == assignment.wanted:
         return
     winner = assignment.winner or (None, None)
+    create_rare(db, _REASSIGNED)
     db.execute("INSERT INTO mycomesh_moved VALUES(?, ?, ?, ?, ?)", (table.table_id, row, assignment.wanted, *winner))
     stored = _claim_entry(RowView.read(table, row))
     if assignment.winner is None or stored is None:
@@ -180,12 +185,21 @@ def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignm
     table.pending.look_again(row)
 
 
+def has_assigned(table: Table) -> bool:
+    """Return True if some row of the table is visible under another id than it wants."""
+    listing = "SELECT 1 FROM mycomesh_moved WHERE id = ? LIMIT 1"
+    db = table.store.db
+    return has_rare(db, _REASSIGNED) and db.execute(listing, (table.table_id,)).fetchone() is not None
+
+
 def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
     """Check up to `limit` rows after a row that are visible under another id than they want.
 
     Returns the rows to try again, because they or the row that won the id are gone or the winner is not known; how many rows
     were checked; and the last of them.
     """
+    if not has_rare(table.store.db, _REASSIGNED):
+        return [], 0, after
     start, parameters = ("", ()) if after is None else ("AND row > ?", (after,))
     listing = f"SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? {start} ORDER BY row LIMIT ?"
     found = table.store.db.execute(listing, (table.table_id, *parameters, limit)).fetchall()
@@ -252,8 +266,10 @@ def legacy_id(key: bytes) -> int:
 
 def rows_wanting(table: Table, wanted: int) -> list[Row]:
     """Return the visible rows that want an id: the row that has it, and those that are visible under another id."""
-    listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
-    rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
+    rows: list[Row] = []
+    if has_rare(table.store.db, _REASSIGNED):
+        listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
+        rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
     views = [RowView.read(table, row) for row in [wanted, *rows]]
     return [view.row for view in views if view.visible and view.owned().get(table.spec.id_column) == wanted]
 

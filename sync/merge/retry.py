@@ -87,11 +87,11 @@ class RetryQueue:
             self._passes[table.table_id] = _Pass()
 
     def _has_rows(self, table: Table) -> bool:
-        found = self._store.db.execute(
-            "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
-            (table.table_id,),
-        ).fetchone()
-        return found is not None or (table.spec.id_column != "" and keep_both.has_changed_ids(table))
+        listing = "SELECT 1 FROM mycomesh_parked WHERE id = ? LIMIT 1"
+        parked = self._store.db.execute(listing, (table.table_id,)).fetchone() is not None
+        if parked or keep_both.has_assigned(table):
+            return True
+        return table.spec.id_column != "" and keep_both.has_changed_ids(table)
 
     def step(self, tables: Iterable[Table], budget: int) -> int:
         """Try up to `budget` rows again, over all tables; return the budget that is left. Runs inside a transaction."""

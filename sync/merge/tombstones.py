@@ -19,6 +19,7 @@ from mycomesh.sync.merge.merged import Merged
 from mycomesh.sync.merge.work_budget import WorkBudget
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry
+from mycomesh.sync.storage.internal_tables import create_rare, has_rare
 from mycomesh.sync.storage.large_rows import bytes_of
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
@@ -36,6 +37,8 @@ __all__ = [
     "watermarks",
     "write_again",
 ]
+
+_WATERMARKS = "mycomesh_collected"
 
 
 def newest_hlc(table: Table) -> int:
@@ -70,6 +73,8 @@ def collect(table: Table, stable: int, limit: int) -> int:
 def watermarks(unit: Unit) -> Vector:
     """Return the GC watermarks of a unit: for each site `(0, hlc]`."""
     table = unit.table
+    if not has_rare(table.store.db, _WATERMARKS):
+        return Vector()
     listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
     found = table.store.db.execute(listing, (table.table_id,)).fetchall()
     return Vector({table.store.site(number): [(0, hlc)] for number, hlc in found if unit.has_number(number)})
@@ -91,6 +96,7 @@ def raise_watermarks(unit: Unit, watermarks: Vector) -> None:
 
 
 def _raise_watermark(table: Table, site_number: int, hlc: int) -> None:
+    create_rare(table.store.db, _WATERMARKS)
     table.store.db.execute(
         "INSERT INTO mycomesh_collected VALUES(?, ?, ?) ON CONFLICT(id, place) DO UPDATE SET hlc = max(hlc, excluded.hlc)",
         (table.table_id, site_number, hlc),

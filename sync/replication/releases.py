@@ -17,6 +17,7 @@ from mycomesh.sync.merge.release import release_rows
 from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.storage.internal_tables import has_rare
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.unit import Unit
 
@@ -75,10 +76,11 @@ class Releases:
             coverage.cut(site, 0)
         coverage.loss = object()
         areas.forget_vectors(unit.area)
-        self._store.db.executemany(
-            "DELETE FROM mycomesh_collected WHERE id = ? AND place = ?",
-            [(unit.table.table_id, number) for number in numbers],
-        )
+        if has_rare(self._store.db, "mycomesh_collected"):
+            self._store.db.executemany(
+                "DELETE FROM mycomesh_collected WHERE id = ? AND place = ?",
+                [(unit.table.table_id, number) for number in numbers],
+            )
         return True
 
     def step(self, unit: Unit, wall_ms: int) -> ReleaseStep:

@@ -16,9 +16,11 @@ from typing import Any
 
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable
+from mycomesh.sync.storage.internal_tables import create_rare, has_rare
 
 __all__ = ["Names", "distinct_names", "free_name"]
 
+_RECORDS = "mycomesh_names"
 _TABLE = ""  # in place of a column: the table itself
 
 
@@ -29,9 +31,10 @@ class Names:
         self._db = db
         # By canonical name of a table: the canonical name of a column, or `_TABLE`, and the name here.
         self._records: dict[str, dict[str, str]] = {}
-        listing = "SELECT name, mesh, shown FROM mycomesh_names ORDER BY name, mesh"
-        for table, column, here in db.execute(listing):
-            self._records.setdefault(table, {})[column] = here
+        if has_rare(db, _RECORDS):
+            listing = "SELECT name, mesh, shown FROM mycomesh_names ORDER BY name, mesh"
+            for table, column, here in db.execute(listing):
+                self._records.setdefault(table, {})[column] = here
         registered = [name for (name,) in db.execute("SELECT name FROM mycomesh_replicated ORDER BY name")]
         self._canonical: dict[str, str] = {fold(self.table(name)): name for name in {*registered, *self._records}}
 
@@ -85,6 +88,7 @@ class Names:
         self._records[canonical] = after
         others = {here: name for here, name in self._canonical.items() if name != canonical}
         self._canonical = others | {fold(table): canonical}
+        create_rare(self._db, _RECORDS)
         self._db.execute("DELETE FROM mycomesh_names WHERE name = ?", (canonical,))
         self._db.executemany(
             "INSERT INTO mycomesh_names VALUES(?, ?, ?)", [(canonical, name, here) for name, here in after.items()]
@@ -93,13 +97,14 @@ class Names:
     def leave(self, canonical: str, column: str, here: str) -> None:
         """Record the name here of a column that the mesh has dropped and this file still has."""
         self._records.setdefault(canonical, {})[column] = here
+        create_rare(self._db, _RECORDS)
         self._db.execute("INSERT OR REPLACE INTO mycomesh_names VALUES(?, ?, ?)", (canonical, column, here))
 
     def forget(self, canonical: str, columns: Collection[str] | None = None) -> None:
         """Remove the records of columns, or of a whole table."""
         records = self._records.get(canonical, {})
-        for column in list(records) if columns is None else columns:
-            records.pop(column, None)
+        for column in [name for name in records if columns is None or name in columns]:
+            del records[column]
             self._db.execute("DELETE FROM mycomesh_names WHERE name = ? AND mesh = ?", (canonical, column))
         if columns is None:
             self._records.pop(canonical, None)

@@ -17,13 +17,17 @@ from mycomesh.sync.sqlite.identifiers import is_capture_index, is_capture_trigge
 
 __all__ = [
     "LOGS",
+    "RARE",
     "SCHEMA",
     "can_recreate",
+    "create_rare",
     "damaged",
     "definitions",
     "fill_recreated",
     "has_other_tables",
+    "has_rare",
     "left_capture",
+    "mark_rare",
 ]
 
 SCHEMA = """
@@ -31,12 +35,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT R
 CREATE TABLE IF NOT EXISTS mycomesh_sites(place INTEGER PRIMARY KEY, site BLOB NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS mycomesh_replicated(
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, shape TEXT NOT NULL, bits TEXT NOT NULL, known TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS mycomesh_names(
-  name TEXT, mesh TEXT, shown TEXT NOT NULL, PRIMARY KEY(name, mesh)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_vectors(
   id INTEGER, place INTEGER, after INTEGER, upto INTEGER, PRIMARY KEY(id, place, after)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_collected(
-  id INTEGER, place INTEGER, hlc INTEGER NOT NULL, PRIMARY KEY(id, place)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_held(
   id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_schema(name TEXT PRIMARY KEY, kind TEXT, sql TEXT) WITHOUT ROWID;
@@ -44,13 +44,9 @@ CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
   seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
   won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT);
 CREATE INDEX IF NOT EXISTS mycomesh_conflicts_of ON mycomesh_conflicts(table_name, row_key, lost_site, lost_hlc);
-CREATE TABLE IF NOT EXISTS mycomesh_moved(
-  id INTEGER, row INTEGER, wanted INTEGER, place INTEGER, hlc INTEGER, PRIMARY KEY(id, row)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_parked(
   table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
   WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_sweeps(
-  id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB);
 CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
@@ -65,6 +61,17 @@ CREATE TABLE IF NOT EXISTS mycomesh_tables(
   name TEXT PRIMARY KEY, rows INTEGER, hash TEXT, conflicts INTEGER, parked INTEGER, equal_on INTEGER, linked INTEGER,
   note TEXT, as_of TEXT) WITHOUT ROWID;
 """
+
+# Tables that many files never need: `create_rare` makes each at its first row, and `mycomesh_meta` has a mark of it from then on.
+RARE = {
+    "mycomesh_names": "name TEXT, mesh TEXT, shown TEXT NOT NULL, PRIMARY KEY(name, mesh)) WITHOUT ROWID",
+    "mycomesh_collected": "id INTEGER, place INTEGER, hlc INTEGER NOT NULL, PRIMARY KEY(id, place)) WITHOUT ROWID",
+    "mycomesh_moved": (
+        "id INTEGER, row INTEGER, wanted INTEGER, place INTEGER, hlc INTEGER, PRIMARY KEY(id, row)) WITHOUT ROWID"
+    ),
+    "mycomesh_sweeps": "id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB)",
+}
+_RARE_MARK = "made/"  # in mycomesh_meta, before the name of a rare table that was made
 
 # The columns of the logs of one replicated table. A pending log may have more.
 LOGS = {
@@ -89,6 +96,25 @@ def can_recreate(db: Any, name: str) -> bool:
     return _RECREATED.fullmatch(name) is not None
 
 
+def has_rare(db: Any, name: str) -> bool:
+    """Return True if the file has that one of the `RARE` tables."""
+    # Unlike a query of sqlite_schema, this takes the same time in a file of thousands of tables.
+    return db.execute("SELECT 1 FROM pragma_table_info(?, 'main') LIMIT 1", (name,)).fetchone() is not None
+
+
+def create_rare(db: Any, name: str) -> None:
+    """Create that one of the `RARE` tables where the file lacks it; inside a transaction."""
+    if not has_rare(db, name):
+        db.execute(f"CREATE TABLE {name}({RARE[name]}")
+        db.execute("INSERT OR IGNORE INTO mycomesh_meta VALUES(?, 1)", (_RARE_MARK + name,))
+
+
+def mark_rare(db: Any) -> None:
+    """Mark the rare tables of a file of an earlier version, which made them all at once; inside a transaction."""
+    made = [(_RARE_MARK + name,) for name in RARE if has_rare(db, name)]
+    db.executemany("INSERT OR IGNORE INTO mycomesh_meta VALUES(?, 1)", made)
+
+
 def has_other_tables(db: Any) -> bool:
     """Return True if a file that lacks `mycomesh_meta` has other internal tables, so that it was a replica."""
     found = _present(db)
@@ -108,10 +134,12 @@ def damaged(db: Any, *, served: bool = False) -> list[str]:
     A file that is not `served` yet may be of an earlier version, which lacks some.
     """
     found, expected = _present(db), dict(_expected())
+    never_made = {name for name in RARE if name not in found} - _made(db, found)
     wrong = {
         name
         for name, columns in expected.items()
-        if found.get(name) != columns and not (name in _ADDED and name not in found and not served)
+        if found.get(name) != columns
+        and not (name not in found and (name in never_made or (name in _ADDED and not served)))
     }
     if "mycomesh_replicated" not in wrong:
         ids = {_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))}
@@ -164,6 +192,15 @@ def _has_unknown_site(db: Any) -> bool:
     return db.execute(listing).fetchone() is not None
 
 
+def _made(db: Any, found: Collection[str]) -> set[str]:
+    """Return the rare tables that the file once had, by its marks."""
+    if "mycomesh_meta" not in found:
+        return set()
+    listing = "SELECT name FROM mycomesh_meta WHERE name > ? AND name < ?"
+    bounds = (_RARE_MARK, _RARE_MARK[:-1] + chr(ord(_RARE_MARK[-1]) + 1))
+    return {name.removeprefix(_RARE_MARK) for (name,) in db.execute(listing, bounds)}
+
+
 def _present(db: Any) -> dict[str, frozenset[str]]:
     names = [(name, name) for name in definitions(db)]
     found: dict[str, set[str]] = {}
@@ -177,6 +214,8 @@ def _expected() -> dict[str, frozenset[str]]:
     db = apsw.Connection(":memory:")
     for statement in SCHEMA.split(";\n"):
         db.execute(statement)
+    for name in RARE:
+        create_rare(db, name)
     found = _present(db)
     db.close()
     return found

@@ -385,6 +385,9 @@ class Store:
             for statement in internal_tables.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
+            for name in internal_tables.RARE.keys() & {*self.recreated}:
+                internal_tables.create_rare(self.db, name)
+            internal_tables.mark_rare(self.db)
         internal_tables.fill_recreated(self.db, self.recreated)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)

@@ -109,7 +109,8 @@ def _copy(source: Path, target: Path) -> bool:
         for (name,) in copy.execute(PENDING).fetchall():
             if copy.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
                 return False
-        if copy.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone():
+        scans = copy.execute("SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_sweeps'").fetchone()
+        if scans and copy.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone():
             return False  # a table whose existing rows are being stamped
         copy.execute("DELETE FROM mycomesh_meta WHERE name = 'site'")
         for state in ("status", "peers"):  # they describe the node that serves the original

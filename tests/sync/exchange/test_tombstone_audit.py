@@ -63,7 +63,7 @@ def test_one_member_that_lies_removes_no_rows(fleet_of, monkeypatch):
     fleet.run(6 * HOUR)
     for number in (0, 1):
         assert fleet.sql(number, "SELECT count(*) FROM t") == [(20,)]
-        assert fleet.sql(number, "SELECT count(*) FROM mycomesh_collected") == [(0,)]
+        assert fleet.sql(number, "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_collected'") == []
         (doubted,) = {notice.text for notice in fleet.nodes[number].notices if notice.event == "round.doubted"}
         assert doubted.startswith(f"member {liar.peer.node_id.hex()[:8]} reports 20 change(s) of t as deleted")
         assert "'mycomesh accept-drop t'" in notes(fleet, number)["t"]

@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from mycomesh.sync.errors import DatabaseError, FileReplacedError
+from mycomesh.sync.storage.internal_tables import RARE, create_rare
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, content, converge, shell
 from tests.sync.scale import SCALE
@@ -29,12 +30,20 @@ WRITES = (
 NO_MORE = ("changes", "held", "meta", "replicated", "runs", "schema", "sites")
 
 
+def with_rare_tables(peer):
+    """Give the file of a peer, which has to be drained, every table that a node makes at its first row."""
+    with peer.replica.store.transaction():
+        for name in RARE:
+            create_rare(peer.replica.store.db, name)
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
     """(type, name) of everything of the node's own in such a file."""
     peer = Peer(tmp_path_factory.mktemp("ours") / "0.db", 0)
     peer.sql(DDL)
     peer.drain()
+    with_rare_tables(peer)
     listing = (
         "SELECT type, name FROM sqlite_schema WHERE name GLOB 'mycomesh_*' AND sql IS NOT NULL ORDER BY type, name"
     )
@@ -56,8 +65,9 @@ def template(tmp_path_factory):
     two.sql("INSERT INTO t VALUES(11, 'dup', 1); DELETE FROM t WHERE id = 3")
     converge([one, two])
     assert len(one.recorded("mycomesh_parked")) == 1
-    one.close()
-    two.close()
+    for peer in (one, two):
+        with_rare_tables(peer)
+        peer.close()
     return folder
 
 
@@ -238,9 +248,24 @@ def test_deleting_a_parked_record_deletes_no_row(filled):
     two.close()
 
 
+def test_a_file_of_an_earlier_version_has_its_rare_tables_missed(tmp_path):
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.sql(DDL)
+    peer.drain()
+    assert peer.sql("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*'") == [(26,)]
+    peer.close()
+    peer.shell(";".join(f"CREATE TABLE {name}({rest}" for name, rest in RARE.items()) + ";")  # as it made them
+    peer.open()
+    shell(peer.path, "DROP TABLE mycomesh_moved;")
+    with pytest.raises(FileReplacedError, match="mycomesh_moved was dropped or altered while it was"):
+        peer.drain()
+    peer.close()
+
+
 def test_an_exchange_survives_dropped_tables_and_the_next_reports(tmp_path):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
+    with_rare_tables(one.peer)
     world.write(one, f"{DDL}; {FILL}")
     world.link(one, two)
     world.run(5_000)
