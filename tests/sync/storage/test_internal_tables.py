@@ -248,7 +248,7 @@ def test_deleting_a_parked_record_deletes_no_row(filled):
     two.close()
 
 
-def test_a_file_of_an_earlier_version_has_its_rare_tables_missed(tmp_path):
+def test_rare_tables_of_an_earlier_version_are_missed(tmp_path):
     peer = Peer(tmp_path / "0.db", 0)
     peer.sql(DDL)
     peer.drain()
