@@ -23,9 +23,9 @@ _WORD = re.compile(
     r"""|(?P<word>[\w$]+)|(?P<sign>.)""",
     re.DOTALL,
 )
-# Anywhere: what looks at several rows, or hides a name.
+# Outside of subqueries, within brackets too: what looks at several rows, or hides a name. A subquery sees one row of the source.
 _NEVER = frozenset({"with", "over", "filter", "window", "union", "intersect", "except", "returning", "values", "limit"})
-# Outside of subqueries: what makes one row of several, or none.
+# Outside of brackets: what makes one row of several, or none.
 _NEVER_OUTSIDE = frozenset({"distinct", "group", "having", "order"})
 
 
@@ -48,13 +48,16 @@ class _Token:
     start: int
     end: int
     depth: int  # of brackets
+    inner: bool  # whether it is in a subquery
 
 
 def row_wise(sql: str, source: str) -> RowWise | None:
     """Return how a statement over a source is row by row, None if it may not be."""
     tokens = list(_tokens(sql))
     words = [token for token in tokens if token.kind == "word"]
-    if any(word.text in _NEVER or (word.text in _NEVER_OUTSIDE and word.depth == 0) for word in words):
+    if any(
+        (word.text in _NEVER and not word.inner) or (word.text in _NEVER_OUTSIDE and word.depth == 0) for word in words
+    ):
         return None
     outside = [number for number, token in enumerate(tokens) if token.depth == 0]
     selects = [number for number in outside if _is_word(tokens[number], "select")]
@@ -104,7 +107,8 @@ def _is_word(token: _Token, word: str) -> bool:
 
 
 def _tokens(sql: str) -> Iterator[_Token]:
-    depth = 0
+    brackets: list[bool] = []  # of those that are open: whether a subquery is in them
+    opened = False  # by the token before
     for match in _WORD.finditer(sql):
         kind = str(match.lastgroup)
         if kind == "skip":
@@ -112,8 +116,11 @@ def _tokens(sql: str) -> Iterator[_Token]:
         text = match[0]
         if kind == "name":
             text = text[1:-1].replace(text[0] * 2, text[0]) if text[0] in '"`' else text[1:-1]
-        if text == ")" and kind == "sign":
-            depth -= 1
-        yield _Token(kind, fold(text), match.start(), match.end(), depth)
-        if text == "(" and kind == "sign":
-            depth += 1
+        if opened:
+            brackets[-1] = kind == "word" and fold(text) in ("select", "with", "values")
+        opened = text == "(" and kind == "sign"
+        if text == ")" and kind == "sign" and brackets:
+            brackets.pop()
+        yield _Token(kind, fold(text), match.start(), match.end(), len(brackets), any(brackets))
+        if opened:
+            brackets.append(False)

@@ -101,10 +101,12 @@ class RowsFunction(SqlFunction):
 
     def selected(self, change: Mapping[str, Any]) -> list[dict[str, Any]] | str:
         """Return the rows that the SELECT of `on` makes of a change, or why it fails."""
-        text = self._with_new(tuple(change["values"]), "SELECT * FROM new")
+        columns = tuple(change["values"])
+        text = self._with_new(columns, "SELECT * FROM new")
         try:
             with self.clock.running(self.seconds):
-                cursor = self._db.execute(text, self.bindings(change))
+                (bound,) = self.load(columns, [change])
+                cursor = self._db.execute(text, bound)
                 found = [
                     dict(zip([each[0] for each in cursor.get_description()], row, strict=True))
                     for row in itertools.islice(cursor, RESULTS_MAX + 1)

@@ -1,7 +1,8 @@
-"""A flow's SQL as one statement for each change, with the row's values bound to the columns of `new`.
+"""A flow's SQL as one statement for each change, with the row in a table of the connection as the columns of `new`.
 
-Each change has a statement of its own, so that a row which fails is known, and results derive from one change. The bound row
-is a common table expression under the table's name, before which the user's SELECT of `on` makes `new`.
+Each change has a statement of its own, so that a row which fails is known, and results derive from one change. The row
+is a common table expression under the table's name, before which the user's SELECT of `on` makes `new`. Its columns have the
+affinities and the collations of the table, so that they compare as in the table.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import apsw.ext
 
 from mycomesh.sync.merge.records import value_of
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.table_spec import affinity
 from mycomesh.tools.flows.clock import StatementClock
 from mycomesh.tools.flows.keys import dot_of, integer_key, text_key
 
@@ -28,6 +30,7 @@ __all__ = ["DERIVED", "SHARED_S_MAX", "FunctionError", "Insertion", "NotReadyErr
 SHARED_S_MAX = 1  # that SQL of another member may take in a transaction, while other programs wait
 DERIVED = ("_id", "_key", "_node", "_at")  # columns of `new` beside those of the table
 _NOT_OF_THE_USER = (INTERNAL_PREFIX, "sqlite_", "pragma_")  # names of tables begin so
+_ROWS = "temp.mycomesh_flow_rows"
 _WITH = re.compile(r"\s*WITH\s+(RECURSIVE\s+)?", re.IGNORECASE)
 
 
@@ -68,6 +71,7 @@ class SqlFunction:
     def __init__(self, db: apsw.Connection, settings: FlowSettings) -> None:
         self._db = db
         self._settings = settings
+        self._loaded: tuple[str, ...] | None = None  # columns of the table for rows
         self._statements: dict[tuple[str, ...], str] = {}  # columns of the input -> statement
         self.derive: Any = text_key  # (flow, change, number) -> key
         self.insertion: Insertion | None = None  # of a SELECT
@@ -93,6 +97,7 @@ class SqlFunction:
     def forget(self) -> None:
         """Read the shapes of the tables again."""
         self._statements.clear()
+        self._loaded = None
 
     def columns(self) -> tuple[str, ...] | None:
         """Return the columns of the input table, None while it or the table of the results does not exist."""
@@ -125,30 +130,57 @@ class SqlFunction:
 
     def run(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> None:
         """Write the results of changes with these columns; inside a transaction."""
-        self._db.executemany(self.statement(columns), map(self.bindings, changes))
+        self._db.executemany(self.statement(columns), self.load(columns, changes))
 
     def sample(self, change: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Write the results of one change; return them."""
         results = []
-        cursor = self._db.execute(f"{self.statement(tuple(change['values']))} RETURNING *", self.bindings(change))
+        columns = tuple(change["values"])
+        (bound,) = self.load(columns, [change])
+        cursor = self._db.execute(f"{self.statement(columns)} RETURNING *", bound)
         for row in cursor:
             names = [name for name, _ in cursor.get_description()]
             results.append(dict(zip(names, row, strict=True)))
         return results
 
-    def bindings(self, change: Mapping[str, Any]) -> list[Any]:
-        """Return the values for the statement of a change."""
-        dot = dot_of(change["id"])
-        bound = [_bound(value) if type(value) is dict else value for value in change["values"].values()]
-        key = self.derive(self._settings.name, dot, 1) if self._uses_key else None
-        bound += (dot, key, change["who"], change["at"])
+    def load(self, columns: tuple[str, ...], changes: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """Put the rows of changes where statements find them; return the values for the statement of each change."""
+        self._make_rows(columns)
+        values, bound = [], []
+        for number, change in enumerate(changes):  # runs for each change
+            dot = dot_of(change["id"])
+            values.append([_bound(value) if type(value) is dict else value for value in change["values"].values()])
+            key = self.derive(self._settings.name, dot, 1) if self._uses_key else None
+            bound.append((number, dot, key, change["who"], change["at"]))
+        self._db.execute(f"DELETE FROM {_ROWS}")
+        places = ", ".join("?" * len(columns))
+        self._db.executemany(
+            f"INSERT INTO {_ROWS} VALUES(?, {places})", ((number, *row) for number, row in enumerate(values))
+        )
         return bound
+
+    def _make_rows(self, columns: tuple[str, ...]) -> None:
+        """Make the table for rows, whose columns compare as those of the input do: type affinity and collation."""
+        if columns == self._loaded:
+            return
+        table, shape = self._settings.table, {name: kind for name, kind, _ in self._shape(self._settings.table)}
+        listing = "SELECT strict FROM pragma_table_list(?) WHERE schema = 'main'"
+        (strict,) = self._db.execute(listing, (table,)).fetchone() or (0,)
+        made = []
+        for number, name in enumerate(columns):
+            kind = affinity(shape.get(name, ""), strict=bool(strict))
+            collation = self._db.column_metadata("main", table, name)[1] if name in shape else "BINARY"
+            made.append(f"c{number} {kind} COLLATE {quoted(collation)}")
+        self._db.execute(f"DROP TABLE IF EXISTS {_ROWS}")
+        self._db.execute(f"CREATE TEMP TABLE {_ROWS.removeprefix('temp.')}(row INTEGER PRIMARY KEY, {', '.join(made)})")
+        self._loaded = columns
 
     def _compile(self, columns: tuple[str, ...]) -> str:
         settings = self._settings
         shape = self._shape(settings.into)
         key = [(name, kind) for name, kind, place in shape if place]
         self._choose_key(key)
+        self._make_rows(columns)
         sql = self._with_new(columns, settings.function.sql)
         self._uses_key = (
             not settings.inserts
@@ -170,9 +202,8 @@ class SqlFunction:
             )
         if not key and settings.where != "here":
             raise FunctionError(f"{settings.into} needs a primary key, since several nodes write its rows")
-        dot = len(columns) + 1
         derived = (
-            f", CASE row_number() OVER () WHEN 1 THEN ?{dot + 1} ELSE mycomesh_flow_key(?{dot}, row_number() OVER ()) END"
+            ", CASE row_number() OVER () WHEN 1 THEN ?3 ELSE mycomesh_flow_key(?2, row_number() OVER ()) END"
             if missing
             else ""
         )
@@ -207,6 +238,8 @@ class SqlFunction:
         name, table = action.action_name.removeprefix("SQLITE_"), fold(action.table_name or "")
         if name in ("INSERT", "UPDATE"):
             return table == fold(self._settings.into)
+        if (action.database_name, table) == ("temp", _ROWS.removeprefix("temp.")):  # its own row
+            return bool(name == "READ")
         if name == "READ":  # one without a column is of a CTE too
             return not table.startswith(_NOT_OF_THE_USER) and (not action.column_name or self._exists(table))
         return name in ("SELECT", "RECURSIVE") or (
@@ -239,11 +272,12 @@ class SqlFunction:
         """Return the SQL behind the definition of `new`."""
         settings = self._settings
         names = ", ".join(quoted(name) for name in (*columns, *DERIVED))
-        values = ", ".join(f"?{number + 1}" for number in range(len(columns) + len(DERIVED)))
+        values = ", ".join([*(f"c{number}" for number in range(len(columns))), "?2", "?3", "?4", "?5"])
+        row = f"SELECT {values} FROM {_ROWS} WHERE row = ?1"
         if settings.select:
-            tables = f"{quoted(settings.table)}({names}) AS (VALUES({values})), new AS ({settings.select})"
+            tables = f"{quoted(settings.table)}({names}) AS ({row}), new AS ({settings.select})"
         else:
-            tables = f"new({names}) AS (VALUES({values}))"
+            tables = f"new({names}) AS ({row})"
         found = _WITH.match(sql)
         if found is None:
             return f"WITH {tables} {sql}"

@@ -20,7 +20,8 @@ from tests.sync.peers import Peer, converge
 from tests.sync.scale import SCALE
 
 TABLES = (
-    "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u); CREATE TABLE k(k TEXT COLLATE NOCASE PRIMARY KEY, v, u);"
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, u INT);"
+    "CREATE TABLE k(k TEXT COLLATE NOCASE PRIMARY KEY, v, u);"
     "CREATE TABLE b(id, v, u); CREATE TABLE w(a, b REAL, v, u, PRIMARY KEY(a, b)) WITHOUT ROWID"
 )
 INPUTS = ("t", "k", "b", "w")
@@ -28,10 +29,13 @@ OUTPUTS = {
     "text": "(key TEXT PRIMARY KEY, what, who, at)",
     "number": "(key INTEGER PRIMARY KEY, what, who, at)",
     "own": "(what, who, at, UNIQUE(what))",
+    "typed": "(key TEXT PRIMARY KEY, what, who, at)",
 }
 RUNS = {
     "text": "SELECT v AS what, _node AS who, _at AS at FROM new WHERE u IS NOT 3",
     "number": "SELECT hex(v) || u AS what, _id AS who, u AS at FROM new",
+    "typed": "SELECT v AS what, v = 'V7' AS who, (SELECT 1 FROM t x WHERE x.v = new.v LIMIT 1) AS at FROM new"
+    " WHERE u = '2' OR v < 'V3'",
     "own": "INSERT OR IGNORE INTO {} SELECT _key, v, (SELECT 2) FROM new",
 }
 SELECTS = {"": "", "all": "SELECT * FROM {} WHERE u > 1", "some": "SELECT v, u, _node, _at, _id FROM {} WHERE u < 4"}
@@ -132,7 +136,7 @@ def test_sets_and_rows_make_the_same_results(tmp_path, seed):
         flows = [
             Both(one, table, kind, select)
             for table in INPUTS
-            for kind, select in [("text", ""), ("number", "all"), ("own", ""), ("text", "all")]
+            for kind, select in [("text", ""), ("number", "all"), ("own", ""), ("typed", ""), ("text", "all")]
         ]
         flows += [Both(one, "t", "number", "")]
         for flow in flows:
