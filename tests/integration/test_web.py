@@ -13,15 +13,19 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mycomesh.tools.codes import CODES
 from mycomesh.tools.web import api
 from mycomesh.tools.web.api import CLIENTS_MAX, CONFLICTS_MAX, PARKED_MAX, READERS_MAX, TABLES_MAX
 from mycomesh.tools.web.cursors import HELD_MAX, PAGES_MAX
 from mycomesh.tools.web.node_client import PAGE_ROWS
 from tests.integration.machines import ROOT, SQLITE, Machine, eventually
+from tests.sync.scale import examples
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
 START_S = 60
@@ -479,10 +483,10 @@ def test_node_runs_its_console_and_starts_it_again(machine):
     token = (lone.home.state / "web-token").read_text().strip()
     assert token not in lone.output()
     address = re.search(r"http://127\.0\.0\.1:(\d+)", child["text"])[1]
-    for given, status in ((token, 200), ("wrong", 401)):
+    for sent, status in ((token, 200), ("wrong", 401)):
         connection = http.client.HTTPConnection("127.0.0.1", int(address), timeout=START_S)
         with contextlib.closing(connection):
-            connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {given}"})
+            connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {sent}"})
             assert connection.getresponse().status == status
     os.kill(child["pid"], signal.SIGKILL)
     eventually(lambda: [each for each in running() if each["pid"] != child["pid"]], "it runs again")
@@ -542,6 +546,71 @@ def test_console_says_that_its_node_has_ended(machine):
         eventually(lambda: web.ask("/healthz")[::2] == (503, b"no node runs\n"), "503")
     finally:
         web.close()
+
+
+ODD = st.one_of(
+    st.sampled_from(
+        [
+            "drones",
+            "plain",
+            "d1",
+            "id",
+            "1",
+            "geojson",
+            "csv",
+            "start",
+            "retry",
+            "SELECT 1",
+            "id = 1",
+            "",
+            "\0",
+            "../..",
+            "%",
+            "-1",
+        ]
+    ),
+    st.text(max_size=20),
+)
+WRONG = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), ODD, st.lists(ODD, max_size=2), st.just({"on": "drones"})
+)
+STREAMS = ("/api/changes", "/api/live")
+
+
+@given(data=st.data(), allowed=st.booleans())
+@examples(80)
+def test_answers_are_as_openapi_describes_them(fleet, data, allowed):
+    """Whatever a request has in the places that the description names, its answer is one that the description names too."""
+    web = fleet[2]
+    paths = web.json("/api/openapi.json")["paths"]
+    path = data.draw(st.sampled_from([each for each in sorted(paths) if each not in STREAMS]))
+    method = data.draw(st.sampled_from(sorted(paths[path])))
+    operation = paths[path][method]
+    query = {}
+    for each in operation.get("parameters", ()):
+        value = data.draw(ODD, each["name"])
+        if each["in"] == "path":
+            path = path.replace(f"{{{each['name']}}}", quote(value, safe=""))
+        elif each["required"] or data.draw(st.booleans()):
+            query[each["name"]] = value
+    fields = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    body = None
+    if fields:
+        body = {
+            name: data.draw(st.one_of(ODD, WRONG), name) for name in fields["properties"] if data.draw(st.booleans())
+        }
+    token = web.token if allowed and operation["operationId"] != "stepFlow" else None  # a step is an interpreter
+    status, headers, answer = web.ask(f"{path}?{urlencode(query)}", method=method.upper(), body=body, token=token)
+    kind = headers["Content-Type"].partition(";")[0]
+    if status == 200:
+        assert kind in operation["responses"]["200"]["content"]
+        assert kind != "application/json" or json.loads(answer) is not None
+        return
+    assert status in (400, 401, 403, 404, 405, 409, 503), (status, answer)
+    found = json.loads(answer)
+    assert set(found) == set(web.json("/api/openapi.json")["components"]["schemas"]["Error"]["required"])
+    assert "\n" not in found["error"]
+    assert found["code"] in CODES
 
 
 def test_address_in_use_is_one_line(fleet):

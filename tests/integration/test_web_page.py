@@ -253,6 +253,49 @@ def test_conflict_is_restored_by_a_click(page, fleet):
     first.shows("SELECT text FROM notes WHERE id = 1", f"{lost}\n")
 
 
+def test_buttons_are_for_those_who_may_write(browser, fleet):
+    """Without the right the page shows the command of each action, and no button; without the token a door."""
+    third, writing = fleet[2], fleet[3]
+    reading, guarded = Web(third), Web(third, "--token", "--allow-writes")
+
+    def decide(address):
+        page = browser.new_context().new_page()
+        page.goto(address)
+        page.wait_for_selector("#state:has-text('linked')")
+        go(page, "#/decide")
+        page.wait_for_selector(".decideview .card")
+        return page
+
+    try:
+        for address, hint in (
+            (f"http://127.0.0.1:{reading.port}/", "start it with --allow-writes"),
+            (f"http://127.0.0.1:{writing.port}/", "Open the address with the token"),
+        ):
+            page = decide(address)
+            assert hint in page.locator(".decideview .hint").first.text_content()
+            assert page.locator(".action button").count() == 0
+            go(page, "#/router")
+            page.wait_for_selector(".routerview .hint")
+            assert page.locator(".routerview button:has-text('Add a flow')").count() == 0
+            page.context.close()
+        one, other = (decide(f"http://127.0.0.1:{writing.port}/#token={writing.token}") for _ in range(2))
+        assert one.locator(".decideview > .hint").count() == other.locator(".decideview > .hint").count() == 0
+        one.context.close()
+        other.context.close()
+        page = browser.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{guarded.port}/")
+        page.fill("input[aria-label=Token]", "wrong" * 5)
+        page.click("button:has-text('Open')")
+        page.wait_for_selector("#toast:has-text('not the token')")
+        page.fill("input[aria-label=Token]", guarded.token)
+        page.click("button:has-text('Open')")
+        page.wait_for_selector("#state:has-text('linked')")
+        page.context.close()
+    finally:
+        reading.close()
+        guarded.close()
+
+
 def test_points_of_every_form_are_on_the_map(page, fleet):
     first, _, third, _ = fleet
     point = '{"type":"Point","coordinates":[7.5,46.5]}'
@@ -489,6 +532,55 @@ def test_page_is_reachable_by_keyboard(page):
         reached.append(page.evaluate("document.activeElement.getAttribute('href') ?? document.activeElement.id"))
     assert reached[:6] == ["#view", "#/map", "#/mesh", "#/tables", "#/router", "#/decide"]
     assert "theme" in reached
+
+
+NAMED = (
+    "const named = (each) =>"
+    " each.dataset.key ?? each.getAttribute('aria-label') ?? each.getAttribute('href') ?? each.textContent;"
+)
+FOCUSABLE = "button, a, input, select, summary, [tabindex='0']"
+READY = {
+    "map": ".layers li",
+    "mesh": "svg.mesh .node",
+    "tables": ".grid .open",
+    "router": ".routerview h2",
+    "decide": ".card",
+}
+
+
+@pytest.mark.usefixtures("flown")
+@pytest.mark.parametrize("view", READY)
+def test_whole_view_is_walked_by_keyboard(page, view):
+    """Tab reaches everything that a mouse can press, in each view, and shows where it is, also while the view is drawn again."""
+    go(page, f"#/{view}")
+    page.wait_for_selector(READY[view])
+    wanted = page.evaluate(
+        f"() => {{ {NAMED} return [...document.querySelector('#view').querySelectorAll(`{FOCUSABLE}`)]"
+        ".filter(each => each.checkVisibility({ visibilityProperty: true }) && !each.disabled && each.tabIndex >= 0).map(named) }"
+    )
+    reached, unseen = set(), set()
+    for _ in range(2 * len(wanted) + 30):
+        page.keyboard.press("Tab")
+        name, outlined = page.evaluate(
+            f"() => {{ {NAMED} const each = document.activeElement; return [named(each),"
+            " getComputedStyle(each).outlineStyle !== 'none' || each.querySelector('.hit') !== null || each === document.body] }"
+        )
+        reached.add(name)
+        if not outlined:
+            unseen.add(name)
+        if set(wanted) <= reached:
+            break
+    assert (sorted(set(wanted) - reached), unseen) == ([], set())
+
+
+def test_focus_and_scrolling_outlive_a_status(page):
+    """The view of the mesh is drawn again each second, which took the focus from all but its nodes."""
+    go(page, "#/mesh")
+    page.wait_for_selector("[data-key=members]")
+    page.locator("[data-key=members]").focus()
+    page.evaluate("document.querySelector('[data-key=members]').id = 'before'")
+    until(page, "!document.getElementById('before')")
+    assert page.evaluate("document.activeElement.dataset.key") == "members"
 
 
 def test_page_and_land_stay_within_their_budget():

@@ -133,8 +133,11 @@ export class MeshView {
       away ? h("span", { class: "badge bad" }, this.replay ? `${away} down` : `${away} not reachable`) : "",
     );
     const parts = [this.head, this.picture(shown), this.timeline(shown), h("div", { class: "columns" }, this.members(shown), this.events(shown))];
+    const scrolled = [...this.view.querySelectorAll("[data-key]")].filter((each) => each.scrollTop || each.scrollLeft).map((each) => [each.dataset.key, each.scrollLeft, each.scrollTop]);
     this.view.replaceChildren(...parts.filter(Boolean));
-    if (focused) this.view.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+    const again = (key) => this.view.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    for (const [key, left, top] of scrolled) again(key)?.scrollTo(left, top);
+    if (focused) again(focused)?.focus({ preventScroll: true });
     if (sliding) this.slider.focus();
   }
 
@@ -196,10 +199,10 @@ export class MeshView {
     return h(
       "div",
       { class: "slider still", role: "group", "aria-label": "Topology over time" },
-      h("button", { type: "button", class: "play", "aria-label": this.playing ? "Pause" : "Play", onclick: () => (this.playing ? this.stop() : this.play()) }, this.playing ? "❚❚" : "▶"),
+      h("button", { type: "button", class: "play", "data-key": "play", "aria-label": this.playing ? "Pause" : "Play", onclick: () => (this.playing ? this.stop() : this.play()) }, this.playing ? "❚❚" : "▶"),
       this.slider,
       h("output", { class: "when" }, when),
-      this.replay ? null : h("button", { type: "button", onclick: () => this.toNow() }, "Now"),
+      this.replay ? null : h("button", { type: "button", "data-key": "now", onclick: () => this.toNow() }, "Now"),
     );
   }
 
@@ -249,7 +252,7 @@ export class MeshView {
       "section",
       { class: "card" },
       h("h3", {}, "Members"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Members" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "data-key": "members", "aria-label": "Members" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))),
     );
   }
 
@@ -264,7 +267,7 @@ export class MeshView {
       "section",
       { class: "card" },
       h("h3", {}, "Events"),
-      h("ol", { class: "events", tabindex: "0", "aria-label": "Events" }, items.length ? items.map((event) => h("li", { class: event.level }, h("time", {}, event.at), " ", event.text)) : h("li", { class: "hint" }, "nothing yet")),
+      h("ol", { class: "events", tabindex: "0", "data-key": "events", "aria-label": "Events" }, items.length ? items.map((event) => h("li", { class: event.level }, h("time", {}, event.at), " ", event.text)) : h("li", { class: "hint" }, "nothing yet")),
     );
   }
 }
