@@ -2,7 +2,7 @@
 
 A value has one encoding, so nodes can compare, hash and sign the bytes. Decoding takes up to about 70 times `bytes_max` of
 memory, because an empty list is one byte on the wire and 64 in CPython; so every caller passes a `bytes_max` that fits its
-message.
+message, and the items of a large one are counted first.
 
 Invariants: `decode(data)` returns a value only if `encode(value) == data`; any input gives a `Value` or a `DecodeError`, never
 another exception.
@@ -20,9 +20,10 @@ import cbor2
 
 from mycomesh.mesh.errors import DecodeError, LimitError
 
-__all__ = ["DEPTH_MAX", "INT_MAX", "INT_MIN", "Value", "decode", "decode_record", "encode"]
+__all__ = ["DEPTH_MAX", "INT_MAX", "INT_MIN", "ITEMS_MAX", "Value", "decode", "decode_record", "encode"]
 
 DEPTH_MAX = 8  # nested containers: the deepest message, a list of link-states, needs 4
+ITEMS_MAX = 65_536  # the largest message is a list of some thousand byte strings; so many empty lists take 4 MB
 INT_MIN = -(2**63)  # int64: below it, SQLite and peers in other languages would need big integers
 INT_MAX = 2**64 - 1  # uint64: counters and nonces may use the upper half
 
@@ -47,13 +48,15 @@ def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
     """Return the value whose canonical encoding is `data`.
 
     Raises:
-        DecodeError: the data has more than `bytes_max` bytes or `depth_max` nested containers, tags, indefinite lengths,
+        DecodeError: the data has more than `bytes_max` bytes, `ITEMS_MAX` items or `depth_max` nested containers, tags, indefinite lengths,
             duplicate or non-text keys, `undefined`, simple values, integers outside [INT_MIN, INT_MAX], NaN or infinities (no
             message uses them, and NaN is unequal to itself), text that is not UTF-8, a form that is longer than needed,
             or trailing bytes.
     """
     if len(data) > bytes_max:
         raise DecodeError(f"message has {len(data)} bytes, at most {bytes_max} are allowed here")
+    if len(data) > ITEMS_MAX and _has_more_items(data):
+        raise DecodeError(f"message has more than {ITEMS_MAX} items")
     try:
         value = cbor2.loads(
             data,
@@ -72,6 +75,20 @@ def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
         raise DecodeError("message is not in canonical form (longer than needed, unsorted, or followed by other bytes)")
     checked: Value = value
     return checked
+
+
+def _has_more_items(data: bytes) -> bool:
+    """Return True if `data` has more than `ITEMS_MAX` items, without making any of them."""
+    at, count = 0, 0
+    while at < len(data):
+        major, low = data[at] >> 5, data[at] & 31
+        after = at + 1 + (1 << low - 24 if 24 <= low <= 27 else 0)
+        contents = (low if low < 24 else int.from_bytes(data[at + 1 : after], "big")) if major in (2, 3) else 0
+        at = after + contents
+        count += 1
+        if count > ITEMS_MAX:
+            return True
+    return False
 
 
 def decode_record(data: bytes, *, what: str, version: int, kinds: tuple[type, ...], bytes_max: int) -> list[Any]:

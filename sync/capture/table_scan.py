@@ -270,7 +270,7 @@ def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], S
         names = _next_names(table, cursor.after, limit)
         if names:
             rows = [_row_of(table, name) for name in names]
-            return [view.row for view in RowView.read_many(table, rows) if _suspect(view)], ScanCursor(_ROWS, names[-1])
+            return [view.row for view in RowView.each(table, rows) if _suspect(view)], ScanCursor(_ROWS, names[-1])
         cursor = ScanCursor(_ENTRIES)
     if cursor.phase == _ENTRIES:
         found = _next_entries(table, cursor.after, limit)

@@ -11,7 +11,7 @@ Invariant: every value that a merge hides was seen by the writer that superseded
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
@@ -49,9 +49,13 @@ class Apart:
         self.recorded = False
 
     def encode(self) -> None:
-        """Make the texts of the records, which needs no file."""
+        """Make the texts of the records, which needs no file; they stand for the values from here on."""
         if self._texts is None:
-            self._texts = [records.values_text(loss.loser.values) for loss in self._losses]
+            self._texts = []
+            for number, loss in enumerate(self._losses):
+                self._texts.append(records.values_text(loss.loser.values))
+                names = replace(loss.loser, values=dict.fromkeys(loss.loser.values))
+                self._losses[number] = replace(loss, loser=names)
 
     def record(self, table: Table, stored: Sequence[StoredEntry], wall_ms: int) -> int | None:
         """Record the conflicts; return how many records were made, None if the row's entries are other ones now."""

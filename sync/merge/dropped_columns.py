@@ -42,7 +42,7 @@ def drop_columns(table: Table, columns: Collection[str]) -> None:
         if owned & mask:
             _drop_from_run(table, run, owned & ~mask)
     for rows in _rows(table):
-        for view in RowView.read_many(table, rows):
+        for view in RowView.each(table, rows):
             if any(entry.mask & mask for entry in view.entries):
                 shrink(view, [entry.mask & ~mask for entry in view.entries], table.key(view.row, view.stored))
     table.log.flush()

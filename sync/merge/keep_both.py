@@ -290,7 +290,7 @@ def convert(table: Table) -> None:
     ordered = table.log.numbered_rows()
     dropped = 0
     for at in range(0, len(ordered), _BATCH):
-        for view in RowView.read_many(table, ordered[at : at + _BATCH]):
+        for view in RowView.each(table, ordered[at : at + _BATCH]):
             dropped += _convert_row(view)
         table.log.flush()
     if dropped:

@@ -83,7 +83,8 @@ def merge_rows(
     views: list[RowView | None] = [None] * len(rows)
     # Views read in advance are valid only if no earlier change of the group touches the same row.
     if len(set(rows)) == len(rows):
-        views = list(RowView.read_many(table, rows))
+        ahead = RowView.read_ahead(table, rows)
+        views[: len(ahead)] = ahead
     stale = False
     for number, hlc in enumerate(group.hlcs):
         if budget.spent:
@@ -94,6 +95,7 @@ def merge_rows(
         # Merging a row may have displaced others, so views that were read before that are stale.
         view = None if stale else views[number]
         view = view or RowView.read(table, table.locate(change.key))
+        views[number] = None  # its values may be large
         before = merged.conflicts, merged.parked
         weight = _weight(view, change)
         large = weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column

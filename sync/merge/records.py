@@ -42,6 +42,7 @@ TEXT_MAX = 1_000_000
 VALUE_WEIGHT = 4  # bytes of a record for one byte of a value: JSON may escape it
 SHORTENED_MAX = 200
 LARGE = 1 << 16  # bytes of a value
+_BASE64_STEP = 3 << 18  # bytes: whole groups of three
 WRITE_LOST = "a later write had not seen this one"
 _ENCODER = json.JSONEncoder(ensure_ascii=False)  # making one takes as long as encoding a row
 EARLY_LOST = "a row from before the mesh lost to another write"
@@ -119,7 +120,8 @@ def record_reassigned_id(
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
     """Record a row that a constraint of the user's table refuses. Its values are held, and the row is retried."""
     # A column with a NUL in its name is a share of a counter. The user's table has no such column.
-    content = values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX]
+    shown = {name: _beginning(value) for name, value in values.items() if "\0" not in name}
+    content = values_text(shown)[:TEXT_MAX]
     table.store.parked_room.on_park(2 * len(content))
     table.store.db.execute(
         "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
@@ -195,15 +197,23 @@ def values_text(values: dict[str, Any]) -> str:
     large = any(isinstance(value, bytes) and len(value) > LARGE for value in named.values())
     if not large:
         return _ENCODER.encode({name: _plain(value) for name, value in named.items()})
-    # One by one, as json.dumps looks at each character of a text, and joined once, as each copy of a large text takes long.
-    pieces: list[str] = []
-    for name, value in named.items():
-        pieces += [", " if pieces else "{", _ENCODER.encode(name), ": "]
+    # One by one, as json.dumps looks at each character of a text; and the text grows in place, so there is one copy of it.
+    text = "{"
+    for number, (name, value) in enumerate(named.items()):
+        text += f"{', ' * (number > 0)}{_ENCODER.encode(name)}: "
         if isinstance(value, bytes):
-            pieces += ['{"base64": "', base64.b64encode(value).decode("ascii"), '"}']
+            text += '{"base64": "'
+            for at in range(0, len(value), _BASE64_STEP):
+                text += base64.b64encode(value[at : at + _BASE64_STEP]).decode("ascii")
+            text += '"}'
         else:
-            pieces.append(_ENCODER.encode(_plain(value)))
-    return "".join([*pieces, "}"])
+            text += _ENCODER.encode(_plain(value))
+    return text + "}"
+
+
+def _beginning(value: Any) -> Any:
+    """Return as much of a value as `TEXT_MAX` characters of a record can show."""
+    return value[:TEXT_MAX] if isinstance(value, (str, bytes)) else value
 
 
 def value_of(plain: Any) -> Any:

@@ -18,6 +18,7 @@ from mycomesh.sync.merge import keep_both
 from mycomesh.sync.merge.foreign_keys import ChildPass
 from mycomesh.sync.merge.merge import materialize
 from mycomesh.sync.merge.twin_rows import TwinQueue
+from mycomesh.sync.merge.work_budget import size_of
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
@@ -27,6 +28,7 @@ __all__ = ["RetryQueue"]
 
 # A row that gets in may displace another, whose values a third may then take. A longer chain waits for the next change.
 PASSES_MAX = 8
+_ROW_BYTES = 8_192  # reading, trying and holding so many bytes takes as long as a small row
 
 
 class _Stage(enum.Enum):
@@ -110,7 +112,7 @@ class RetryQueue:
         return self.twins.step(by_id, budget)
 
     def _advance(self, tables: Mapping[int, Table], table_id: int, budget: int) -> int:
-        """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends."""
+        """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends. A large row counts more."""
         table, state = tables[table_id], self._passes[table_id]
         match state.stage:
             case _Stage.REASSIGNED:
@@ -120,7 +122,7 @@ class RetryQueue:
             case _Stage.CHILDREN:
                 tried = state.children.step(table, tables.values(), budget)
         table.log.flush()
-        if tried == budget:
+        if tried >= budget:
             return tried
         if state.stage is _Stage.REASSIGNED:
             state.stage, state.after = _Stage.PARKED, None
@@ -148,12 +150,17 @@ class RetryQueue:
         start, parameters = ("", ()) if state.after is None else ("AND row > ?", (state.after,))
         listing = f"SELECT row FROM mycomesh_parked WHERE id = ? {start} ORDER BY row LIMIT ?"
         found = self._store.db.execute(listing, (table.table_id, *parameters, budget)).fetchall()
+        tried = 0
         for (row,) in found:
             view = RowView.read(table, row)
-            parked, _ = materialize(table, view, view.visible, view.owned(), reinserted=False)
+            target = view.owned()
+            parked, _ = materialize(table, view, view.visible, target, reinserted=False)
             state.succeeded |= not parked
             state.after = row
-        return len(found)
+            tried += 1 + size_of(target.values()) // _ROW_BYTES
+            if tried >= budget:
+                break
+        return tried
 
     # ---- held values of columns that were added to the table
 

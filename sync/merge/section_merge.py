@@ -160,12 +160,11 @@ class SectionMerge:
     def _take(self, rest: _Rest, budget: WorkBudget) -> Group:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
-        bulk = group.kind is Kind.INSERT and not rest.alone
         weight = EDIT_WEIGHT if rest.alone else fast_weight(group)
         budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
         most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
         end = min(start + most, len(group.hlcs))
-        if self._states_facts or (self._weighs_values and bulk):
+        if self._states_facts or self._weighs_values:  # an edit too: the values of its row are read with it
             room, weigh = budget.room, fact_weight if self._states_facts else bytes_weight
             for at in range(start, end):
                 room -= weight + weigh(group.rows[at])

@@ -196,7 +196,7 @@ class TwinQueue:
         rows = [(hlc, row) for hlc, row in rows if search.until is None or hlc <= search.until]
         for at in range(0, len(rows), _READ_AT_ONCE):
             here = [row for _, row in rows[at : at + _READ_AT_ONCE] if isinstance(row, int)]
-            for view in filter(_is_untouched, RowView.read_many(table, here)):
+            for view in filter(_is_untouched, RowView.each(table, here)):
                 condition = table.rows.condition(view.row)
                 assert condition is not None, "a visible row"
                 deleted = look_statement(table.spec, table.table_id, OP_DELETE, condition[0])

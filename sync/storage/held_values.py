@@ -63,7 +63,7 @@ class HeldValues:
                 stamps.append((site_number, hlc))
                 contents.append(content)
         encoded = codec.encode_array(contents)
-        decoded = codec.decode(encoded, bytes_max=len(encoded))
+        decoded = codec.decode(encoded, bytes_max=len(encoded), own=True)
         return {stamp: (tuple(names), values) for stamp, (names, values) in zip(stamps, decoded, strict=True)}
 
     def remove_many(self, stamps: Iterable[tuple[int, int]]) -> None:

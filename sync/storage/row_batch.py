@@ -32,8 +32,8 @@ Record = tuple[Any, ...]
 def read_records(table: Table, rows: Sequence[Row], bytes_max: int) -> tuple[dict[Row, tuple[Any, ...]], int, int]:
     """Return the values of the first of some rows as tuples, how many rows that are, and the bytes of the values.
 
-    A block of rows that would make more than `bytes_max` bytes is left out, and those behind it. A row that is not in the table
-    has no tuple.
+    A row that makes more than `bytes_max` bytes with those before it is left out, and those behind it. A row that is not in the
+    table has no tuple.
 
     Raises:
         UnicodeDecodeError: some text is not UTF-8.
@@ -41,11 +41,13 @@ def read_records(table: Table, rows: Sequence[Row], bytes_max: int) -> tuple[dic
     found: dict[Row, tuple[Any, ...]] = {}
     size = 0
     for start in range(0, len(rows), _BLOCK):
-        block = list(table.rows.records(rows[start : start + _BLOCK]))
-        size += sum(map(sys.getsizeof, itertools.chain.from_iterable(block)))
-        if size > bytes_max:
-            return found, start, size
-        found.update((record[0], record[1:]) for record in block)
+        block = rows[start : start + _BLOCK]
+        for record in table.rows.records(block):
+            more = sum(map(sys.getsizeof, record))
+            if size + more > bytes_max:
+                return found, start + block.index(record[0]), size
+            size += more
+            found[record[0]] = record[1:]
     return found, len(rows), size
 
 

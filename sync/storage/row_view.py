@@ -41,6 +41,7 @@ LEAST = -(1 << 63)
 PRIORS_MAX = 256
 # Names in all parts of one prior: finding their columns takes 50 ns each, and a member can name all of them in each part.
 PRIOR_NAMES_MAX = 1 << 13
+AHEAD_BYTES_MAX = 1 << 20  # of values that are read before they are needed
 ALL_CELLS = -1  # of a row, also those of columns that this file does not know
 # (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
@@ -90,6 +91,23 @@ class RowView:
         present = table.rows.read_many(rows)
         stored_entries = table.log.entries_of_rows(rows)
         return [cls(table, row, present[row], stored_entries[row], holds=holds) for row in rows]
+
+    @classmethod
+    def each(cls, table: Table, rows: Sequence[Row]) -> Iterator[RowView]:
+        """Yield the view of each of many rows, all different; few are read ahead where their values are large."""
+        at = 0
+        while at < len(rows):
+            views = cls.read_ahead(table, rows[at:])
+            at += len(views)
+            yield from views
+
+    @classmethod
+    def read_ahead(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:
+        """Read the first of many rows, all different, at once: all, or those that take about `AHEAD_BYTES_MAX`."""
+        holds = table.held.any()
+        present = table.rows.read_many(rows, AHEAD_BYTES_MAX)
+        stored_entries = table.log.entries_of_rows(rows[: len(present)])
+        return [cls(table, row, present[row], stored_entries[row], holds=holds) for row in rows[: len(present)]]
 
     @property
     def key(self) -> Any:

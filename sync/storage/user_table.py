@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ _SAVEPOINT = "mycomesh_blame"
 def key_values(rows: Sequence[Row]) -> list[list[Any]]:
     """Return the key values in the names of rows of a keyed table, none of which is named by its rowid."""
     encoded = codec.array_head(len(rows)) + b"".join(rows)  # type: ignore[arg-type]
-    found: list[list[Any]] = codec.decode(encoded, bytes_max=len(encoded))
+    found: list[list[Any]] = codec.decode(encoded, bytes_max=len(encoded), own=True)
     return found
 
 
@@ -102,17 +103,33 @@ class UserTable:
             values = restore(self._store.db.execute(f"SELECT {self.raw_list} {source}", found[1]).fetchone())
         return None if values is None else dict(zip(self._names, values, strict=True))
 
-    def read_many(self, rows: Sequence[Row]) -> dict[Row, dict[str, Any] | None]:
-        """Return many rows at once, as `read` does for one."""
+    def read_many(self, rows: Sequence[Row], bytes_max: int | None = None) -> dict[Row, dict[str, Any] | None]:
+        """Return many rows at once, as `read` does for one; with `bytes_max` only the first of them, which take about so much."""
+        found: dict[Row, dict[str, Any] | None] = {}
+        size = 0
+        for row, values in self._read_each(rows):
+            found[row] = values
+            size += 0 if bytes_max is None or values is None else sum(map(sys.getsizeof, values.values()))
+            if bytes_max is not None and size > bytes_max:
+                break
+        return found
+
+    def _read_each(self, rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any] | None]]:
         if self._spec.kind is KeyKind.KEYED:
-            return {row: self.read(row) for row in rows}
-        found: dict[Row, dict[str, Any] | None] = dict.fromkeys(rows)
+            yield from ((row, self.read(row)) for row in rows)
+            return
+        at = 0
         try:
             for record in self.records(rows):
-                found[record[0]] = dict(zip(self._names, record[1:], strict=True))
+                while rows[at] != record[0]:  # it is not there
+                    yield rows[at], None
+                    at += 1
+                at += 1
+                yield record[0], dict(zip(self._names, record[1:], strict=True))
         except UnicodeDecodeError:
-            return {row: self.read(row) for row in rows}
-        return found
+            yield from ((row, self.read(row)) for row in rows[at:])
+            return
+        yield from ((row, None) for row in rows[at:])
 
     def records(self, rows: Sequence[Row]) -> Any:
         """Return the cursor of (row, values of all columns) of rows, in their order; rows that are not there are left out.

@@ -30,7 +30,7 @@ VERSION = 1
 BUNDLE_BYTES_MAX = 24 << 20
 SITES_MAX = 4_096
 SECTIONS_MAX = 1_024
-GROUPS_MAX = 65_536
+GROUPS_MAX = 32_768  # an honest bundle has no more groups than the 2,048 changes of a chunk
 ROWS_MAX = 65_536
 COLUMNS_MAX = 2_000  # SQLite's own default
 # The last section of a bundle with signed tables: an older version knows no such table, and ignores it. Its inserts are seals,

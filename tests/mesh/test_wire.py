@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mycomesh.mesh import wire
 from mycomesh.mesh.errors import DecodeError, LimitError
+from mycomesh.mesh.wire import ITEMS_MAX
 
 LEAVES = (
     st.none()
@@ -184,6 +185,32 @@ def test_worst_growth_in_memory_is_what_module_states():
     finally:
         tracemalloc.stop()
     assert peak < 70 * len(data)
+
+
+@pytest.mark.parametrize(("item", "size"), [(b"\x80", 1), (b"\x61a", 2), (b"\x41" + b"\x80", 2), (b"\x19\xff\xff", 3)])
+def test_items_of_a_large_message_are_limited(item, size):
+    def listed(count):
+        head = b"\x99" + count.to_bytes(2, "big") if count < 1 << 16 else b"\x9a" + count.to_bytes(4, "big")
+        return head + item * count
+
+    for count in (ITEMS_MAX - 2, ITEMS_MAX - 1):  # and the list itself
+        assert len(wire.decode(listed(count), bytes_max=1 << 20)) == count
+    data = listed((1 << 24) // size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="more than 65536 items"):
+            wire.decode(data, bytes_max=1 << 25)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 16
+    with pytest.raises(DecodeError, match="more than 65536 items"):
+        wire.decode(listed(ITEMS_MAX), bytes_max=1 << 20)
+
+
+def test_contents_of_strings_are_no_items():
+    large = b"\x80" * (1 << 20)
+    assert wire.decode(wire.encode([large, "x" * (1 << 20)]), bytes_max=1 << 22)[0] == large
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from mycomesh.sync import codec
-from mycomesh.sync.codec import DEPTH_MAX
+from mycomesh.sync.codec import DEPTH_MAX, OBJECTS_BYTES_MAX
 from mycomesh.sync.crdt.hlc import HLC_MAX
 from mycomesh.sync.crdt.version_vector import RANGES_MAX
 from mycomesh.sync.errors import DecodeError
@@ -18,6 +20,9 @@ from mycomesh.sync.wire.bundle import (
     SECTIONS_MAX,
     SITES_MAX,
     Bundle,
+    Group,
+    Kind,
+    Section,
 )
 from mycomesh.sync.wire.messages import MESSAGE_BYTES_MAX, RUNS_MAX, SITES_READ_MAX, TABLES_READ_MAX, decode
 
@@ -85,6 +90,68 @@ def test_a_limit_in_bytes_is_refused_unread(read, limit):
             read(bytes(size))
     with pytest.raises(DecodeError, match="over the limit"):
         read(bytes(limit + 1))
+
+
+ITEMS = {  # an item, and the memory that it counts for
+    "lists": (b"\x80", 96),
+    "numbers": (b"\x19\x40\x01", 40),
+    "floats": (b"\xfb" + bytes(8), 40),
+    "strings": (b"\x62ab", 80),
+    "nulls": (b"\xf6", 8),
+    "lists in a list": (b"\x81" * 4 + b"\x80", 5 * 96),
+}
+
+
+@pytest.mark.parametrize(("item", "memory"), ITEMS.values(), ids=ITEMS)
+def test_objects_up_to_the_limit_are_made(item, memory):
+    most = (OBJECTS_BYTES_MAX - 96) // memory  # and the list itself
+
+    def listed(count):
+        return codec.array_head(count) + item * count
+
+    for count in (most - 1, most):
+        assert len(codec.decode(listed(count), bytes_max=1 << 25)) == count
+    with pytest.raises(DecodeError, match="more items than"):
+        codec.decode(listed(most + 1), bytes_max=1 << 25)
+    assert len(codec.decode(listed(most + 1), bytes_max=1 << 25, own=True)) == most + 1
+
+
+@pytest.mark.parametrize("item", [each for each, _ in ITEMS.values()], ids=ITEMS)
+def test_message_of_items_without_end_makes_no_object(item):
+    data = codec.array_head((1 << 24) // len(item)) + item * ((1 << 24) // len(item))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="more items than"):
+            codec.decode(data, bytes_max=1 << 25)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 16
+
+
+def test_contents_of_a_value_are_no_items():
+    large = b"\x80" * (20 << 20)
+    bundle = Bundle([Section("t", [(SITE, 0, 1)], [Group(SITE, Kind.INSERT, ("x",), [1], None, [[large]], None)])])
+    assert Bundle.decode(bundle.encode()) == bundle
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\x80" * 100, b"\x5b" + b"\xff" * 8])
+def test_bytes_after_a_large_message_are_refused(tail):
+    with pytest.raises(DecodeError, match="trailing bytes"):
+        codec.decode(codec.encode([bytes(2 << 20), ["x"]]) + tail, bytes_max=1 << 25)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 1 << 20])
+def test_a_truncated_large_message_is_refused(cut):
+    with pytest.raises(DecodeError, match="malformed"):
+        codec.decode(codec.encode(["x", bytes(2 << 20), ["x"]])[:-cut], bytes_max=1 << 25)
+
+
+def test_widest_honest_chunk_of_small_values_is_read():
+    rows = [["ab"] * 170 for _ in range(2_048)]  # a MiB
+    group = Group(SITE, Kind.INSERT, tuple(columns(170)), list(range(1, 2_049)), None, rows, None)
+    bundle = Bundle([Section("t", [(SITE, 0, 1)], [group])])
+    assert Bundle.decode(bundle.encode()) == bundle
 
 
 @pytest.mark.parametrize("depth", [DEPTH_MAX - 1, DEPTH_MAX])

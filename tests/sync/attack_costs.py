@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mycomesh.sync import codec
 from mycomesh.sync.events import LinkClosed
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Section
@@ -77,6 +78,15 @@ def requests_for_repairs(liar):
     say_until_dropped(liar, [wire.RepairRequest("t", number.to_bytes(10, "big")) for number in range(5_000)])
 
 
+@rounds
+def chunks_of_empty_lists(liar):
+    """24 MiB of the shortest items, in 24 KB on the wire: 2.2 GB if they are made."""
+    empty = codec.array_head(3) + b"\x01\x80" + codec.array_head((24 << 20) - 16) + b"\x80" * ((24 << 20) - 16)
+    message = wire.encode(wire.Chunk(empty))
+    del empty
+    say_until_dropped(liar, [LURE, message])
+
+
 def rss(field="VmRSS"):
     """Return MB of memory of this process: `VmRSS` for now, `VmHWM` for the peak since the last `forget_peak`."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
@@ -98,7 +108,7 @@ def measure_batch(name):
     before = rss()
     Path("/proc/self/clear_refs").write_text("5")
     file.take_bytes(data)
-    peak, longest = rss("VmHWM"), max(file.holds)
+    peak, longest = rss("VmHWM"), max(file.holds, default=0.0)
     file.replica.shrink()
     settle()
     kept = rss()

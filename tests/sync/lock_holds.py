@@ -246,6 +246,26 @@ def one_blob_of_16_mb_that_conflicts():
 
 
 @case
+def edits_beside_values_of_4_mb():
+    """Each row of an edit that loses is read, with all its values."""
+    file = File(PLAIN, f"{COUNT.format(64)} INSERT INTO d SELECT i, zeroblob(4 << 20), i FROM n").sql(
+        "UPDATE d SET v = 'mine'"
+    )
+    return file, batch(file, updates(file, ("v",), [["w"]] * 64))
+
+
+@case
+def edits_of_large_rows_that_an_index_refuses():
+    """As before, by the way of single rows."""
+    file = File(
+        PLAIN,
+        "CREATE UNIQUE INDEX i ON d(v)",
+        f"{COUNT.format(65)} INSERT INTO d SELECT i, zeroblob(4 << 20), i FROM n",
+    )
+    return file, batch(file, updates(file, ("v",), [[64]] * 64))
+
+
+@case
 def large_values_of_many_column_sets():
     """Each set of columns is a statement of its own, which stays prepared."""
     names = COLUMNS[:20]
