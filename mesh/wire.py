@@ -48,10 +48,10 @@ def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
     """Return the value whose canonical encoding is `data`.
 
     Raises:
-        DecodeError: the data has more than `bytes_max` bytes, `ITEMS_MAX` items or `depth_max` nested containers, tags, indefinite lengths,
-            duplicate or non-text keys, `undefined`, simple values, integers outside [INT_MIN, INT_MAX], NaN or infinities (no
-            message uses them, and NaN is unequal to itself), text that is not UTF-8, a form that is longer than needed,
-            or trailing bytes.
+        DecodeError: the data has more than `bytes_max` bytes, `ITEMS_MAX` items or `depth_max` nested containers, tags,
+            indefinite lengths, duplicate or non-text keys, `undefined`, simple values, integers outside [INT_MIN, INT_MAX], NaN
+            or infinities (no message uses them, and NaN is unequal to itself), text that is not UTF-8, a form that is longer
+            than needed, or trailing bytes.
     """
     if len(data) > bytes_max:
         raise DecodeError(f"message has {len(data)} bytes, at most {bytes_max} are allowed here")

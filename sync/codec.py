@@ -110,13 +110,18 @@ def decode(data: bytes, *, bytes_max: int, own: bool = False) -> Any:
     measured = not own and not _is_small(data)
     if measured:
         _measure(data)
+    # A stream says where the item ends, and is read in pieces: of a large message they leave the heap twice as large.
     stream = None if measured else io.BytesIO(data)
-    options = {"max_depth": DEPTH_MAX, "allow_indefinite": False, "allow_duplicate_keys": False}
+    source = data if stream is None else stream
     try:
-        if stream is None:  # from the bytes themselves: a stream is read in pieces, which leave the heap twice as large
-            value = cbor2.loads(data, semantic_decoders=_NO_TAGS, object_hook=_refuse_map, **options)
-        else:
-            value = cbor2.CBORDecoder(stream, semantic_decoders=_NO_TAGS, object_hook=_refuse_map, **options).decode()
+        value = (cbor2.loads if stream is None else cbor2.load)(
+            source,  # type: ignore[arg-type]
+            max_depth=DEPTH_MAX,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_NO_TAGS,
+            object_hook=_refuse_map,
+        )
     except DecodeError:
         raise
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -126,7 +131,7 @@ def decode(data: bytes, *, bytes_max: int, own: bool = False) -> Any:
     return value
 
 
-# What an item takes in CPython on 64 bits, with its place in a list.
+# Bytes of an item in CPython on 64 bits, with its place in a list.
 _LIST_BYTES = 96
 _NUMBER_BYTES = 40
 _STRING_BYTES = 80

@@ -9,7 +9,6 @@ Invariant: the change log and the user's table are the same as if each row had b
 
 from __future__ import annotations
 
-import itertools
 import operator
 import sys
 from collections.abc import Iterator, Sequence
