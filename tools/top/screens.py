@@ -119,8 +119,8 @@ def _all(picture: Picture, view: View, positions: Positions, width: int, height:
     upper = height - feed - 1
     left = width // 2
     right = width - left - 1
-    rows = len(picture.tables) + 2 + (len(picture.readers) + 2 if picture.readers else 0)
-    tables = min(rows, upper // 2) if picture.tables else 0
+    rows = _rows_of_tables(picture) + 1 + (len(_mailboxes(picture, right)) + 1 if picture.mailboxes else 0)
+    tables = min(rows, upper // 2) if picture.tables or picture.mailboxes else 0
     drawn = _map(picture, view, positions, left, upper)
     beside = _pad(_peers_and_traffic(picture, view, right, upper - tables), upper - tables)
     if tables:
@@ -291,8 +291,8 @@ def _content(node: Node) -> str:
 
 def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     """Return the tables, and below them the readers of the change feed: each part gets half of the room, or what is left."""
-    if picture.mailboxes and height >= 8:
-        lines = _mailboxes(picture, width)[: height // 3]
+    if picture.mailboxes and height >= 6:
+        lines = _mailboxes(picture, width)[: max(height // 3, height - _rows_of_tables(picture) - 1)]
         above = _tables_and_readers(replace(picture, mailboxes=()), view, width, height - len(lines) - 1)
         return [*_pad(above, height - len(lines) - 1), _rule("mailbox", width, view), *lines]
     if not picture.readers or height < 6:
@@ -302,16 +302,18 @@ def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -
     return [*above, _rule("readers", width, view), *_readers(picture, width, below - 1)]
 
 
+def _rows_of_tables(picture: Picture) -> int:
+    """Return how many lines the tables and the readers take, with their headers."""
+    return len(picture.tables) + 1 + (len(picture.readers) + 2 if picture.readers else 0)
+
+
 def _mailboxes(picture: Picture, width: int) -> list[Text]:
     """Return a gateway, and below it how far each other member was read."""
     lines: list[Text] = []
     for box in picture.mailboxes:
-        text = (
-            f"{printable(box.url)} {box.state}: {printable(box.text)}"
-            if box.text
-            else f"{printable(box.url)} {box.state}"
-        )
-        lines.append(Text(text, "yellow" if box.text else ""))
+        lines.append(Text(f"{box.state}  {printable(box.url)}", "yellow" if box.text else ""))
+        if box.text:
+            lines.append(Text(printable(box.text), "yellow"))
         headers = ["FROM", "BASE", "WAITING", "LAG", "REFUSED", "NOTE"]
         rows = [
             [

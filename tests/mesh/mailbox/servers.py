@@ -18,6 +18,7 @@ from tests.tools.bridges.brokers import free_port, program, wait_for_port
 HUB = "hub"
 WAIT_S = 90
 UNCLOSED = "ignore::ResourceWarning"
+OPERATOR = {"operator": "of-operator"}  # at a hub where leaves log in
 REFUSALS = {"refused": (403, "InvalidAccessKeyId"), "full": (507, "XMinioStorageFull")}
 KEYS = 'access_key_id = "fleet"\nsecret_access_key = "s3cret"\n'
 
@@ -84,9 +85,10 @@ class Nats:
             jetstream += f", domain: {name}"
         lines = [f"server_name: {name}", f"listen: 127.0.0.1:{self.ports[name]}"]
         if name == HUB:
-            users = "".join(f'{{ user: {user}, password: "{word}" }}, ' for user, word in self.logins.items())
-            asked = f"authorization {{ users: [{users}{{ user: nobody, password: none }}] }}" if self.known else ""
-            lines.append(f"leafnodes {{ listen: 127.0.0.1:{self.leaf_port}, {asked} }}")
+            lines.append(f"leafnodes {{ listen: 127.0.0.1:{self.leaf_port} }}")
+            if self.known:
+                users = (f'{{ user: {user}, password: "{word}" }}' for user, word in (self.logins | OPERATOR).items())
+                lines.append(f"accounts {{ FLEET {{ jetstream: enabled, users: [{', '.join(users)}] }} }}")
         elif HUB in self.names:
             login = f"{name}:{self.known[name]}@" if self.known else ""
             remote = f'url: "nats://{login}127.0.0.1:{self.leaf_port}"'

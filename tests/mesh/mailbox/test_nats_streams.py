@@ -99,6 +99,19 @@ def test_streams_that_exist_are_used_as_they_are(servers, monkeypatch):
         bay.close()
 
 
+def test_a_withdrawn_base_is_shut_out_by_a_restart(servers, monkeypatch):
+    text = BLOCKS["hub"]
+    assert "{ user: bay," in text
+    monkeypatch.setitem(BLOCKS, "hub", text.replace("{ user: bay,", "{ user: nobody,"))
+    servers.reload("hub")
+    log = servers.folder / "hub.log"
+    eventually(lambda: "Reloaded server configuration" in log.read_text(), "it is reloaded")
+    assert "authentication error" not in log.read_text()  # the page says so: the leaf's link stays
+    servers.kill("hub")
+    servers.start("hub")
+    eventually(lambda: "authentication error" in log.read_text(), "the leaf of bay is shut out")
+
+
 def test_a_base_starts_while_the_hub_is_away(servers, monkeypatch):
     monkeypatch.setattr(nats, "JOIN_S", 0.1)
     servers.kill("hub")

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ReaderView, Status, TableView
+from mycomesh.mesh.node.status import (
+    LinkView,
+    MailboxView,
+    PeerView,
+    ProgressView,
+    ReaderView,
+    Status,
+    StreamView,
+    TableView,
+)
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 from mycomesh.tools.top.layout import Layout
@@ -48,6 +57,16 @@ def lines(picture, view=WHOLE, width=120, height=40):
 
 def text(picture, view=WHOLE, width=120, height=40):
     return "\n".join(line.plain for line in lines(picture, view, width, height))
+
+
+@pytest.mark.parametrize(("screen", "height"), [("all", 36), ("all", 24), ("tables", 24)])
+@pytest.mark.parametrize("tables", [(), TABLES])
+def test_a_mailbox_is_shown_where_there_is_room(screen, height, tables):
+    stream = StreamView("bravo", "bay", "b", 1, 3, 2.0, 10, 1, 0, 0, "", (), None)
+    box = MailboxView("dir:/srv/share", "", "waiting", "mailbox /srv/share: full", 1, 10, 1, 10, (stream,))
+    shown = text(Live().picture(replace(status(PEERS, tables), mailboxes=(box,))), View(screen), 120, height)
+    for part in ("waiting  dir:/srv/share", "mailbox /srv/share: full", "FROM   BASE  WAITING", "bravo  bay   3"):
+        assert part in shown
 
 
 @pytest.mark.parametrize("screen", [*SCREENS, "node", "help"])
