@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from mycomesh.tools.commands.mailbox import url_of
 from tests.integration.machines import eventually
 from tests.mesh.mailbox.servers import KEYS, S3, Nats
 
@@ -135,3 +136,22 @@ def test_a_server_between_bases_brings_them_together(apart, storage):
     assert rows(bravo) == rows(alpha)
     if data is not None:
         assert not any(b"known value" in file.read_bytes() for file in data.rglob("*") if file.is_file())
+
+
+def test_a_wrong_mailbox_is_told_before_anything_is_opened(machine, joined, tmp_path):
+    shutil.copytree(joined / "alpha", tmp_path / "alpha")
+    alpha = machine("alpha")
+    alpha.file.unlink(missing_ok=True)
+    for url, why in (("ftp://x", "unknown scheme"), ("s3://", "names no bucket"), ("nats://u:p@h", "credentials file")):
+        done = alpha.run("up", str(alpha.file), "--mailbox", url)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not alpha.file.exists()
+
+
+def test_a_path_counts_from_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for place in ("share", "dir:share", str(tmp_path / "share"), f"dir:{tmp_path}/share"):
+        assert url_of(place) == f"dir:{tmp_path}/share"
+    assert url_of("s3://boxes/fleet") == "s3://boxes/fleet"

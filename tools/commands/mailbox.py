@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "url_of"]
 
 ACTIONS = ("export", "import", "test")
 WAIT_S = 24 * 3_600  # a slow stick and a large file; ^C ends it before
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node to export or import, or try the mailbox, which needs no node."""
-    url = args.place if "://" in args.place or args.place.startswith("dir:") else f"dir:{Path(args.place).absolute()}"
+    url = url_of(args.place)
     if args.action == "test":
         return _test(args, url)
     credentials = None if args.credentials is None else str(args.credentials.absolute())
@@ -55,14 +55,20 @@ def run(args: argparse.Namespace, home: Home) -> int:
         found = ask(home, "mailbox", timeout_s=WAIT_S, action=args.action, url=url, credentials=credentials)
     answer = _empty(url) | found
     if args.action == "export":
-        left_out = answer["left_out"]
+        left_out, count = answer["left_out"], answer["envelopes"]
+        written = "1 envelope" if count == 1 else f"{count:,} envelopes"
         remark = [f"left out, since some member may not read them: {', '.join(left_out)}"] if left_out else []
-        tell(args, answer, f"{args.place}: {answer['envelopes']:,} envelopes, {answer['bytes']:,} bytes", *remark)
+        tell(args, answer, f"{args.place}: {written}, {answer['bytes']:,} bytes", *remark)
         return exits.DONE
     parcels: list[dict[str, Any]] = answer["parcels"]
     lines = [f"{each['member']}: {each['state']}" + (f": {each['why']}" if each["why"] else "") for each in parcels]
     tell(args, answer, *(lines or [f"{args.place} has no parcel of another node of this mesh"]))
     return exits.DONE if parcels and all(each["state"] == "read" for each in parcels) else exits.FAILED
+
+
+def url_of(place: str) -> str:
+    """Return the URL of a mailbox as a person has typed it: a path counts from the working directory."""
+    return place if "://" in place else f"dir:{Path(place.removeprefix('dir:')).absolute()}"
 
 
 def _empty(url: str) -> dict[str, Any]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.mailbox.mailbox import MailboxError
+from mycomesh.mesh.mailbox.storages import check_url
 from mycomesh.mesh.node import config
 from mycomesh.mesh.node.daemon import serve
+from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.tools import exits
+from mycomesh.tools.commands.mailbox import url_of
 
 if TYPE_CHECKING:
     import argparse
@@ -126,8 +130,13 @@ def run(args: argparse.Namespace, home: Home) -> int:
         log_format=args.log_format,
         metrics=args.metrics,
         web=args.web,
-        mailbox=args.mailbox,
+        mailbox=None if args.mailbox is None else url_of(args.mailbox),
         **network_overrides(args),
     )
+    if settings.base is not None:
+        try:
+            check_url(settings.base.mailbox)
+        except MailboxError as error:  # before anything is opened
+            raise ConfigError(str(error)) from error
     serve(home, args.file, settings)
     return exits.DONE
