@@ -229,8 +229,8 @@ def test_flows_come_and_go_in_a_running_node(machine):
         "flow", "add", "low", "--on", "drones", "--run", "sql: SELECT id AS drone FROM new", "--into", "alerts"
     )
     assert "the node runs it" in said
-    eventually(is_in("running", alpha), "it runs at once")
     alpha.sql("INSERT INTO drones VALUES('d1', 10)")
+    eventually(is_in("running", alpha), "it runs at once, and takes in what was written before its process began")
     alpha.shows("SELECT drone FROM alerts", "d1\n")
     alpha.done("flow", "pause", "low")
     assert child(alpha)["state"] == "paused"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.config import sections_of
@@ -147,7 +148,16 @@ def _add(args: argparse.Namespace, home: Home) -> None:
     settings.check_cycles(found, settings.load_all(home))
     sections = importlib.import_module("mycomesh.tools.flows.sections")
     sections.add_section(home, args.name, section)
+    _begin_now(home, found)
     print(f"added to {home.config_file}; {_taken_up(home, 'the node runs it', 'a node runs it when it starts')}")
+
+
+def _begin_now(home: Home, flow: Any) -> None:
+    """Let the cursor of a flow exist when the command ends: its process begins later, and what is written until then counts."""
+    request = {"token": os.urandom(12).hex(), "table": flow.table, "cursor": flow.cursor}
+    with contextlib.suppress(NodeError):  # no node runs, or there is no such table yet: then all its rows count
+        ask(home, "changes", **request, from_now=flow.begin == "now", rows=0)
+        ask(home, "changes", **request, close=True)
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
