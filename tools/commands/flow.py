@@ -184,9 +184,10 @@ def _change(args: argparse.Namespace, home: Home) -> None:
                 editing.put_position_back(home, db, args.name)
     said = "a node runs it when it starts"
     with contextlib.suppress(NoNodeError):
+        before = [(each["kind"], each["name"]) for each in ask(home, "children")["children"]]
         children = ask(home, "children", action="reload")["children"]
         own = next((each for each in children if (each["kind"], each["name"]) == (KIND, args.name)), None)
-        if own is not None and own["state"] != "paused":
+        if own is not None and own["state"] != "paused" and (KIND, args.name) in before:
             for action in ("pause", "resume"):
                 ask(home, "children", action=action, kind=KIND, name=args.name, keep=False)
         said = "it stays paused" if own is not None and own["state"] == "paused" else "the node runs it"
