@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Courier", "Ending", "Packed", "Parcel", "Run", "TakenIn"]
 
 REFUSED_MAX = 64  # envelopes of one stream of parcels that do not open: a storage may invent any number
+AHEAD_MS = 86_400_000  # what is further ahead of the clock in a stream of this node counts only if it opens
 SLICES_MS = (600_000, 86_400_000, None)  # a parcel brings the rows of the last minutes first, then of the day, then all
 
 
@@ -102,7 +103,7 @@ class Courier:
         """
         env, mailbox, keys = self.surroundings, self.mailbox, self.keys()
         stream = keys.stream_of(self.roster.own_id)
-        old = await env.storage(mailbox.list_after, keys.mesh, stream, 0)
+        old = await self.listed_own(stream)
         # Positions follow the clock, and a clock may have gone back.
         floor = max(floor, env.clock()[1] << POSITION_SHIFT, old[-1].position + 1 if old else 0)
         packing = _Packing(self, floor)
@@ -112,6 +113,28 @@ class Courier:
         for each in old:
             await env.storage(mailbox.remove, keys.mesh, each)
         return packed
+
+    async def listed_own(self, stream: bytes) -> list[Listed]:
+        """Return what is in a stream of this node, without what a storage has invented far ahead of the clock.
+
+        Positions rise, so that one such name would be the last position for ever.
+
+        Raises:
+            MailboxError: the mailbox cannot be read.
+        """
+        env, keys = self.surroundings, self.keys()
+        listed = await env.storage(self.mailbox.list_after, keys.mesh, stream, 0)
+        ahead, tried = (env.clock()[1] + AHEAD_MS) << POSITION_SHIFT, 0
+        while listed and listed[-1].position > ahead:
+            tried += 1
+            try:
+                if tried <= REFUSED_MAX:
+                    await self.open(listed[-1])
+                    break
+            except (DecodeError, CertificateError):
+                pass
+            listed.pop()
+        return listed
 
     # ---- import
 

@@ -95,6 +95,7 @@ class LiveRun:
     size: int
     needed: tuple[tuple[str, Vector], ...] = ()
     kept: list[bytes] | None = field(default_factory=list)
+    is_broken: bool = False  # a message of it cannot be read
     _ending: Ending = field(default_factory=Ending)
     _joiner: Joiner = field(default_factory=Joiner)
 
@@ -193,7 +194,8 @@ class LiveReader:
         courier, keys = self._courier, self._courier.keys()
         passed = self._ledger.passed.get(name, 0)
         news = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, name, passed)
-        stream.waiting, stream.newest = len(news), news[-1].position if news else stream.newest
+        stream.waiting = len(news)
+        stream.newest = next((each.position for each in reversed(news) if each.position not in stream.unopened), passed)
         stream.vain_bytes = 0
         if not stream.author and not (news and await self._meet(stream, news)):
             return False
@@ -248,6 +250,8 @@ class LiveReader:
         """Take in the runs of a live stream in their order, up to the first that has to wait."""
         run: LiveRun | None = None
         for each in news:
+            if each.position <= self._ledger.passed.get(name, 0):
+                continue  # a parcel that filled a hole has brought it
             opened = await self._open(stream, each)
             if opened is None:
                 run = None
@@ -262,24 +266,30 @@ class LiveReader:
                 if opened.previous > self._ledger.passed.get(name, 0):
                     await self._peek(stream, news)
                     return
+                if each.position <= self._ledger.passed.get(name, 0):
+                    continue
                 run = LiveRun(opened, [each], each.size)
-            if opened.kind is Kind.STATEMENT:
-                try:
-                    await self._on_statement(stream, opened)
-                except (DecodeError, sync_errors.DecodeError) as error:
-                    stream.why = str(error)
-            else:
-                try:
-                    done = run.feed(opened)
-                except sync_errors.DecodeError as error:
-                    stream.why, run = str(error), None
-                    continue
-                if done is None:
-                    continue
-                if not await self._take_run(name, stream, run, done):
-                    return
+            taken = await self._take(name, stream, run, opened)
+            if taken is None:
+                run = None if run.is_broken else run
+                continue
+            if not taken:
+                return
             self._pass(name, stream, each.position)
             run = None
+
+    async def _take(self, name: bytes, stream: Stream, run: LiveRun, opened: Opened) -> bool | None:
+        """Take in a statement, or a run that ends with this envelope; return False if it has to wait, None if it goes on."""
+        try:
+            if opened.kind is Kind.STATEMENT:
+                await self._on_statement(stream, opened)
+                return True
+            done = run.feed(opened)
+        except (DecodeError, sync_errors.DecodeError) as error:
+            stream.why = str(error)
+            run.is_broken = opened.kind is not Kind.STATEMENT
+            return None if run.is_broken else True
+        return None if done is None else await self._take_run(name, stream, run, done)
 
     def _pass(self, name: bytes, stream: Stream, position: int) -> None:
         self._ledger.on_passed(name, position)

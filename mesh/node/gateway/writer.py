@@ -117,10 +117,8 @@ class LiveWriter:
             MailboxError: the mailbox cannot be read.
         """
         courier, keys = self._courier, self._courier.keys()
-        own, list_after = courier.roster.own_id, courier.mailbox.list_after
-        storage = courier.surroundings.storage
-        parcels = await storage(list_after, keys.mesh, keys.stream_of(own), 0)
-        live = await storage(list_after, keys.mesh, keys.live_stream_of(own), 0)
+        parcels = await courier.listed_own(keys.stream_of(courier.roster.own_id))
+        live = await courier.listed_own(keys.live_stream_of(courier.roster.own_id))
         here = {each.position for each in live}
         expected = [position for position, _ in self._live if position > self._parcel[0]]
         lost = any(position not in here for position in expected)

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from mycomesh.mesh.mailbox.envelope import POSITION_MAX
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway import writer as module
+from mycomesh.mesh.node.gateway.reader import GAP_MS
 from mycomesh.mesh.node.gateway.writer import PARCEL_MS
 from tests.mesh.node.gateway.conftest import settle
 from tests.mesh.node.gateway.test_reader import append, lose, read
@@ -67,6 +69,42 @@ def test_a_position_that_the_storage_has_taken_is_passed(three):
     with pytest.raises(NodeError, match="another program"):
         asyncio.run(alpha.writer.state({}, ()))
     asyncio.run(alpha.writer.state({}, ()))
+
+
+@pytest.mark.parametrize("names", [1, 70])
+def test_invented_positions_far_ahead_are_not_gone_on_from(three, names):
+    alpha, bravo, _ = three
+    for stream in (alpha.live, alpha.parcels):
+        for number in range(names):
+            alpha.courier.mailbox.append(alpha.keys.mesh, stream, POSITION_MAX - number, b"invented")
+    look(alpha)
+    assert alpha.writer.last < POSITION_MAX >> 1
+    asyncio.run(alpha.writer.pack())
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    for _ in range(3):
+        read(bravo)
+    assert bravo.rows() == alpha.rows()
+    stream = bravo.stream_of(alpha)
+    assert stream.lag_ms(bravo.ledger.passed[alpha.live]) < 86_400_000
+
+
+def test_own_positions_far_ahead_are_gone_on_from(three):
+    alpha, bravo, _ = three
+    alpha.ledger.on_own(alpha.ledger.own + (1 << 50))  # its clock was ahead
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    last = alpha.ledger.own
+    asyncio.run(alpha.writer.pack())
+    alpha.begin()
+    alpha.ledger.on_own(0)  # as if its file had been lost
+    look(alpha)
+    assert alpha.writer.last == last
+    asyncio.run(alpha.writer.pack())
+    append(alpha, "INSERT INTO t VALUES('b', 1)")
+    bravo.world.run(GAP_MS)
+    read(bravo)
+    bravo.world.run(GAP_MS)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
 
 
 def test_lost_envelopes_lead_to_a_parcel(three):
