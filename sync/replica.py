@@ -24,6 +24,7 @@ from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementErr
 from mycomesh.sync.feed.feed import IDLE_DAYS, Feed
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.area_check import check_areas
 from mycomesh.sync.replication.drop_guard import DropGuard
 from mycomesh.sync.replication.inbox import Inbox
 from mycomesh.sync.replication.incoming import Incoming
@@ -247,10 +248,15 @@ class Replica:
         stated = None if area is None else self.interests.of(node)
         return area is None or stated is None or stated.keeps(table, area)
 
+    def shares(self, node: bytes, name: str) -> bool:
+        """Return True if a table may be replicated here; of an area, if both this node and that member keep it."""
+        return self.admits(name) and (split_unit(name) is None or self.wants(node, name))
+
     def is_holder(self, node: bytes, table: str, area: str) -> bool:
-        """Return True if a member has stated that it keeps an area, and may read it."""
-        stated = self.interests.of(node)
-        return stated is not None and stated.keeps(table, area) and self.rights.may_read(node, unit_name(table, area))
+        """Return True if a member has stated that it keeps an area, and others take the area from it as well."""
+        stated, name = self.interests.of(node), unit_name(table, area)
+        kept = stated is not None and stated.keeps(table, area)
+        return kept and self.rights.may_read(node, name) and self.rights.may_write(node, name)
 
     def digests(self) -> list[TableDigest]:
         """Return the digest pair of each replicated table, by name."""
@@ -372,10 +378,13 @@ class Replica:
     def _merge(
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool
     ) -> list[Applied]:
-        incoming = [
-            Incoming(*admit(payload, self.rights, wall_ms, origin, sender), len(payload))
-            for payload, origin in payloads
-        ]
+        incoming = []
+        for payload, origin in payloads:
+            bundle, applied = admit(payload, self.rights, wall_ms, origin, sender)
+            unsure = check_areas(bundle, self.registry, self.rights, origin or sender or b"")
+            applied.gaps += unsure
+            applied.withheld |= bool(unsure)
+            incoming.append(Incoming(bundle, applied, len(payload)))
         done = [batch.applied for batch in incoming]
         live = any(origin is not None for _, origin in payloads)
         for batch in incoming:

@@ -99,6 +99,7 @@ COMMANDS = (
     Command("counter", "make a column a counter, so that concurrent changes to it add up", DECIDE),
     Command("policy", "show or set what happens to rows of one id, or have all rows signed", DECIDE),
     Command("retain", "show or set how long the rows of a table are kept", DECIDE),
+    Command("area", "cut a table into areas by a column, so that nodes keep some of them", DECIDE),
     Command("migrate", "drop or rename tables and columns on every node", DECIDE),
     Command("scrub", "find and capture writes that bypassed the triggers", DECIDE, "orders:scrub"),
     Command("accept-drop", "let rows go that one member reports as deleted", DECIDE, "accept_drop"),

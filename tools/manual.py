@@ -255,6 +255,7 @@ MANUAL = {
             ("mycomesh up fleet.db", "serve a file until ^C"),
             ("mycomesh up fleet.db --except logs --except cache", "do not replicate two tables"),
             ("mycomesh up fleet.db --urgent alerts", "send alerts first on a slow link"),
+            ("mycomesh up fleet.db --keep telemetry=self", "of a table cut by drone, keep this node's rows only"),
             ("mycomesh up fleet.db --peer 10.0.0.5:7447", "if the network blocks multicast"),
             ("mycomesh up fleet.db --web 127.0.0.1:7480", "with the web console, as a process that the node starts"),
             ("mycomesh --home second up second.db --loopback --port 0", "run another node on this machine"),
@@ -382,7 +383,7 @@ MANUAL = {
             ("mycomesh policy missions own-ids", "number each node's rows from blocks of its own (AUTOINCREMENT)"),
             ("mycomesh policy orders signed", "take in only rows that their writers have signed"),
         ),
-        {"table": "text", "policy": "text", "ids": "text", "next_id": "int?", "ids_left": "int?"},
+        {"table": "text", "policy": "text", "ids": "text", "next_id": "int?", "ids_left": "int?", "areas_by": "text"},
     ),
     "retain": Page(
         (
@@ -393,6 +394,27 @@ MANUAL = {
             ("mycomesh retain telemetry off", "keep all rows from now on"),
         ),
         {"tables": [_RETAINED]},
+    ),
+    "area": Page(
+        (
+            ("mycomesh area telemetry BY drone_id", "cut a table, on every node and for good"),
+            ("mycomesh area", "list the tables that are cut"),
+            (
+                "mycomesh area telemetry",
+                "list the areas of a table, which of them this node keeps, and their rows here",
+            ),
+        ),
+        {
+            "tables": [
+                {
+                    "table": "text",
+                    "by": "text",
+                    "areas": [{"area": "text", "rows": "int", "kept": "bool"}],
+                    "more": "int",
+                    "no_area": "int",
+                }
+            ]
+        },
     ),
     "migrate": Page(
         (

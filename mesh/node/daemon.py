@@ -397,6 +397,7 @@ class Daemon:
                 | "counter"
                 | "policy"
                 | "retain"
+                | "area"
                 | "migrate"
                 | "conflicts"
                 | "restore"

@@ -22,8 +22,10 @@ from mycomesh.mesh.node.home import FileLock
 from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.watch import written_ms
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.errors import DatabaseError, ForeignFileError, SyncError
 from mycomesh.sync.replica import ConflictLimits, Hooks, Replica, ReplicaConfig
+from mycomesh.sync.wire.interest import Interest, interest_name, interest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["decide"]
 
 _KNOWN = "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_replicated'"
+_STATED = "SELECT sql FROM mycomesh_schema WHERE name = ?"
 REPLICATED = "SELECT name FROM mycomesh_replicated ORDER BY name"
 
 
@@ -56,7 +59,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 node_id=identity.node_id,
                 mesh_key=identity.digest_key,
                 entropy=os.urandom,
-                config=_as_served(file),
+                config=_as_served(file, identity.node_id),
                 recalled=clock_notes.clocks(),
                 hooks=Hooks(authority=NodeAuthority(identity)),
             )
@@ -81,16 +84,22 @@ def _drain(replica: Replica) -> None:
         _, more = replica.drain(clock()[1])
 
 
-def _as_served(file: Path) -> ReplicaConfig:
-    """Return a configuration for the tables that a node has replicated, whatever patterns it was started with."""
+def _as_served(file: Path, node_id: bytes) -> ReplicaConfig:
+    """Return a configuration for the tables that a node has replicated, whatever patterns it was started with.
+
+    The areas that it keeps are those that it has stated.
+    """
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
             if db.execute(_KNOWN).fetchone() is None:
                 raise ForeignFileError(f"{file}: no node has served this file yet; check the path")
             names = [name for (name,) in db.execute(REPLICATED)]
+            fact = db.execute(_STATED, (interest_name(node_id[:SITE_PREFIX]),)).fetchone()
     except sqlite3.Error as error:
         raise DatabaseError(f"{file}: cannot be read: {error}; check the path") from error
     # Each pattern matches only its own name. An empty list would mean every table, so use a pattern that matches none.
     # The node's own limits on the record of conflicts are not known here, so none of it is removed.
     limits = ConflictLimits(records=1 << 62, size=1 << 62, age_days=36_500)
-    return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",), conflicts=limits)
+    stated = interest_of(fact[0]) if fact is not None and isinstance(fact[0], str) else None
+    interest = Interest({}) if stated is None else stated[0]
+    return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",), conflicts=limits, interest=interest)

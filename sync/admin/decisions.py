@@ -8,6 +8,7 @@ from __future__ import annotations
 from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.schema.catalog import Catalog
+from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.own_ids import Room, is_automatic
 from mycomesh.sync.schema.policy import (
     KEEP_BOTH,
@@ -26,7 +27,7 @@ from mycomesh.sync.schema.policy import (
     signed_fact,
     signed_refusal,
 )
-from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.table_spec import TableSpec
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -75,9 +76,15 @@ class Decisions:
             refusal = area_refusal(spec, canonical, self._registry.policies)
             if not refusal and not spec.lacks_primary_key and found.log.count:
                 refusal = f"{spec.name} has or had rows; create a table, cut that one, and copy the rows into it"
+            if is_ledger(fold(spec.name)):
+                refusal = f"{spec.name} is what a migration tool has done, and has to be everywhere"
             if refusal:
                 raise PolicyError(f"not cut: {refusal}")
             self._catalog.decide(area_fact(spec.folded, canonical))
+
+    def area_column(self, table: str) -> str:
+        """Return the column of this file that cuts a table into areas, "" if it is not cut."""
+        return find_table(self._store, self._registry, table).areas_by
 
     def policy(self, table: str) -> str:
         """Return the policy of a table: `same-row` or `keep-both` for two nodes that insert one id, or `signed`."""

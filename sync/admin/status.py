@@ -17,6 +17,7 @@ from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.units import unit_name
 
 __all__ = ["ReplicaStatus", "TableStatus", "read_status"]
 
@@ -29,6 +30,7 @@ class TableStatus:
     """Status of one table. `digest` is hexadecimal; `note` says what is wrong with the table, "" for nothing.
 
     Rows older than `horizon_ms` (Unix) are gone; 0 without a rule. `cut` rows have gone so, and `refused` came too late.
+    `areas_by` is the column that cuts the table into areas, "" if it is not cut.
     """
 
     name: str
@@ -40,6 +42,7 @@ class TableStatus:
     horizon_ms: int = 0
     cut: int = 0
     refused: int = 0
+    areas_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,11 @@ def read_status(
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
         note = notes.get(name, "")
-        if not note and not rights.may_write(rights.own, name) and _has_entries_of(table, own):
+        if not note and _has_withheld(table, own, rights):
             note = WITHHELD
         status = TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note)
+        if table.areas is not None:
+            status = replace(status, areas_by=table.areas_by)
         tables.append(status if table.coverage.horizon is None else _retained(status, table.coverage.horizon))
     tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
@@ -100,7 +105,12 @@ def _retained(status: TableStatus, horizon: Horizon) -> TableStatus:
     return replace(status, note=note, horizon_ms=horizon.bound_ms, cut=figures.cut, refused=figures.refused)
 
 
-def _has_entries_of(table: Table, numbers: Sequence[int]) -> bool:
-    """Return whether the log has entries of one of these sites."""
-    first = (table.log.scan(number, -1, 1) for number in numbers)
-    return any(found and found[0][0] in numbers for found in first)
+def _has_withheld(table: Table, own: Sequence[int], rights: Rights) -> bool:
+    """Return whether the log has entries of sites of this node, by number, that other nodes refuse."""
+    name, areas = table.spec.folded, table.areas
+    if not rights.is_limited(rights.own):
+        return False
+    units = {number: unit_name(name, None if areas is None else areas.of(number)) for number in own}
+    forbidden = [number for number, unit in units.items() if not rights.may_write(rights.own, unit)]
+    first = (table.log.scan(number, -1, 1) for number in forbidden)
+    return any(found and found[0][0] in forbidden for found in first)

@@ -40,6 +40,8 @@ def by_stamper(chunk: Chunk, rows: dict[Row, PendingRow]) -> list[tuple[Stamper,
         return [(chunk.early(), rows)]
     if chunk.table.areas is None:
         return [(chunk.site, rows)]
+    if chunk.table.areas.column not in chunk.table.columns.local_names:  # dropped by hand in this file
+        return [(chunk.site, rows)]
     place = chunk.table.columns.local.index(chunk.table.areas.column)
     found: dict[str | None, dict[Row, PendingRow]] = {}
     for row, pending in rows.items():
@@ -64,6 +66,8 @@ def has_moved(view: RowView, pending: PendingRow) -> bool:
     """Return True if the row has another area than its entries: it ends there and begins here."""
     areas = view.table.areas
     if areas is None or not view.visible or view.present is None or view.table.spec.kind is KeyKind.KEYED:
+        return False
+    if areas.column not in view.table.columns.local_names:
         return False
     area = areas.of(view.stored[0][0])
     if area is None and not pending.mask & 1 << view.table.columns.bits[areas.column]:

@@ -9,6 +9,8 @@ if they are fewer (tests/stories/area_model.py).
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
@@ -39,7 +41,7 @@ class AreaRelease:
         self._replica = replica
         self._config = config
         self._links: dict[int, _Link] = {}
-        self._others: int | None = None  # other members; None before the mesh has named them
+        self._others: tuple[bytes, ...] | None = None  # other members; None before the mesh has named them
         self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
         self._interest = replica.registry.interest
         self._rotation = 0
@@ -54,9 +56,14 @@ class AreaRelease:
         if self._step_at is None and any(table.areas is not None for table in self._replica.tables.values()):
             self._step_at = now_ms + self._config.release_ms
 
-    def on_members(self, others: int) -> None:
-        """Record how many other members there are."""
-        self._others = others
+    def on_members(self, others: Iterable[bytes]) -> None:
+        """Record the node ids of the other members."""
+        self._others = tuple(others)
+
+    @property
+    def others(self) -> tuple[bytes, ...]:
+        """The node ids of the other members, as far as the mesh has named them."""
+        return self._others or ()
 
     def on_link_opened(self, number: int, peer: bytes) -> None:
         """Register a link."""
@@ -74,7 +81,9 @@ class AreaRelease:
         link.asked.remove(message.site)
         for name, top in message.tables:
             unit = self._replica.registry.unit(name)
-            if unit is not None and unit.area is not None and unit.has_site(message.site):
+            # From a member that may only read an area nobody else takes it, so its copy does not count.
+            counts = unit is not None and self._replica.rights.may_write(link.peer, name)
+            if counts and unit is not None and unit.area is not None and unit.has_site(message.site):
                 self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, 0, top)
 
     def on_timer(self, turn: Turn) -> None:
@@ -96,7 +105,7 @@ class AreaRelease:
         self._step_at = turn.now_ms + (PAUSE_MS if more else self._config.release_ms) if held else None
 
     def _give_up(self, unit: Unit, turn: Turn) -> None:
-        needed = self._needed()
+        needed = self._needed(unit)
         covered = [said for said in self._said.get(unit.name, {}).values() if not unit.vector.missing_from(said)]
         if needed is None or len(covered) < needed or not unit.vector.count:
             return
@@ -106,9 +115,12 @@ class AreaRelease:
             self._said.pop(unit.name, None)
             turn.changed = True
 
-    def _needed(self) -> int | None:
+    def _needed(self, unit: Unit) -> int | None:
         """Return how many members have to cover an area before it is given up; None while the members are not known."""
-        return None if self._others is None else max(1, min(self._config.copies, self._others))
+        if self._others is None:
+            return None
+        able = (other for other in self._others if self._replica.rights.may_write(other, unit.name))
+        return max(1, sum(1 for _ in itertools.islice(able, self._config.copies)))
 
     def _step(self, unit: Unit, turn: Turn) -> bool:
         """Remove entries that are not covered; return True if there are more of them."""

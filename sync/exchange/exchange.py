@@ -45,6 +45,7 @@ from mycomesh.sync.events import (
 from mycomesh.sync.exchange import notices, tombstone_audit
 from mycomesh.sync.exchange.acknowledgements import Acknowledgements
 from mycomesh.sync.exchange.area_release import AreaRelease
+from mycomesh.sync.exchange.area_status import AreaStatus, area_statuses
 from mycomesh.sync.exchange.checkpoint_schedule import CheckpointSchedule
 from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
@@ -221,8 +222,22 @@ class Exchange:
             rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
             streaming = self._server.is_streaming(number)
-            result.append(link.status(mine, shown, self._replica.admits, rows, progress, now_ms, streaming=streaming))
+            admitted = partial(self._replica.shares, link.peer)
+            result.append(link.status(mine, shown, admitted, rows, progress, now_ms, streaming=streaming))
         return tuple(result)
+
+    def areas(self, now_ms: int = 0) -> tuple[AreaStatus, ...]:
+        """Return the state of every area that this file knows; a pure read."""
+        peers = [
+            (
+                link.peer,
+                link.digests,
+                {name: now_ms - at for name, at in link.equal_since.items()},
+                link.compared_at is not None,
+            )
+            for _, link in sorted(self._links.items())
+        ]
+        return area_statuses(self._replica, peers, self._releases.others, self._config.copies)
 
     def drop_links(self, reason: str) -> list[Action]:
         """Return the actions that close every link, for the exchange that opens the file next."""
@@ -234,7 +249,7 @@ class Exchange:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
                 self._retention.on_members(len(members))
-                self._releases.on_members(len(members))
+                self._releases.on_members([node for node, _ in members])
             case RightsKnown(own, grants, certificates, purges):
                 self._replica.set_rights(Rights(own, grants))
                 self._purges.on_orders(purges, turn)
@@ -457,9 +472,9 @@ class Exchange:
         turn.send(number, message, urgent=self._links[number].compared_at is None and self._replica.priority.has_urgent)
 
     def _digests_for(self, number: int) -> dict[str, tuple[bytes, bytes]]:
-        """Return the digests of the tables that the peer of a link may read."""
-        peer, rights = self._links[number].peer, self._replica.rights
-        return {name: digest for name, digest in self._digests().items() if rights.may_read(peer, name)}
+        """Return the digests of the tables and areas that the peer of a link may read, and may keep."""
+        peer = self._links[number].peer
+        return {name: digest for name, digest in self._digests().items() if self._replica.wants(peer, name)}
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         return self._replica.digest_pairs(remember=remember)

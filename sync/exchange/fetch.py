@@ -24,6 +24,7 @@ from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.replication.admission import clock_remedy
 from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.units import shown_unit
 
 __all__ = ["Fetcher", "Progress"]
 
@@ -446,7 +447,8 @@ class Fetcher:
         self._discard_partial(link, current, turn.now_ms)
         if advanced:
             text = f"caught up with {link.peer.hex()[:8]}"
-            turn.notify("round.done", text, {"rows": link.rows, "tables": advanced, "node_id": link.peer.hex()})
+            detail = {"rows": link.rows, "tables": [*map(shown_unit, advanced)], "node_id": link.peer.hex()}
+            turn.notify("round.done", text, detail)
             turn.covered_more = True
         self._request_from_others(number, turn)
         self._request(number, turn)

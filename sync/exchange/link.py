@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.link_status import LinkStatus, Progress
 from mycomesh.sync.wire.parts import Joiner
+from mycomesh.sync.wire.units import split_unit, table_of
 
 __all__ = ["Link"]
 
@@ -55,16 +56,22 @@ class Link:
         Args:
             mine: this replica's digests.
             shown: returns what this file calls a table.
-            admitted: returns whether this node would replicate a table that the peer has.
+            admitted: returns whether this node would replicate a table that the peer has; an area only if both keep it.
             rows: the numbers of changes sent and received.
             progress: that of the round from the peer, None without one.
             now_ms: monotonic.
             streaming: whether a stream to the peer is under way.
         """
-        behind = tuple(name for name, digest in mine.items() if self.digests.get(name) != digest)
+        shared = {name: digest for name, digest in mine.items() if split_unit(name) is None or admitted(name)}
+        behind = tuple(name for name, digest in shared.items() if self.digests.get(name) != digest)
         # This file could not create them, or has not yet.
         behind += tuple(name for name in sorted(self.digests) if name not in mine and admitted(name))
-        since = {shown(name): now_ms - at for name, at in self.equal_since.items() if name not in behind}
+        since: dict[str, int] = {}
+        unequal = {table_of(name) for name in behind}
+        for name, at in self.equal_since.items():
+            table = table_of(name)  # a table is equal if all of its areas are that both keep
+            if name in shared and table not in unequal:
+                since[shown(table)] = min(now_ms - at, since.get(shown(table), now_ms))
         return LinkStatus(
             self.peer,
             not behind,

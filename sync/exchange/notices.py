@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mycomesh.sync.exchange.link_status import Progress
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.wire.units import shown_unit
 
 __all__ = [
     "notify_adopted",
@@ -68,13 +69,14 @@ def notify_new_site(site: bytes, turn: Turn) -> None:
 
 def notify_withheld(tables: Sequence[str], turn: Turn) -> None:
     """Report tables that this node wrote without the right to."""
+    tables = [shown_unit(name) for name in tables]
     text = f"this node may not write {', '.join(tables)}: its rows stay here, because other nodes refuse them"
     turn.notify("write.withheld", text, {"tables": tables}, "warning")
 
 
 def notify_forbidden(origin: bytes, tables: Sequence[str], turn: Turn) -> None:
     """Report tables of a live batch that its origin may not write."""
-    node_id = origin.hex()
+    node_id, tables = origin.hex(), [shown_unit(name) for name in tables]
     text = f"ignored rows from {node_id[:8]} in tables that it may not write: {', '.join(tables)}"
     turn.notify("batch.forbidden", text, {"node_id": node_id, "tables": tables}, "warning")
 

@@ -24,7 +24,7 @@ class Applied:
     full: list[bytes] = field(default_factory=list)  # beginnings of sites of which too many rows are parked since now
     crowded: int = 0  # changes of a catch-up chunk left out because this file has no room for their sites
     refused: int = 0  # changes of a catch-up chunk left out because their stamps lie too far ahead
-    withheld: bool = False  # changes were left out because one of the two nodes has not learnt a table's policy yet
+    withheld: bool = False  # changes were left out because one of the two nodes has not learnt a policy or an area yet
     misfit: str = ""  # why nothing of a catch-up chunk was applied: a table has another definition here
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
     unsigned: int = 0  # changes of signed tables that were left out, because their writers did not sign them

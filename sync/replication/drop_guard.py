@@ -22,6 +22,7 @@ from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
+from mycomesh.sync.wire.units import table_of
 
 __all__ = ["ALONE_ROWS_MAX", "CLAIMED_STAMPS_MAX", "CLAIMS_MAX", "DropGuard", "Verdict", "rows_allowed"]
 
@@ -144,7 +145,7 @@ class DropGuard:
         counts = {
             (name, peer): claim.count
             for (name, peer), claim in self._claims.items()
-            if self._registry.local_name(name) == fold(shown)
+            if fold(shown) in (fold(self._registry.local_name(name)), self._registry.local_name(table_of(name)))
         }
         if not counts:
             raise PolicyError(f"no member reports rows of {shown!r} as deleted that wait here; see 'mycomesh status'")
@@ -181,18 +182,19 @@ class DropGuard:
                 self._claims[key] = _Claim(claim.count, array("q"))
 
     def _note(self, name: str) -> None:
-        """Show the largest claim about a table in its note."""
-        waiting = [(claim.count, peer) for (claimed, peer), claim in self._claims.items() if claimed == name]
+        """Show the largest claim about a table, or about one of its areas, in the note of the table."""
+        table = table_of(name)
+        waiting = [(claim.count, peer, of) for (of, peer), claim in self._claims.items() if table_of(of) == table]
         line = ""
         if waiting:
-            count, peer = max(waiting)
-            shown = self._registry.local_name(name)
+            count, peer, claimed = max(waiting)
+            shown = self._registry.local_name(claimed)
             line = (
                 f"member {peer.hex()[:8]} reports {count} change(s) as deleted that this node has; the rows stay until"
                 f" another member reports the same, or until 'mycomesh accept-drop {shown}'; 'mycomesh keep-rows {shown}'"
                 " writes them again everywhere"
             )
-        self._registry.notes.put(name, line, Source.DROPS)
+        self._registry.notes.put(table, line, Source.DROPS)
 
 
 def rows_allowed(table: Table) -> int:

@@ -1,7 +1,8 @@
-"""Access rights: which node may read and write which tables.
+"""Access rights: which node may read and write which tables, and which areas of those that are cut.
 
-Grants are (16-byte node id, ((pattern, rights), ...)). The first pattern that matches a table's name decides. A node without
-an entry may do everything, because its rows may be older than its rights.
+Grants are (16-byte node id, ((pattern, rights), ...)). The first pattern that matches decides. `telemetry` matches a table with
+all its areas, `telemetry[7]` an area of it alone; both parts take `*` and `?`. A node without an entry may do everything, because
+its rows may be older than its rights.
 """
 
 from __future__ import annotations
@@ -27,15 +28,23 @@ class Rights:
         self.own = own
         self._grants = dict(grants)
 
-    def may_write(self, node: bytes, table: str) -> bool:
-        """Return True if other nodes accept changes of a table from that node."""
+    def may_write(self, node: bytes, name: str) -> bool:
+        """Return True if other nodes accept changes of a table, or of a unit by its name on the wire, from that node."""
         grants = self._grants.get(node)
-        return grants is None or "w" in _rights(grants, table)
+        return grants is None or "w" in _rights(grants, name)
 
-    def may_read(self, node: bytes, table: str) -> bool:
-        """Return True if that node receives the changes of a table."""
+    def may_read(self, node: bytes, name: str) -> bool:
+        """Return True if that node receives the changes of a table or unit."""
         grants = self._grants.get(node)
-        return grants is None or "r" in _rights(grants, table)
+        return grants is None or "r" in _rights(grants, name)
+
+    def is_limited(self, node: bytes) -> bool:
+        """Return True if the node lacks some right."""
+        return node in self._grants
+
+    def names_areas(self, node: bytes) -> bool:
+        """Return True if the node may do other things in some area than in its table."""
+        return any(_area_pattern(pattern) for pattern, _ in self._grants.get(node, ()))
 
     def member_may_write(self, member: bytes, table: str) -> bool:
         """Return True if the member may write a table whose node id begins so, as its sites do."""
@@ -67,5 +76,23 @@ class Rights:
 
 @lru_cache(maxsize=4_096)
 def _rights(grants: tuple[tuple[str, str], ...], name: str) -> str:
-    table = (split_unit(name) or (name,))[0]
-    return next((rights for pattern, rights in grants if fnmatchcase(table, pattern)), "-")
+    table, area = split_unit(name) or (name, None)
+    for pattern, rights in grants:
+        scoped = _area_pattern(pattern)
+        if scoped is None:
+            if fnmatchcase(table, _literal(pattern)):
+                return rights
+        elif area is not None and fnmatchcase(table, _literal(scoped[0])) and fnmatchcase(area, _literal(scoped[1])):
+            return rights
+    return "-"
+
+
+def _area_pattern(pattern: str) -> tuple[str, str] | None:
+    """Return the patterns of table and area in `telemetry[7]`, None for a pattern of tables."""
+    table, bracket, rest = pattern.partition("[")
+    return (table, rest[:-1]) if bracket and rest.endswith("]") else None
+
+
+def _literal(pattern: str) -> str:
+    """Return a pattern in which only `*` and `?` match more than themselves."""
+    return pattern.replace("[", "[[]")

@@ -42,7 +42,7 @@ from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.interest import Interest
-from mycomesh.sync.wire.units import area_of, split_unit, unit_name
+from mycomesh.sync.wire.units import area_of, shown_unit, split_unit, unit_name
 
 __all__ = ["Record", "Registry", "Snapshot", "read_sums"]
 
@@ -212,9 +212,11 @@ class Registry:
         return self.names.spec(self.file.spec(here), name, self.policies.dropped_of(name))
 
     def local_name(self, name: str) -> str:
-        """Return the folded name by which this file calls a table."""
-        table = self.tables.get(name)
-        return name if table is None else fold(table.spec.name)
+        """Return the folded name by which this file calls a table; that of an area is `table[area]`."""
+        table_name, area = split_unit(name) or (name, None)
+        table = self.tables.get(table_name)
+        shown = table_name if table is None else fold(table.spec.name)
+        return shown_unit(unit_name(shown, area))
 
     # ---- the records in the file
 

@@ -90,6 +90,12 @@ class Table:
         self.coverage.on_covered = areas.on_covered
         self.store.enlist(areas)
 
+    @property
+    def areas_by(self) -> str:
+        """The column of this file that cuts the table into areas, "" if none does."""
+        cut = None if self.areas is None else self.areas.column
+        return next((column.name for column in self.spec.columns if column.folded == cut), "")
+
     def load(self, before: Table | None = None, sums: tuple[int, int, int] | None = None) -> None:
         """Read the vector and the log's sums, or take them from the table that this one replaces; follow transactions."""
         if before is not None:

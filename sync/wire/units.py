@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["AREA_CHARS_MAX", "CUT_NAME_CHARS_MAX", "area_of", "split_unit", "unit_name"]
+__all__ = ["AREA_CHARS_MAX", "CUT_NAME_CHARS_MAX", "area_of", "shown_unit", "split_unit", "table_of", "unit_name"]
 
 _PREFIX = "mycomesh_area\0"
 # Characters of an area. A row with a longer value belongs to no area, like one with NULL.
@@ -27,6 +27,17 @@ def split_unit(name: str) -> tuple[str, str] | None:
         return None
     table, _, area = name[len(_PREFIX) :].partition("\0")
     return (table, area) if table and area and "\0" not in area and len(area) <= AREA_CHARS_MAX else None
+
+
+def table_of(name: str) -> str:
+    """Return the table of a unit by its name."""
+    return (split_unit(name) or (name,))[0]
+
+
+def shown_unit(name: str) -> str:
+    """Return the name of a unit for people: `table[area]`, or the table's."""
+    table, area = split_unit(name) or (name, "")
+    return f"{table}[{area}]" if area else table
 
 
 def area_of(value: Any) -> str | None:

@@ -285,7 +285,7 @@ BROKEN = {
     ),
     "what is passed on is covered": (Inbox, "_takes", _claim_forwarded, test_nothing_passed_on_is_claimed),
     "a row stays where it was": (drain, "has_moved", lambda *_: False, test_a_row_moves_with_its_area),
-    "one copy is enough": (AreaRelease, "_needed", lambda _: 1, test_own_writes_elsewhere_go_once_two_have_them),
+    "one copy is enough": (AreaRelease, "_needed", lambda *_: 1, test_own_writes_elsewhere_go_once_two_have_them),
 }
 
 

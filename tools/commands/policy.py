@@ -39,9 +39,12 @@ def run(args: argparse.Namespace, home: Home) -> int:
     both = policy if ids == "shared-ids" else f"{policy}, {ids}"
     if args.policy is not None or args.json:
         told = {"table": args.table, "policy": policy, "ids": ids, "next_id": next_id, "ids_left": left}
+        told["areas_by"] = answer.get("areas_by", "")
         tell(args, told, f"{args.table} is {both} here, and on every other node once the decision reaches it")
         return exits.DONE
     print(both)
+    if answer.get("areas_by"):
+        print(f"cut into areas by {answer['areas_by']}: 'mycomesh area {args.table}' lists them")
     if next_id is not None:
         print(f"the next id here is {next_id:,}, and {left:,} ids follow before those of another node")
     return exits.DONE

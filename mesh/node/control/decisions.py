@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.mesh.node.control import retention_requests
+from mycomesh.mesh.node.control import area_requests, retention_requests
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
 from mycomesh.sync.schema.policy import OWN_IDS, SHARED_IDS
@@ -58,8 +58,13 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
                     table
                 )
             }
-        case "policy" | "retain" as rule:
-            return retention_requests.prepare(request) if rule == "retain" else _prepare_policy(request)
+        case "policy" | "retain" | "area" as rule:
+            preparations = {
+                "policy": _prepare_policy,
+                "retain": retention_requests.prepare,
+                "area": area_requests.prepare,
+            }
+            return preparations[rule](request)
         case "migrate":
             script, dry_run = _text(request, "sql"), request.get("dry_run") is True
             return lambda replica: {"done": replica.migrate(script, clock()[1], dry_run=dry_run)}
@@ -105,7 +110,11 @@ def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
     decisions = replica.decisions
     if policy is not None:
         decisions.decide_policy(table, policy)
-    answer: dict[str, Any] = {"policy": decisions.policy(table), "ids": decisions.ids(table)}
+    answer: dict[str, Any] = {
+        "policy": decisions.policy(table),
+        "ids": decisions.ids(table),
+        "areas_by": decisions.area_column(table),
+    }
     if policy is not None:  # takes effect with the drain that follows
         return answer | {"ids" if policy in (OWN_IDS, SHARED_IDS) else "policy": policy}
     room = decisions.room(table)
