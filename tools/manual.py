@@ -52,6 +52,18 @@ _TABLE = {
     "horizon": "text",
     "cut": "int",
     "refused": "int",
+    "areas_by": "text",
+}
+_AREA = {
+    "table": "text",
+    "area": "text",
+    "kept": "bool",
+    "changes": "int",
+    "digest": "text",
+    "equal_on": "int",
+    "behind": "int",
+    "holders": "int",
+    "wanted": "int",
 }
 _RETAINED = {
     "table": "text",
@@ -146,6 +158,8 @@ _STATUS = {
     "children": [_CHILD],
     "mailboxes": [_MAILBOX],
     "metered": "any?",
+    "areas": [_AREA],
+    "areas_more": "int",
     "revoked": "bool",
 }
 _MEMBER = {
@@ -296,6 +310,7 @@ MANUAL = {
             "readers": [_READER],
             "children": [_CHILD],
             "mailboxes": [_MAILBOX],
+            "areas": [_AREA],
             "traffic": ["int"],
             "lags": ["int"],
             "lag_unit": "text",
@@ -335,6 +350,16 @@ MANUAL = {
                     "peers": [{"peer": "text", "equal": "bool", "equal_ms": "int?"}],
                 }
             ],
+            "areas": [
+                {
+                    "table": "text",
+                    "area": "text",
+                    "changes": "int",
+                    "hash": "text",
+                    "holders": "int",
+                    "peers": [{"peer": "text", "equal": "bool", "equal_ms": "int?"}],
+                }
+            ],
             "peers": [{"name": "text", "node_id": "text", "state": "text", "answered": "bool", "equal": "bool?"}],
         },
         shape_of_files={
@@ -359,7 +384,7 @@ MANUAL = {
             ("mycomesh wait --replicas 3", "wait until three nodes have what is committed here"),
             ("mycomesh wait --replicas 2 --timeout 5", "exit code 3 after five seconds"),
         ),
-        {"reached": "bool", "replicas": "int", "wanted": "int", "linked": "int"},
+        {"reached": "bool", "replicas": "int", "wanted": "int", "linked": "int", "least": "text"},
     ),
     "isolate": Page((("mycomesh isolate", "rehearse a split; local writes go on"),), {"done": "text"}),
     "rejoin": Page((("mycomesh rejoin", "end the isolation"),), {"done": "text"}),

@@ -9,19 +9,32 @@ from mycomesh.tools.render import byte_count, duration, print_table, short_hash,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import AccountView, BudgetView, MailboxView, PeerView, ReaderView, TableView
+    from mycomesh.mesh.node.status import (
+        AccountView,
+        AreaView,
+        BudgetView,
+        MailboxView,
+        PeerView,
+        ReaderView,
+        TableView,
+    )
 
 __all__ = [
+    "area_note",
+    "cut_by",
     "equality",
     "linked_of",
     "retained",
     "show_accounts",
+    "show_areas",
     "show_budget",
     "show_mailboxes",
     "show_peers",
     "show_readers",
     "show_tables",
 ]
+
+AREAS_SHOWN = 50  # in a table for people
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -41,7 +54,7 @@ def show_tables(tables: Sequence[TableView], linked: int) -> None:
             "-" if table.equal_on is None else f"{table.equal_on} of {linked}",
             str(table.conflicts),
             str(table.parked),
-            "; ".join(filter(None, (retained(table), table.note))),
+            "; ".join(filter(None, (cut_by(table), retained(table), table.note))),
         )
         for table in tables
     ]
@@ -54,6 +67,38 @@ def retained(table: TableView) -> str:
         return ""
     late = f", {table.refused} came too late" if table.refused else ""
     return f"rows since {table.horizon[:19]}Z, {table.cut} older are gone{late}"
+
+
+def cut_by(table: TableView) -> str:
+    """Return how a table is cut into areas, "" if it is not."""
+    return f"cut by {table.areas_by}" if table.areas_by else ""
+
+
+def show_areas(areas: Sequence[AreaView], more: int, linked: int) -> None:
+    """Print the areas of tables that are cut, those first of which something is amiss; `more` is how many are left out."""
+    rows = [
+        (
+            area.table,
+            area.area,
+            str(area.changes),
+            short_hash(area.digest),
+            f"{area.equal_on} of {area.equal_on + area.behind}" if linked and area.kept else "-",
+            f"{area.holders} of {area.wanted}",
+            area_note(area),
+        )
+        for area in areas[:AREAS_SHOWN]
+    ]
+    print_table(("TABLE", "AREA", "CHANGES", "HASH", "EQUAL ON", "HOLDERS", "NOTE"), rows)
+    hidden = len(areas) - len(rows) + more
+    if hidden:
+        print(f"and {hidden} more area(s): 'mycomesh area TABLE' lists them")
+
+
+def area_note(area: AreaView) -> str:
+    """Return what is to be known of an area, "" for nothing."""
+    if not area.kept:
+        return "not kept: goes once others have it" if area.changes else "not kept"
+    return "too few keep it" if area.holders < area.wanted else ""
 
 
 def show_accounts(accounts: Sequence[AccountView]) -> None:

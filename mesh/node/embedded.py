@@ -227,7 +227,7 @@ class Node:
         while True:
             left_s = max(0.0, end_s - clock())
             wait_ms = STEP_MS if left_s * 1000 > STEP_MS else round(left_s * 1000)
-            count, _ = await self._serving().count_replicas(position, want=replicas, wait_ms=wait_ms)
+            count, *_ = await self._serving().count_replicas(position, want=replicas, wait_ms=wait_ms)
             if count >= replicas:
                 return count
             if not left_s:

@@ -34,7 +34,7 @@ from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import ConflictLimits, Hooks, Replica, ReplicaConfig, ReplicaStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from mycomesh.mesh.membership.identity import Identity
@@ -42,11 +42,14 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.sync.admin.state_tables import NodeState
     from mycomesh.sync.events import Event
+    from mycomesh.sync.exchange.area_status import AreaStatus
     from mycomesh.sync.exchange.intake import FileTrouble
     from mycomesh.sync.feed.feed import Cursor, Feed
     from mycomesh.sync.feed.position import Position
     from mycomesh.sync.feed.reader import Page
     from mycomesh.sync.feed.windows import SetPage
+
+    FullStatus = tuple[ReplicaStatus, tuple[LinkStatus, ...], tuple[AreaStatus, ...]]
 
 __all__ = ["ReplicaThread"]
 
@@ -77,7 +80,7 @@ class ReplicaThread:
         self._exchange: Exchange | None = None
         self._on_commit: Callable[[], None] | None = None
         self._last_cursors: list[Cursor] = []
-        self._last_status: tuple[ReplicaStatus, tuple[LinkStatus, ...]] | None = None
+        self._last_status: FullStatus | None = None
         self._lock_timer = LockTimer(time.perf_counter)
         self._sql = SqlThread(self._open, report, clock)
 
@@ -97,13 +100,14 @@ class ReplicaThread:
         """Return once the thread has run a job."""
         await asyncio.wrap_future(self._sql.call(lambda: None))
 
-    async def status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
-        """Return the status of the replica and of its links, including everything committed before the call.
+    async def status(self, members: Collection[bytes]) -> FullStatus:
+        """Return the status of the replica, of its links and of its areas, including everything committed before the call.
 
-        While the file cannot be read, return the last status that could be. During a long call, writes may lack their stamps.
+        `members` are the node ids of the others. While the file cannot be read, return the last status that could be. During
+        a long call, writes may lack their stamps.
         """
         try:
-            self._last_status = await self._inspect(self._status)
+            self._last_status = await self._inspect(lambda between: self._status(members, between))
         except DatabaseError:  # a program has the file locked against readers too
             if self._last_status is None:
                 raise
@@ -113,12 +117,19 @@ class ReplicaThread:
         """Return the status of the links."""
         return await asyncio.wrap_future(self._sql.call(self._links))
 
+    async def areas(self, members: Collection[bytes]) -> tuple[AreaStatus, ...]:
+        """Return the status of the areas, given the node ids of the other members."""
+        return await asyncio.wrap_future(self._sql.call(lambda: self._areas(members)))
+
     async def write_position(self) -> WritePosition:
         """Stamp all local writes; return their position."""
         return await self._call(self._write_position)
 
-    async def count_replicas(self, position: WritePosition) -> tuple[int, int]:
-        """Return how many nodes, including this one, have acknowledged a position, and how many peers are linked."""
+    async def count_replicas(self, position: WritePosition) -> tuple[int, int, str]:
+        """Return how many nodes, including this one, have acknowledged a position, how many peers are linked, and the area.
+
+        That is the area that is on fewer nodes than all tables, as `table[area]`, "" if none is.
+        """
         return await asyncio.wrap_future(self._sql.call(lambda: self._count_replicas(position)))
 
     async def run(self, request: Callable[[Replica], T]) -> T:
@@ -137,9 +148,17 @@ class ReplicaThread:
         """
         await self._call(lambda: self._drain(clock()[0] + STOP_DRAIN_MS_MAX))
 
-    async def write_state(self, state_of: Callable[[tuple[LinkStatus, ...]], NodeState], wall_ms: int) -> None:
-        """Update the state tables to the state that `state_of` makes from the links; write only what differs."""
-        await self._call(lambda: self._write_state(state_of(self._links()), wall_ms))
+    async def write_state(
+        self,
+        state_of: Callable[[tuple[LinkStatus, ...], tuple[AreaStatus, ...]], NodeState],
+        members: Collection[bytes],
+        wall_ms: int,
+    ) -> None:
+        """Update the state tables to the state that `state_of` makes from links and areas; write only what differs.
+
+        `members` are the node ids of the others.
+        """
+        await self._call(lambda: self._write_state(state_of(self._links(), self._areas(members)), wall_ms))
 
     async def begin_reading(self, table: str, cursor: str | None, *, from_now: bool) -> tuple[Position, str]:
         """Return where a reader of the change feed begins, and the table's name on the mesh; create a cursor that is new."""
@@ -314,23 +333,27 @@ class ReplicaThread:
         self._replica.shrink()
         trim_heap()
 
-    def _status(self, between: bool) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+    def _status(self, members: Collection[bytes], between: bool) -> FullStatus:
         if not between and self._replica.outbox.stale():  # so that a user sees the table that he has just created
             self._sql.handle_now(CommitSeen())
-        return self._replica.status(), self._links()
+        return self._replica.status(), self._links(), self._areas(members)
 
     def _links(self) -> tuple[LinkStatus, ...]:
         assert self._exchange is not None
         return self._exchange.links(clock()[0])
 
+    def _areas(self, members: Collection[bytes]) -> tuple[AreaStatus, ...]:
+        assert self._exchange is not None
+        return self._exchange.areas(members, clock()[0])
+
     def _write_position(self) -> WritePosition:
         self._drain()
         return WritePosition(self._replica.site, write_position(self._replica))
 
-    def _count_replicas(self, position: WritePosition) -> tuple[int, int]:
+    def _count_replicas(self, position: WritePosition) -> tuple[int, int, str]:
         assert self._exchange is not None
-        peers = self._exchange.acknowledgements.peers_covering(position.site, position.tables)
-        return 1 + len(peers), len(self._links())
+        count, least = self._exchange.acknowledgements.replicas(position.site, position.tables)
+        return count, len(self._links()), self._replica.registry.local_name(least) if least else ""
 
     def _run(self, request: Callable[[Replica], T]) -> T:
         self._drain()  # writes before the request get earlier stamps

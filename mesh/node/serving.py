@@ -31,6 +31,9 @@ from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.snapshot import (
     Snapshot,
     account_views,
+    area_states,
+    area_views,
+    areas_warning,
     budget_view,
     equal_on,
     mailbox_states,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.status import MailboxView, ReaderView, WritePosition
+    from mycomesh.sync.exchange.area_status import AreaStatus
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.feed.feed import Feed
     from mycomesh.sync.replica import Replica
@@ -191,7 +195,8 @@ class ServingNode:
 
     async def snapshot(self) -> Snapshot:
         """Return the state of the file and the mesh."""
-        status, links = await self._replica.status()
+        status, links, known_areas = await self._replica.status(self._others())
+        areas = area_views(known_areas)
         now_ms, wall_ms = clock()
         mesh_clock = self._mesh.mesh_clock
         peers = peer_views(self._mesh.peers(now_ms), links)
@@ -202,7 +207,7 @@ class ServingNode:
             peers,
             self._shell.port,
             mesh_clock.offset_ms,
-            ISOLATED if self._shell.isolated else mesh_clock.warning or status.warning,
+            ISOLATED if self._shell.isolated else mesh_clock.warning or status.warning or areas_warning(areas),
             scrub_view(status.scrubbed, wall_ms),
             self._replica.lock_held_ms,
             trouble_view(self._replica.trouble, wall_ms),
@@ -210,6 +215,7 @@ class ServingNode:
             account_views(status, peers),
             await self.cursors(),
             budget_view(self._mesh.links, wall_ms),
+            areas,
         )
 
     def metered_hours(self) -> tuple[tuple[int, int], ...]:
@@ -236,8 +242,10 @@ class ServingNode:
         """Return the position of everything written here so far, all of it stamped."""
         return await self._replica.write_position()
 
-    async def count_replicas(self, position: WritePosition, *, want: int = 0, wait_ms: int = 0) -> tuple[int, int]:
-        """Return how many nodes, including this one, have all writes up to a position, and how many peers are linked.
+    async def count_replicas(self, position: WritePosition, *, want: int = 0, wait_ms: int = 0) -> tuple[int, int, str]:
+        """Return how many nodes, including this one, have each write up to a position, and how many peers are linked.
+
+        The third is the area that is on fewer nodes than all tables, "" if none is.
 
         Wait until there are `want` nodes, at most `wait_ms` milliseconds; the requests to peers become rarer meanwhile.
         """
@@ -245,13 +253,13 @@ class ServingNode:
         while True:
             self._replica.submit(CoverageRequested())
             await asyncio.sleep(pause_s)
-            replicas, linked = await self._replica.count_replicas(position)
+            replicas, linked, least = await self._replica.count_replicas(position)
             left_s = (started_ms + wait_ms - clock()[0]) / 1000
             if replicas >= want or left_s <= 0:
-                return replicas, linked
+                return replicas, linked, least
             pause_s = min(2 * pause_s, COUNT_PAUSE_S_MAX, left_s)
 
-    async def compare(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...]]:
+    async def compare(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...], tuple[AreaStatus, ...]]:
         """Compare with all linked peers; return after all answers, at the latest after `seconds_max` or a little more."""
         started_ms = clock()[0]
         self._replica.submit(CompareRequested())
@@ -264,7 +272,10 @@ class ServingNode:
             await asyncio.sleep(COMPARE_PAUSE_S)
         # The row counts of the snapshot come before the comparisons that are returned with them.
         snapshot = await self.snapshot()
-        return snapshot, await self._replica.links()
+        return snapshot, await self._replica.links(), await self._replica.areas(self._others())
+
+    def _others(self) -> list[bytes]:
+        return [peer.node_id for peer in self._mesh.peers(clock()[0])]
 
     async def cursors(self) -> tuple[ReaderView, ...]:
         """Return the cursors of the change feed."""
@@ -374,13 +385,13 @@ class ServingNode:
         mailboxes = mailbox_states(self._callbacks.mailboxes())
         port, offset_ms = self._shell.port, self._mesh.mesh_clock.offset_ms
 
-        def state_of(links: tuple[LinkStatus, ...]) -> NodeState:
+        def state_of(links: tuple[LinkStatus, ...], areas: tuple[AreaStatus, ...]) -> NodeState:
             states = peer_states(peers, links, wall_ms)
             trouble = self._replica.trouble
             known = (states, len(links), equal_on(links), trouble)
-            return NodeState(*head, os.getpid(), port, offset_ms, *known, mailboxes=mailboxes)
+            return NodeState(*head, os.getpid(), port, offset_ms, *known, mailboxes=mailboxes, areas=area_states(areas))
 
-        await self._replica.write_state(state_of, wall_ms)
+        await self._replica.write_state(state_of, [peer.node_id for peer in peers], wall_ms)
 
     def _with_member_name(self, notice: Notice) -> Notice:
         """Replace the beginning of a node id, all that the exchange knows of a member, by the member's name."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.status import (
     AccountView,
+    AreaView,
     BudgetView,
     LinkView,
     MailboxView,
@@ -21,7 +22,7 @@ from mycomesh.mesh.node.status import (
     TableView,
     TroubleView,
 )
-from mycomesh.sync.admin.state_tables import MailboxState, PeerState, ReaderState
+from mycomesh.sync.admin.state_tables import AreaState, MailboxState, PeerState, ReaderState
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.sqlite.identifiers import fold
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.core import PeerStatus
     from mycomesh.mesh.links.link_table import LinkTable
+    from mycomesh.sync.exchange.area_status import AreaStatus
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.exchange.intake import FileTrouble
     from mycomesh.sync.feed.feed import Cursor
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
     from mycomesh.sync.replication.scrub import Scrubbed
 
 __all__ = [
+    "AREAS_SHOWN_MAX",
     "Snapshot",
     "account_views",
+    "area_states",
+    "area_views",
+    "areas_warning",
     "budget_view",
     "equal_on",
     "mailbox_states",
@@ -51,6 +57,9 @@ __all__ = [
     "table_views",
     "trouble_view",
 ]
+
+# Areas in a status: the SQL table has all of them.
+AREAS_SHOWN_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,47 @@ class Snapshot:
     accounts: tuple[AccountView, ...] = ()
     readers: tuple[ReaderView, ...] = ()
     metered: BudgetView | None = None
+    areas: tuple[AreaView, ...] = ()
+
+
+def area_views(areas: Iterable[AreaStatus]) -> tuple[AreaView, ...]:
+    """Return the views of the areas, first those that too few members keep, then those that are not equal."""
+    found = [
+        AreaView(
+            each.table,
+            each.area,
+            each.kept,
+            each.entries,
+            each.digest,
+            sum(equal_ms is not None for _, equal_ms in each.peers),
+            sum(equal_ms is None for _, equal_ms in each.peers),
+            each.holders,
+            each.wanted,
+        )
+        for each in areas
+    ]
+    return tuple(sorted(found, key=lambda each: (each.holders >= each.wanted, not each.behind, each.table, each.area)))
+
+
+def areas_warning(areas: Iterable[AreaView]) -> str:
+    """Return one line about areas that too few members keep, "" if enough keep each."""
+    few = [each for each in areas if each.changes and each.holders < each.wanted]
+    if not few:
+        return ""
+    first = few[0]
+    more = f", and {len(few) - 1:,} more area(s) by too few" if len(few) > 1 else ""
+    return (
+        f"area {first.area} of {first.table} is kept by {first.holders} member(s), and {first.wanted} should{more}: add it to"
+        " [keep] on another node, or set 'copies' there"
+    )
+
+
+def area_states(areas: Iterable[AreaStatus]) -> tuple[AreaState, ...]:
+    """Return the areas as rows of the state tables."""
+    return tuple(
+        AreaState(each.table, each.area, each.kept, each.equal_on, each.behind, each.holders, each.changes, each.digest)
+        for each in area_views(areas)
+    )
 
 
 def budget_view(links: LinkTable, wall_ms: int) -> BudgetView | None:
@@ -104,6 +154,7 @@ def table_views(status: ReplicaStatus, links: Sequence[LinkStatus]) -> tuple[Tab
             time_text(table.horizon_ms) if table.horizon_ms else "",
             table.cut,
             table.refused,
+            table.areas_by,
         )
         for table in status.tables
     )

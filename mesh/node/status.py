@@ -16,6 +16,7 @@ from mycomesh.mesh.node.errors import NodeError
 __all__ = [
     "SCHEMA",
     "AccountView",
+    "AreaView",
     "BudgetView",
     "ChildView",
     "LinkView",
@@ -87,7 +88,8 @@ class TableView:
     """One replicated table. Two nodes have the same `digest` (hexadecimal) exactly if their contents are equal.
 
     `equal_on` counts the linked peers whose table was equal when last compared; None before the first comparison. `horizon` is
-    the time (ISO 8601) before which rows are gone, "" if rows stay; `cut` rows have gone, and `refused` came too late.
+    the time (ISO 8601) before which rows are gone, "" if rows stay; `cut` rows have gone, and `refused` came too late. `areas_by`
+    is the column that cuts the table into areas, "" if none does; it is equal on peers that have all equal that both keep.
     """
 
     name: str
@@ -100,6 +102,27 @@ class TableView:
     horizon: str = ""
     cut: int = 0
     refused: int = 0
+    areas_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AreaView:
+    """One area of a table that is cut. `changes` are those in this file, and `digest` (hexadecimal) is theirs.
+
+    `kept`: this node keeps it; if not, what is here waits until enough others have it. `equal_on` and `behind` count the linked
+    peers that keep it and had it equal, or not, when last compared. `holders` counts the members that keep it, this node
+    included; `wanted` is how many should.
+    """
+
+    table: str
+    area: str
+    kept: bool
+    changes: int
+    digest: str
+    equal_on: int
+    behind: int
+    holders: int
+    wanted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +297,8 @@ class Status:
     children: tuple[ChildView, ...] = ()
     mailboxes: tuple[MailboxView, ...] = ()
     metered: BudgetView | None = None  # None: no link has a budget
+    areas: tuple[AreaView, ...] = ()  # those first of which something is amiss; `areas_more` are left out
+    areas_more: int = 0
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -297,6 +322,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "tables": tuple(TableView(**_known(TableView, table)) for table in value["tables"]),
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
+            "areas": tuple(AreaView(**_known(AreaView, each)) for each in value.get("areas", ())),
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
-from mycomesh.sync.replication.site_limit import NODE_SITES_MAX, SITES_MAX
+from mycomesh.sync.replication.site_limit import NODE_AREA_SITES_MAX, NODE_SITES_MAX, SITES_MAX
 from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.storage.areas import area_numbers
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.parts import PART_TABLES_MAX
 
@@ -19,7 +20,8 @@ SHARE = 2
 
 def near_limit(store: Store, registry: Registry) -> str:
     """Return one line about the first limit that comes near, "" if none does."""
-    sites = Counter(site[:SITE_PREFIX] for site in store.sites)
+    areas = area_numbers(store)  # sites of areas have a limit of their own
+    sites = Counter(site[:SITE_PREFIX] for number, site in enumerate(store.sites) if number not in areas)
     prefix, most = max(sites.items(), key=lambda item: (item[1], item[0]), default=(b"", 0))
     records, size = store.conflict_room.left
     limits = store.conflict_room.limits
@@ -28,10 +30,17 @@ def near_limit(store: Store, registry: Registry) -> str:
             f"node {prefix.hex()[:8]} has written under {most} sites, of {NODE_SITES_MAX} that nodes take in: a restored"
             " file has a new one; before the last, join it to the mesh as another node"
         )
+    of_areas = Counter(store.site(number)[:SITE_PREFIX] for number in areas)
+    prefix, most = max(of_areas.items(), key=lambda item: (item[1], item[0]), default=(b"", 0))
+    if most >= NODE_AREA_SITES_MAX // SHARE:
+        return (
+            f"node {prefix.hex()[:8]} has written to {most} areas, of {NODE_AREA_SITES_MAX} that nodes take in: cut tables by a"
+            " column with fewer values"
+        )
     if len(store.sites) >= SITES_MAX // SITES_SHARE:
         return (
             f"the file knows {len(store.sites)} sites, of {SITES_MAX} that nodes take in: each file that a node ever served"
-            " has one; before the last, begin a new mesh"
+            " has one, and one for each area that it wrote; before the last, begin a new mesh"
         )
     if len(registry.tables) >= PART_TABLES_MAX // SHARE:
         return (

@@ -3,7 +3,7 @@
 A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
 trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
 own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed, and
-`mycomesh_mailboxes` with the first gateway. The column `as_of` is the time of
+`mycomesh_mailboxes` with the first gateway, and `mycomesh_area_status` with the first area. The column `as_of` is the time of
 the write. These tables are not captured and not replicated.
 """
 
@@ -22,7 +22,7 @@ from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["MailboxState", "NodeState", "PeerState", "ReaderState", "StateTables"]
+__all__ = ["AreaState", "MailboxState", "NodeState", "PeerState", "ReaderState", "StateTables"]
 
 FIGURES_MS = 60_000  # figures of an otherwise unchanged row are updated at most this often
 _COLUMNS = {
@@ -36,6 +36,7 @@ _COLUMNS = {
     "mycomesh_trouble": "code, text, since",
     "mycomesh_tables": "name, rows, hash, conflicts, parked, equal_on, linked, note",
     "mycomesh_readers": "cursor, table_name, behind, oldest_at, moved_at, idle",
+    "mycomesh_area_status": "table_name, area, kept, equal_on, behind, holders, changes, hash",
     "mycomesh_mailboxes": "mailbox, member, state, refused, behind, note, base, position, waiting, lag_s, bytes",
 }
 # Tables that a file has once something is in them.
@@ -43,6 +44,11 @@ _CREATE = {
     "mycomesh_readers": (
         "CREATE TABLE IF NOT EXISTS mycomesh_readers(cursor TEXT, table_name TEXT, behind INTEGER, oldest_at TEXT,"
         " moved_at TEXT, idle INTEGER, as_of TEXT, PRIMARY KEY(cursor, table_name)) WITHOUT ROWID"
+    ),
+    "mycomesh_area_status": (
+        "CREATE TABLE IF NOT EXISTS mycomesh_area_status(table_name TEXT, area TEXT, kept INTEGER, equal_on INTEGER,"
+        " behind INTEGER, holders INTEGER, changes INTEGER, hash TEXT, as_of TEXT, PRIMARY KEY(table_name, area))"
+        " WITHOUT ROWID"
     ),
     "mycomesh_mailboxes": (
         "CREATE TABLE IF NOT EXISTS mycomesh_mailboxes(mailbox TEXT, member TEXT, state TEXT, refused INTEGER, behind TEXT,"
@@ -96,6 +102,30 @@ class ReaderState:
     def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return (values whose change causes a write, figures)."""
         return (self.cursor, self.table, self.behind, self.oldest_at, self.moved_at, int(self.idle)), ()
+
+
+@dataclass(frozen=True, slots=True)
+class AreaState:
+    """One row of `mycomesh_area_status`: an area of a table that is cut.
+
+    kept: this node keeps it; if not, what the file has of it goes once enough others have it.
+    equal_on, behind: linked peers that keep it and had it equal, or not, when last compared.
+    holders: members that keep it. changes, hash: those in this file.
+    """
+
+    table: str
+    area: str
+    kept: bool
+    equal_on: int
+    behind: int
+    holders: int
+    changes: int
+    hash: str
+
+    def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return (values whose change causes a write, figures)."""
+        state = (self.table, self.area, int(self.kept), self.equal_on, self.behind, self.holders)
+        return state, (self.changes, self.hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +195,7 @@ class NodeState:
     trouble: Trouble | None = None  # why the file takes in no rows of other nodes
     readers: tuple[ReaderState, ...] = ()
     mailboxes: tuple[MailboxState, ...] = ()
+    areas: tuple[AreaState, ...] = ()
 
 
 # Rows of one state table by primary key: (values whose change causes a write, figures).
@@ -205,6 +236,7 @@ class StateTables:
             state.trouble,
             state.readers,
             tuple(each.row()[0] for each in state.mailboxes),
+            tuple(each.row()[0] for each in state.areas),
         )
         if material == self._peers and int(self._store.db.total_changes()) == self._changes:
             return False
@@ -218,6 +250,8 @@ class StateTables:
             rows["mycomesh_readers"] = {(each.cursor, each.table): each.row() for each in state.readers}
         if self._is_shown("mycomesh_mailboxes", state.mailboxes):
             rows["mycomesh_mailboxes"] = {(each.mailbox, each.member): each.row() for each in state.mailboxes}
+        if self._is_shown("mycomesh_area_status", state.areas):
+            rows["mycomesh_area_status"] = {(each.table, each.area): each.row() for each in state.areas}
         changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}
         gone = {name: self._written.get(name, {}).keys() - rows[name].keys() for name in rows}
         wrote = any(changed.values()) or any(gone.values()) or not self._written

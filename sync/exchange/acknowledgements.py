@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.units import split_unit
 
 __all__ = ["PEERS_MAX", "REPLY_MS_MAX", "Acknowledgements", "write_position"]
 
@@ -84,7 +85,7 @@ class Acknowledgements:
         return max((top for covered in self._covered.values() for top in covered.values()), default=0)
 
     def peers_covering(self, site: bytes, position: Mapping[str, int]) -> tuple[bytes, ...]:
-        """Return the peers that cover a site up to a write position in all its tables.
+        """Return the peers that cover a site up to a write position in all its units.
 
         Return no peers if `site` is not the site under which this replica stamps.
         """
@@ -95,3 +96,19 @@ class Acknowledgements:
             for peer, covered in sorted(self._covered.items())
             if all(covered.get(name, 0) >= top for name, top in position.items())
         )
+
+    def replicas(self, site: bytes, position: Mapping[str, int]) -> tuple[int, str]:
+        """Return on how many nodes, this one included, each write of a site up to a position is at least, and where on the least.
+
+        The tables count together. An area counts by itself, as no other node has to keep it together with another one; its name
+        is returned if it is on fewer nodes than the tables, else "".
+        """
+        tables = {name: top for name, top in position.items() if split_unit(name) is None}
+        least, where = 1 + len(self.peers_covering(site, tables)), ""
+        for name in sorted(position.keys() - tables.keys()):
+            unit = self._replica.registry.unit(name)
+            here = unit is not None and unit.vector.top(unit.own_site(site)) >= position[name]
+            count = here + len(self.peers_covering(site, {name: position[name]}))
+            if count < least:
+                least, where = count, name
+        return least, where

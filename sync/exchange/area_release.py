@@ -60,11 +60,6 @@ class AreaRelease:
         """Record the node ids of the other members."""
         self._others = tuple(others)
 
-    @property
-    def others(self) -> tuple[bytes, ...]:
-        """The node ids of the other members, as far as the mesh has named them."""
-        return self._others or ()
-
     def on_link_opened(self, number: int, peer: bytes) -> None:
         """Register a link."""
         self._links[number] = _Link(peer)

@@ -15,7 +15,7 @@ See design.md sections 4 to 6, and docs/PROTOCOL.md for the messages.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import assert_never
 
@@ -226,8 +226,8 @@ class Exchange:
             result.append(link.status(mine, shown, admitted, rows, progress, now_ms, streaming=streaming))
         return tuple(result)
 
-    def areas(self, now_ms: int = 0) -> tuple[AreaStatus, ...]:
-        """Return the state of every area that this file knows; a pure read."""
+    def areas(self, members: Collection[bytes], now_ms: int = 0) -> tuple[AreaStatus, ...]:
+        """Return the state of every area that this file knows, given the node ids of the other members; a pure read."""
         peers = [
             (
                 link.peer,
@@ -237,7 +237,7 @@ class Exchange:
             )
             for _, link in sorted(self._links.items())
         ]
-        return area_statuses(self._replica, peers, self._releases.others, self._config.copies)
+        return area_statuses(self._replica, peers, members, self._config.copies)
 
     def drop_links(self, reason: str) -> list[Action]:
         """Return the actions that close every link, for the exchange that opens the file next."""

@@ -12,6 +12,7 @@ from mycomesh.tools.render import duration, print_json, signed_ms
 from mycomesh.tools.views import (
     linked_of,
     show_accounts,
+    show_areas,
     show_budget,
     show_mailboxes,
     show_peers,
@@ -47,6 +48,9 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if status.tables:
         print()
         show_tables(status.tables, linked_of(status.peers))
+    if status.areas:
+        print()
+        show_areas(status.areas, status.areas_more, linked_of(status.peers))
     if status.readers:
         print()
         show_readers(status.readers)

@@ -63,6 +63,10 @@ def _live(home: Home, *, as_json: bool) -> int:
         print_table(
             ("TABLE", "ROWS", "HASH", "EQUAL ON", "SINCE", "DIFFERS ON"), [_row(table) for table in answer["tables"]]
         )
+        if answer.get("areas"):
+            print()
+            headers = ("TABLE", "AREA", "CHANGES", "HASH", "EQUAL ON", "SINCE", "DIFFERS ON")
+            print_table(headers, [_area_row(area) for area in answer["areas"]])
         unserved = [table["name"] for table in answer["tables"] if not table["hash"]]
         if unserved:
             print(
@@ -77,11 +81,19 @@ def _live(home: Home, *, as_json: bool) -> int:
 def _row(table: dict[str, Any]) -> tuple[str, ...]:
     if not table["hash"]:
         return table["name"], "-", "-", "-", "-", "not compared"
-    equal = [peer for peer in table["peers"] if peer["equal"]]
-    other = ", ".join(peer["peer"] for peer in table["peers"] if not peer["equal"])
+    return table["name"], str(table["rows"]), table["hash"][:16], *_equality(table["peers"])
+
+
+def _area_row(area: dict[str, Any]) -> tuple[str, ...]:
+    return area["table"], area["area"], str(area["changes"]), area["hash"][:16], *_equality(area["peers"])
+
+
+def _equality(peers: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """Return on how many peers it is equal, since when, and on which it is not."""
+    equal = [peer for peer in peers if peer["equal"]]
+    other = ", ".join(peer["peer"] for peer in peers if not peer["equal"])
     since = duration(min(peer["equal_ms"] for peer in equal)) if equal else "-"
-    share = f"{len(equal)} of {len(table['peers'])}"
-    return table["name"], str(table["rows"]), table["hash"][:16], share, since, other or "-"
+    return f"{len(equal)} of {len(peers)}", since, other or "-"
 
 
 def _verdict(answer: dict[str, Any]) -> str:

@@ -54,15 +54,18 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 
 def _report(args: argparse.Namespace, answer: dict[str, Any]) -> int:
-    replicas, linked = answer["replicas"], answer["linked"]
+    replicas, linked, least = answer["replicas"], answer["linked"], answer.get("least", "")
     reached = replicas >= args.replicas
     if args.json:
-        print_json({"reached": reached, "replicas": replicas, "wanted": args.replicas, "linked": linked})
+        print_json(
+            {"reached": reached, "replicas": replicas, "wanted": args.replicas, "linked": linked, "least": least}
+        )
     elif reached:
         print(f"on {replicas} node(s)", file=sys.stderr)
     else:
+        area = f" (area {least})" if least else ""
         print(
-            f"mycomesh: on {replicas} of {args.replicas} nodes after {args.timeout:g} s; {linked} peer(s) linked",
+            f"mycomesh: on {replicas} of {args.replicas} nodes{area} after {args.timeout:g} s; {linked} peer(s) linked",
             file=sys.stderr,
         )
     return exits.DONE if reached else exits.NOT_CONVERGED

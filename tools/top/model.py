@@ -17,7 +17,7 @@ from mycomesh.tools.views import linked_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mycomesh.mesh.node.status import ChildView, MailboxView, PeerView, ReaderView, Status, TableView
+    from mycomesh.mesh.node.status import AreaView, ChildView, MailboxView, PeerView, ReaderView, Status, TableView
 
 __all__ = ["Edge", "Live", "Node", "Picture", "Trace"]
 
@@ -77,6 +77,7 @@ class Picture:
     readers: tuple[ReaderView, ...] = ()
     children: tuple[ChildView, ...] = ()
     mailboxes: tuple[MailboxView, ...] = ()
+    areas: tuple[AreaView, ...] = ()
     traffic: tuple[int, ...] = ()
     lags: tuple[int, ...] = ()
     lag_unit: str = "rows"
@@ -172,6 +173,7 @@ class Live:
             readers=status.readers,
             children=status.children,
             mailboxes=status.mailboxes,
+            areas=status.areas,
             traffic=self._histories.traffic_of(""),
             lags=self._histories.lags_of(""),
         )

@@ -9,22 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.text import Text
 
 from mycomesh.mesh.node.journal import printable
-from mycomesh.tools.render import byte_count, duration, short_hash, signed_ms
+from mycomesh.tools.render import byte_count, duration, signed_ms
 from mycomesh.tools.top.canvas import Canvas
 from mycomesh.tools.top.detail import keys, node_lines
 from mycomesh.tools.top.grid import cells, is_crowded
 from mycomesh.tools.top.signs import COLOURS, appearance, content_letter, legend, signs
+from mycomesh.tools.top.tables import areas, cut, fitting, mailboxes, readers, row_of, tables
 from mycomesh.tools.top.traffic import ROWS_MIN, traffic
-from mycomesh.tools.views import retained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import ChildView, ReaderView
     from mycomesh.tools.top.event_log import Event
     from mycomesh.tools.top.model import Edge, Node, Picture
 
@@ -89,7 +88,7 @@ def visible_nodes(picture: Picture, view: View) -> list[Node]:
 def draw(picture: Picture, view: View, positions: Positions, width: int, height: int) -> list[Text]:
     """Return the whole screen. `positions` has each node's position in the unit square."""
     if width < 20 or height < 5:
-        return [_cut(Text("terminal too small"), width)] + [Text("")] * (height - 1)
+        return [cut(Text("terminal too small"), width)] + [Text("")] * (height - 1)
     inner = height - 2 - bool(picture.note)
     match view.screen:
         case "map":
@@ -108,7 +107,7 @@ def draw(picture: Picture, view: View, positions: Positions, width: int, height:
             body = _all(picture, view, positions, width, inner)
     note = [Text(printable(picture.note), "yellow")] if picture.note else []
     lines = [_head(picture, view, width), *_pad(body, inner), *note, _foot(view, width)]
-    return [_cut(line, width) for line in lines]
+    return [cut(line, width) for line in lines]
 
 
 # ---- screens
@@ -119,15 +118,16 @@ def _all(picture: Picture, view: View, positions: Positions, width: int, height:
     upper = height - feed - 1
     left = width // 2
     right = width - left - 1
-    rows = _rows_of_tables(picture) + 1 + (len(_mailboxes(picture, right)) + 1 if picture.mailboxes else 0)
-    tables = min(rows, upper // 2) if picture.tables or picture.mailboxes else 0
+    rows = _rows_of_tables(picture) + 1 + (len(picture.areas) + 2 if picture.areas else 0)
+    rows += len(mailboxes(picture, right)) + 1 if picture.mailboxes else 0
+    below = min(rows, upper // 2) if picture.tables or picture.mailboxes else 0
     drawn = _map(picture, view, positions, left, upper)
-    beside = _pad(_peers_and_traffic(picture, view, right, upper - tables), upper - tables)
-    if tables:
-        beside += [_rule("tables", right, view), *_tables_and_readers(picture, view, right, tables - 1)]
+    beside = _pad(_peers_and_traffic(picture, view, right, upper - below), upper - below)
+    if below:
+        beside += [_rule("tables", right, view), *_tables_and_readers(picture, view, right, below - 1)]
     bar = Text("│" if view.unicode else "|", "dim")
     lines = [
-        Text.assemble(_fill(one, left), bar, _cut(two, right))
+        Text.assemble(_fill(one, left), bar, cut(two, right))
         for one, two in zip(drawn, _pad(beside, upper), strict=True)
     ]
     return [*lines, _rule("events", width, view), *_events(_shown_events(picture, view), width, feed)]
@@ -256,12 +256,14 @@ def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     rows = [_peer(node) for node in nodes]
     known = [at for at in range(len(headers)) if at < 3 or any(row[at] != "-" for row in rows)]
     headers, rows = [headers[at] for at in known], [[row[at] for at in known] for row in rows]
-    keep = _fitting(headers, rows, width)
+    keep = fitting(headers, rows, width)
     widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
-    lines = [_row(headers[:keep], widths, "bold")]
+    lines = [row_of(headers[:keep], widths, "bold")]
     first = max(0, min(view.selected - (height - 2) // 2, len(nodes) - (height - 1)))
     for node, row in list(zip(nodes, rows, strict=True))[first : first + height - 1]:
-        lines.append(_row(row[:keep], widths, COLOURS[appearance(node)] + (" reverse" if node.key == selected else "")))
+        lines.append(
+            row_of(row[:keep], widths, COLOURS[appearance(node)] + (" reverse" if node.key == selected else ""))
+        )
     return lines
 
 
@@ -292,101 +294,23 @@ def _content(node: Node) -> str:
 def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     """Return the tables, and below them the readers of the change feed: each part gets half of the room, or what is left."""
     if picture.mailboxes and height >= 6:
-        lines = _mailboxes(picture, width)[: max(height // 3, height - _rows_of_tables(picture) - 1)]
+        lines = mailboxes(picture, width)[: max(height // 3, height - _rows_of_tables(picture) - 1)]
         above = _tables_and_readers(replace(picture, mailboxes=()), view, width, height - len(lines) - 1)
         return [*_pad(above, height - len(lines) - 1), _rule("mailbox", width, view), *lines]
+    if picture.areas and height >= 8:
+        lines = areas(picture, width, min(len(picture.areas) + 1, height // 3))
+        above = _tables_and_readers(replace(picture, areas=()), view, width, height - len(lines) - 1)
+        return [*_pad(above, height - len(lines) - 1), _rule("areas", width, view), *lines]
     if not picture.readers or height < 6:
-        return _tables(picture, width, height)
+        return tables(picture, width, height)
     below = min(len(picture.readers) + 2, max(height // 2, height - len(picture.tables) - 1))
-    above = _tables(picture, width, height - below)
-    return [*above, _rule("readers", width, view), *_readers(picture, width, below - 1)]
+    above = tables(picture, width, height - below)
+    return [*above, _rule("readers", width, view), *readers(picture, width, below - 1)]
 
 
 def _rows_of_tables(picture: Picture) -> int:
     """Return how many lines the tables and the readers take, with their headers."""
     return len(picture.tables) + 1 + (len(picture.readers) + 2 if picture.readers else 0)
-
-
-def _mailboxes(picture: Picture, width: int) -> list[Text]:
-    """Return a gateway, and below it how far each other member was read."""
-    lines: list[Text] = []
-    for box in picture.mailboxes:
-        lines.append(Text(f"{box.state}  {printable(box.url)}", "yellow" if box.text else ""))
-        if box.text:
-            lines.append(Text(printable(box.text), "yellow"))
-        headers = ["FROM", "BASE", "WAITING", "LAG", "REFUSED", "NOTE"]
-        rows = [
-            [
-                printable(each.member)[:20],
-                printable(each.base)[:16] or "-",
-                f"{each.waiting:,}",
-                duration(round(1000 * each.lag_s)) if each.waiting else "-",
-                f"{each.refused:,}",
-                printable(", ".join(each.behind) or each.why) or "-",
-            ]
-            for each in box.streams
-        ]
-        if rows:
-            lines += _listed(headers, rows, ["" if row[-1] == "-" else "yellow" for row in rows], width, len(rows) + 1)
-    return lines
-
-
-def _readers(picture: Picture, width: int, height: int) -> list[Text]:
-    headers = ["CURSOR", "TABLE", "BEHIND", "FOR", "NOTE"]
-    children = {f"{child.kind}.{child.name}": child for child in picture.children}
-    rows = [
-        [
-            printable(reader.cursor)[:24],
-            printable(reader.table)[:20],
-            f"{reader.behind:,} rows",
-            "-" if reader.behind_s is None else duration(round(1000 * reader.behind_s)),
-            _note_of(reader, children.get(reader.cursor)),
-        ]
-        for reader in sorted(picture.readers, key=lambda each: (-(each.behind_s or 0), each.cursor, each.table))
-    ]
-    calm = ("-", "running")
-    return _listed(headers, rows, ["" if row[-1].startswith(calm) else "yellow" for row in rows], width, height)
-
-
-def _note_of(reader: ReaderView, child: ChildView | None) -> str:
-    """Return what is to be known of a reader: that it is idle, or of a bridge or flow its state and what it has done."""
-    if child is None:
-        return "idle" if reader.idle else "-"
-    names = ("inputs", "failed") if child.kind == "flow" else ("sent", "received", "refused")
-    figures = {name: f"{child.figures.get(name, 0):,.0f} {name}" for name in names}
-    done = [text for name, text in figures.items() if name == names[0] or child.figures.get(name)]
-    return ", ".join([child.state, *done, *([printable(child.text)] if child.text else [])])
-
-
-def _tables(picture: Picture, width: int, height: int) -> list[Text]:
-    linked = sum(node.state == "linked" for node in picture.nodes)
-    headers = ["TABLE", "ROWS", "HASH", "EQUAL", "CONFLICTS", "PARKED", "NOTE"]
-    rows = [
-        [
-            printable(table.name)[:20],
-            f"{table.rows:,}",
-            short_hash(table.digest) or "-",
-            "-" if table.equal_on is None else f"{table.equal_on}/{linked}",
-            str(table.conflicts),
-            str(table.parked),
-            printable("; ".join(filter(None, (retained(table), table.note)))) or "-",
-        ]
-        for table in picture.tables
-    ]
-    styles = ["yellow" if table.parked or table.note else "" for table in picture.tables]
-    return _listed(headers, rows, styles, width, height)
-
-
-def _listed(headers: list[str], rows: list[list[str]], styles: list[str], width: int, height: int) -> list[Text]:
-    """Return headers and rows as lines, and how many rows there is no room for."""
-    keep = _fitting(headers, rows, width)
-    widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
-    lines = [_row(headers[:keep], widths, "bold")]
-    lines += [_row(row[:keep], widths, style) for row, style in zip(rows, styles, strict=True)]
-    hidden = len(lines) - height
-    if hidden > 0 and height > 1:
-        lines = [*lines[: height - 1], Text(f"and {hidden + 1} more", "dim")]
-    return lines[:height]
 
 
 def _shown_events(picture: Picture, view: View) -> list[Event]:
@@ -398,7 +322,7 @@ def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
         Text.assemble((f"{event.at}  ", "dim"), (printable(event.text), LEVELS.get(event.level, "")))
         for event in events[-height:]
     ]
-    return [_cut(line, width) for line in lines] or [Text("no events yet", "dim")]
+    return [cut(line, width) for line in lines] or [Text("no events yet", "dim")]
 
 
 # ---- parts
@@ -478,31 +402,11 @@ def _rule(title: str, width: int, view: View) -> Text:
     return Text(f"{sign * 2} {title} ".ljust(width, sign), "dim")
 
 
-def _fitting(headers: list[str], rows: list[list[str]], width: int) -> int:
-    """Return how many columns fit the width, at least two."""
-    used = 0
-    for at in range(len(headers)):
-        used += max(cell_len(row[at]) for row in (headers, *rows)) + 2
-        if used - 2 > width and at > 1:
-            return at
-    return len(headers)
-
-
-def _row(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
-    return Text("  ".join(set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)), style)
-
-
 def _pad(lines: list[Text], height: int) -> list[Text]:
     return lines[:height] + [Text("")] * (height - len(lines))
 
 
 def _fill(line: Text, width: int) -> Text:
-    line = _cut(line, width)
+    line = cut(line, width)
     line.append(" " * (width - line.cell_len))
-    return line
-
-
-def _cut(line: Text, width: int) -> Text:
-    line = line.copy()
-    line.truncate(width)
     return line

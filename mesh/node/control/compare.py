@@ -11,7 +11,10 @@ from mycomesh.mesh.node.shell import clock
 from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
     from mycomesh.mesh.node.serving import ServingNode
+    from mycomesh.sync.exchange.area_status import AreaStatus
 
 __all__ = ["answer"]
 
@@ -23,11 +26,13 @@ async def answer(node: ServingNode) -> dict[str, Any]:
 
     tables: name, rows, hash, conflicts, parked, and for each linked peer whether its table is equal and for how long (ms).
         A table that this node does not serve has no hash and no peers: there is nothing to compare.
+    areas: of tables that are cut, those that this node keeps: table, area, changes, hash, holders, and for each linked peer that
+        keeps it whether it is equal and for how long.
     peers: name, node id, state, and whether the peer answered.
     converged: at least one member is linked, and every linked member is equal.
     """
     started_ms = clock()[0]
-    snapshot, links = await node.compare(ANSWERS_S_MAX)
+    snapshot, links, areas = await node.compare(ANSWERS_S_MAX)
     waited_ms = clock()[0] - started_ms
     names = {peer.node_id: peer.name for peer in snapshot.peers}
     states = {link.peer.hex(): link for link in links}
@@ -66,4 +71,20 @@ async def answer(node: ServingNode) -> dict[str, Any]:
         for peer in snapshot.peers
     ]
     converged = bool(states) and len(answered) == len(states) and all(link.equal for link in answered.values())
-    return {"converged": converged and not snapshot.pending, "tables": tables, "peers": peers}
+    compared = [_area(each, names, answered) for each in areas if each.kept]
+    return {"converged": converged and not snapshot.pending, "tables": tables, "areas": compared, "peers": peers}
+
+
+def _area(area: AreaStatus, names: Mapping[str, str], answered: Container[str]) -> dict[str, Any]:
+    peers = [(peer.hex(), equal_ms) for peer, equal_ms in area.peers if peer.hex() in answered]
+    return {
+        "table": area.table,
+        "area": area.area,
+        "changes": area.entries,
+        "hash": area.digest,
+        "holders": area.holders,
+        "peers": [
+            {"peer": names.get(node_id, node_id[:8]), "equal": equal_ms is not None, "equal_ms": equal_ms}
+            for node_id, equal_ms in peers
+        ],
+    }

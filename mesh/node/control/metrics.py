@@ -73,6 +73,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     )
     yield _Metric("peer_unseen_seconds", "gauge", "Time since another member was last heard of.", unseen)
     yield from _of_tables(status)
+    yield from _of_areas(status)
     yield from _of_origins(status)
     yield from _of_readers(status)
     yield from _of_children(status)
@@ -114,6 +115,18 @@ def _of_tables(status: Status) -> Iterator[_Metric]:
         yield _Metric("table_cut_rows_total", "counter", "Rows that have gone because of their age.", cut)
         refused = tuple((labels, float(table.refused)) for labels, table in kept)
         yield _Metric("table_refused_rows_total", "counter", "Rows of peers that came when they were too old.", refused)
+
+
+def _of_areas(status: Status) -> Iterator[_Metric]:
+    named = [({"table": area.table, "area": area.area}, area) for area in status.areas]
+    changes = tuple((labels, float(area.changes)) for labels, area in named)
+    yield _Metric("area_changes", "gauge", "Changes of an area in this file.", changes)
+    holders = tuple((labels, float(area.holders)) for labels, area in named)
+    yield _Metric("area_holders", "gauge", "Members that keep an area, this node included.", holders)
+    lacking = tuple((labels, float(max(0, area.wanted - area.holders))) for labels, area in named if area.changes)
+    yield _Metric("area_holders_lacking", "gauge", "How many more members should keep an area.", lacking)
+    behind = tuple((labels, float(area.behind)) for labels, area in named if area.kept)
+    yield _Metric("area_peers_behind", "gauge", "Linked peers that keep an area and do not have it equal.", behind)
 
 
 def _of_origins(status: Status) -> Iterator[_Metric]:

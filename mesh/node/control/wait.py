@@ -20,14 +20,16 @@ WAIT_MS_MAX = 5_000  # for one request, so that the wait for a client that left 
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
-    """Return how many nodes have all writes up to `mark` (`replicas`), and how many peers are linked (`linked`).
+    """Return how many nodes have each write up to `mark` (`replicas`), and how many peers are linked (`linked`).
+
+    `least` is the area that is on fewer nodes than all tables, "" if none is: only nodes that keep an area have its writes.
 
     A request without a mark means the current position. Wait for `want` replicas, at most `wait_ms` milliseconds.
     """
     want, wait_ms = _number(request, "want"), min(_number(request, "wait_ms"), WAIT_MS_MAX)
     position = await node.write_position() if request.get("mark") is None else _position(request["mark"])
-    replicas, linked = await node.count_replicas(position, want=want, wait_ms=wait_ms)
-    return {"replicas": replicas, "linked": linked, "mark": position.to_json()}
+    replicas, linked, least = await node.count_replicas(position, want=want, wait_ms=wait_ms)
+    return {"replicas": replicas, "linked": linked, "least": least, "mark": position.to_json()}
 
 
 def _number(request: dict[str, Any], name: str) -> int:

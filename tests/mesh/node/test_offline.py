@@ -76,7 +76,7 @@ def test_own_ids_are_decided_and_shown_in_file(home, file, capsys):
     assert run(home, file, "policy", "crew", "--json") == exits.DONE
     shown = json.loads(capsys.readouterr().out)
     assert shown.pop("ids_left") >= 1_024
-    assert shown == {"table": "crew", "policy": "same-row", "ids": "own-ids", "next_id": sequence + 1}
+    assert shown == {"table": "crew", "policy": "same-row", "ids": "own-ids", "next_id": sequence + 1, "areas_by": ""}
     assert run(home, file, "policy", "crew", "shared-ids") == exits.DONE
     assert run(home, file, "policy", "crew") == exits.DONE
     assert capsys.readouterr().out == "same-row\n"
