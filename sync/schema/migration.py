@@ -6,7 +6,7 @@ facts are written. All of it is one transaction, so the change log never takes o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import apsw
 
@@ -39,7 +39,7 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
         dropped = _dropped_columns(table, alteration)
         if dropped:
             registry.drop_columns(table, dropped)
-        _check_unsigned(table, dropped)
+        _check_columns(table, dropped)
         if dropped or alteration.uncomputed:  # the triggers may name such a column, and SQLite would refuse to drop it
             registry.uninstall(table.table_id)
     # The user's own triggers run, as in any other program, and so do those of capture.
@@ -66,8 +66,13 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
     return plan
 
 
-def _check_unsigned(table: Table, dropped: Iterable[str]) -> None:
-    """Refuse to drop columns of a signed table, whose values are part of what its writers have signed."""
+def _check_columns(table: Table, dropped: Collection[str]) -> None:
+    """Refuse to drop columns of a signed table, whose values its writers have signed, and one that cuts a table into areas."""
+    if table.areas is not None and table.areas.column in dropped:
+        raise MigrationError(
+            f"{table.spec.name} is cut into areas by {table.areas_by}, which has to stay; nothing was changed; make a table"
+            " without that, and copy the rows"
+        )
     if dropped and table.seals is not None:
         raise MigrationError(
             f"{table.spec.name} is signed, and its writers have signed the values of {', '.join(sorted(dropped))}; nothing was"

@@ -169,7 +169,11 @@ class Policies:
                     continue
         keep_both -= signed
         signed |= stated - keep_both
-        dropped = {subject for subject in dropped if len(subject) == 1 or subject[0] not in signed}
+        dropped = {
+            subject
+            for subject in dropped
+            if len(subject) == 1 or (subject[0] not in signed and areas.get(subject[0]) != subject[1])
+        }
         return cls(
             counters,
             frozenset(keep_both),

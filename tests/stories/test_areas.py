@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from mycomesh.sync.capture import drain
+from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.events import CommitSeen, MembersKnown
 from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX, AreaRelease
 from mycomesh.sync.replica import ReplicaConfig
@@ -435,3 +436,22 @@ def test_random_histories_agree_on_shared_areas(fleet_of, seed, definition):
     for _ in range(120):
         history.step()
     history.finish([None, ("1",), ("2",), ("1", "2", "3")])
+
+
+def test_the_column_of_areas_stays(fleet_of):
+    fleet = fleet_of([None, ("1",)])
+    one, two = fleet.nodes
+    fleet.write(one, "INSERT INTO t VALUES(1, 'a', 0)")
+    fleet.run(5_000)
+    with pytest.raises(MigrationError, match="cut into areas by area, which has to stay"):
+        one.peer.replica.migrate("ALTER TABLE t DROP COLUMN area", one.peer.wall_ms)
+    one.peer.sql("ALTER TABLE t DROP COLUMN area")  # by hand, in this file alone
+    fleet.do(one, CommitSeen())
+    fleet.write(one, "INSERT INTO t(uid, n) VALUES('b', 0); UPDATE t SET n = 1")
+    fleet.run(20_000)
+    assert two.sql("SELECT area, uid, n FROM t ORDER BY uid") == [(1, "a", 1), (None, "b", 1)]
+    assert one.sql("SELECT uid, n FROM t ORDER BY uid") == [("a", 1), ("b", 1)]
+    fleet.write(two, "INSERT INTO t VALUES(1, 'c', 0)")
+    fleet.run(20_000)
+    assert one.sql("SELECT uid, n FROM t ORDER BY uid") == [("a", 1), ("b", 1), ("c", 0)]
+    assert [node.dropped for node in fleet.nodes] == [[], []]
