@@ -38,7 +38,7 @@ from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mycomesh.mesh.node.metered import MeteredBytes
 from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
 from mycomesh.mesh.node.shell import MeshShell, clock
-from mycomesh.mesh.node.snapshot import AREAS_SHOWN_MAX
+from mycomesh.mesh.node.snapshot import shown_areas
 from mycomesh.mesh.node.status import SCHEMA, MailboxView, Status, to_json
 from mycomesh.mesh.node.systemd import Watchdog, notify_manager
 from mycomesh.mesh.node.uv_loop import event_loop
@@ -482,6 +482,7 @@ class Daemon:
     async def status(self) -> Status:
         """Return the status of this node, its file and its peers."""
         snapshot = None if self._node is None else await self._node.snapshot()
+        areas, more = shown_areas(() if snapshot is None else snapshot.areas)
         identity = self._identity
         joining = self._store.pending_join() if identity is None else None
         membership = None if self._node is None else self._node.membership
@@ -519,8 +520,8 @@ class Daemon:
             readers=() if snapshot is None else snapshot.readers,
             children=() if self._children is None else self._children.views,
             metered=None if snapshot is None else snapshot.metered,
-            areas=() if snapshot is None else snapshot.areas[:AREAS_SHOWN_MAX],
-            areas_more=0 if snapshot is None else max(0, len(snapshot.areas) - AREAS_SHOWN_MAX),
+            areas=areas,
+            areas_more=more,
             mailboxes=self._mailboxes(),
             revoked=membership is not None and membership.is_revoked,
         )

@@ -54,6 +54,7 @@ __all__ = [
     "reader_states",
     "reader_views",
     "scrub_view",
+    "shown_areas",
     "table_views",
     "trouble_view",
 ]
@@ -100,6 +101,11 @@ def area_views(areas: Iterable[AreaStatus]) -> tuple[AreaView, ...]:
         for each in areas
     ]
     return tuple(sorted(found, key=lambda each: (each.holders >= each.wanted, not each.behind, each.table, each.area)))
+
+
+def shown_areas(areas: Sequence[AreaView]) -> tuple[tuple[AreaView, ...], int]:
+    """Return the first areas that a status has room for, and how many are left out."""
+    return tuple(areas[:AREAS_SHOWN_MAX]), max(0, len(areas) - AREAS_SHOWN_MAX)
 
 
 def areas_warning(areas: Iterable[AreaView]) -> str:

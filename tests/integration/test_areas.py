@@ -87,7 +87,7 @@ def test_three_nodes_keep_what_they_want(machine):
     assert listed["areas"] == [{"area": "7", "rows": 151, "kept": True}, {"area": "8", "rows": 152, "kept": True}]
     assert listed["no_area"] == 1
 
-    # Other interest, with a kill while rows arrive: nothing is lost, and what is not kept goes.
+    # Other interest, with a kill while rows arrive: nothing is lost, and other rows go.
     seven.kill()
     base.sql(f"{NUMBERS.format(2000)} INSERT INTO telemetry SELECT 8, 1000 + i, 'bulk' FROM c;")
     seven.launch("--port", "0", "--peer", base.address, "--keep", "telemetry=8")

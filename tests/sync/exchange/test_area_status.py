@@ -85,7 +85,7 @@ def test_areas_tell_who_keeps_them_and_who_is_equal(world_of):
     assert [link.equal for link in world.nodes[0].exchange.links(world.now)] == [True, True]
 
 
-def test_an_area_that_is_not_equal_makes_its_table_unequal(world_of):
+def test_an_unequal_area_makes_its_table_unequal(world_of):
     world = world_of(Interest({}), keeping("1"), Interest({}))
     world.write(world.nodes[0], "INSERT INTO Track VALUES(1, 'a'), (2, 'b')")
     world.run(5_000)
@@ -102,7 +102,7 @@ def test_an_area_that_is_not_equal_makes_its_table_unequal(world_of):
     assert states(world, 0)["1"].peers == ((world.nodes[1].peer.node_id, None),)
 
 
-def test_a_member_that_may_only_read_holds_nothing_for_others(world_of):
+def test_a_read_only_member_is_no_holder(world_of):
     world = world_of(Interest({}), Interest({}), Interest({}), limited=1)
     world.write(world.nodes[0], "INSERT INTO Track VALUES(1, 'a'), (2, 'b')")
     world.run(5_000)

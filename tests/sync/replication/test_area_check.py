@@ -151,7 +151,7 @@ def test_rows_of_another_area_in_a_section_are_found(world_of):
     assert of([8], kind=Kind.UPDATE, columns=("drone",), keys=[key]) == "other area"
 
 
-def test_a_text_that_a_column_turns_into_an_area_is_found(world_of):
+def test_text_that_becomes_another_area_is_found(world_of):
     world = world_of(KEYLESS)
     rights = (("track[0*]", "rw"), ("*", "r"))
     forged = section(world, [group(own_site(world, "07"), Kind.INSERT, COLUMNS, [["07", "a", 0]])], area="07")
@@ -205,7 +205,7 @@ def test_keys_of_another_area_are_found(world_of):
     assert change(8) == "other area"
 
 
-def test_rows_of_the_base_may_be_of_a_denied_area(world_of):
+def test_base_rows_of_a_denied_area_are_found(world_of):
     world = world_of(KEYLESS)
     site = own_site(world, None)
 

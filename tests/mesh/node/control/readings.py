@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mycomesh.mesh.node.status import (
     SCHEMA,
     AccountView,
+    AreaView,
     ChildView,
     MailboxView,
     PeerView,
@@ -39,6 +40,7 @@ STATUS = Status(
     clock_offset_ms=-250.0,
     peers=(PEER, replace(PEER, node_id="bb", name="charlie", state="down")),
     tables=(TableView("drones", 7, "00", 2, 1, "", None, "2026-11-24T00:00:00+00:00", 5, 3),),
+    areas=(AreaView("drones", "7", True, 12, "00", 1, 1, 1, 2), AreaView("drones", "8", False, 0, "00", 0, 0, 2, 2)),
     not_after_s=1_900_000_000,
     scrub=ScrubView(2_500, 4, ("drones",)),
     lock_held_ms=12.5,
