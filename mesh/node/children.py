@@ -159,13 +159,17 @@ class Children:
             await self.reload()
         if action in ("pause", "resume"):
             key = str(request.get("kind")), str(request.get("name"))
-            if key not in self._runs:  # written since the file was read
+            fresh = key not in self._runs
+            if fresh:  # written since the file was read
                 await self.reload()
             child = self._runs.get(key)
             if child is None:
                 known = ", ".join(name for kind, name in self._runs if kind == request.get("kind")) or "none"
                 raise NodeError(f"{self._home.config_file} has no {key[0]} {key[1]!r}; there are: {known}")
-            await (child.pause() if action == "pause" else child.resume())
+            if action == "pause":
+                await child.pause()
+            elif not fresh or child.paused:  # else it starts already
+                await child.resume()
             if request.get("keep", True) is not False:
                 self._keep_paused()
         return {"children": [view.to_json() for view in self.views]}
@@ -189,6 +193,7 @@ class _Child:
         self._go = asyncio.Event()
         self._go.set()
         self.paused = False
+        self._again = False  # a person has asked for another start, so that the end of the process is no failure
         self.view = ChildView(section.kind, section.name, "starting", "", None, 0, {})
 
     @property
@@ -217,7 +222,8 @@ class _Child:
     async def resume(self) -> None:
         """Start the process now, also if it waits after a failure, was refused or reported that it has stopped."""
         was_paused, self.paused = self.paused, False
-        if not was_paused:
+        if not was_paused and self._process is not None:
+            self._again = True
             await self._end()
         self._go.set()
 
@@ -230,7 +236,8 @@ class _Child:
                 began = loop.time()
                 self._set("starting", "")
                 code, said = await self._run_once()
-                if self.paused:
+                if self.paused or self._again:
+                    self._again = False
                     continue
                 failures = 1 if loop.time() - began > STEADY_S else failures + 1
                 pause_s = PAUSES_S[min(failures, len(PAUSES_S)) - 1]

@@ -160,6 +160,20 @@ def test_a_table_that_goes_away_is_told_once(machine, tmp_path):
     eventually(lambda: {line["value"]["id"] for line in lines(tmp_path / "box" / "out")} == {"a", "b"}, "both are out")
 
 
+def test_a_column_that_goes_away_sets_no_row_aside(machine, tmp_path):
+    alpha = machine(section(tmp_path / "box", 'out = { drones = "out/{note}" }\ndeletes = false'))
+    alpha.sql("INSERT INTO drones VALUES('a', 1, 'x')")
+    eventually(lambda: len(lines(tmp_path / "box" / "out" / "x")) == 1, "it is out")
+    alpha.sql("ALTER TABLE drones RENAME COLUMN note TO remark; INSERT INTO drones VALUES('b', 2, 'y')")
+    eventually(lambda: child(alpha).get("state") == "refused", lambda: f"it is refused: {child(alpha)}")
+    assert "names the column 'note', which drones does not have any more" in child(alpha)["text"]
+    assert json.loads(alpha.done("dead", "--json")) == []
+    alpha.home.config_file.write_text(section(tmp_path / "box", 'out = { drones = "out/{remark}" }\ndeletes = false'))
+    alpha.done("bridge", "resume", "ground")
+    eventually(lambda: len(lines(tmp_path / "box" / "out" / "y")) == 1, "the row is out")
+    assert "child.ended" not in alpha.output()
+
+
 def test_replay_sends_again_what_was_written_since(machine, tmp_path):
     alpha = machine(section(tmp_path / "box", 'out = { drones = "out" }'))
     alpha.sql("INSERT INTO drones VALUES('a', 1, NULL), ('b', 1, NULL)")
@@ -191,4 +205,11 @@ def test_a_trial_says_what_is_wrong(machine, tmp_path):
     assert "ok" in alpha.done("bridge", "test", f"file://{tmp_path}/box")
     failed = alpha.run("bridge", "test", "nats://127.0.0.1:1")
     assert (failed.returncode, "cannot reach nats://127.0.0.1:1" in failed.stdout) == (1, True)
-    assert "no scheme 'gopher'" in alpha.run("bridge", "test", "gopher://x").stderr
+    for url, said in (
+        ("gopher://x", "no scheme 'gopher'"),
+        ("nats://h:99999", "Port out of range"),
+        ("nats://u:p@h", "the URL has a password"),
+        ("tak://0.0.0.0:8087x", "is not an address of tak://"),
+    ):
+        refused = alpha.run("bridge", "test", url)
+        assert (refused.returncode, refused.stderr.count("\n"), said in refused.stderr) == (2, 1, True)

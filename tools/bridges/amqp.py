@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,9 @@ SHORT_BYTES_MAX = 255  # of a message_id and a routing key
 PAYLOAD_MAX = 16 << 20  # RabbitMQ takes up to 128 MiB, and slows down long before
 KINDS = ("stream", "quorum")
 DOWN = "is down or inaccessible"
+# The client logs what it raises; what is raised is said once, by the bridge.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
 LOST = (AMQPError, ConnectionError, OSError, RuntimeError, asyncio.InvalidStateError)
 
 
@@ -122,12 +126,13 @@ class AmqpScheme(Scheme):
             raise tls_error(server, error) from error
         except (*LOST, TimeoutError) as error:
             if isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error):
-                raise tls_error(server, error) from error
-            if "NOT_ALLOWED" in str(error):
+                raise tls_error(server, error.__cause__ or error) from error
+            if "NOT_ALLOWED" in str(error) or "Connection.Close" in str(error):  # in place of Connection.OpenOk
                 raise SchemeError(
                     f"{server} refuses the virtual host {unquote(parts.path) or '/'!r} for this user"
                 ) from error
-            raise LinkError(f"cannot reach {server}: {reason(error)}") from error
+            hint = " (it may want TLS: amqps://)" if context is None and "closed" in str(error) else ""
+            raise LinkError(f"cannot reach {server}: {reason(error)}{hint}") from error
         self.limits = Limits(payload_max=PAYLOAD_MAX)
         await self._find_exchange()
 

@@ -170,10 +170,12 @@ class HttpScheme(Scheme):
         try:
             await self._slots[0].open()
             status = await self._slots[0].post(message)
+            refused = self._judged(status)
         except (LinkError, SchemeError) as error:
             return [Finding("connect and POST", False, str(error))]
-        good = 200 <= status < 300
-        return [Finding("connect", True, urlsplit(self.options.url).netloc), Finding("POST", good, f"status {status}")]
+        good = refused in ("", "duplicate")
+        text = f"status {status}" if good else refused
+        return [Finding("connect", True, urlsplit(self.options.url).netloc), Finding("POST", good, text)]
 
 
 class HttpConnection:
@@ -225,7 +227,8 @@ class HttpConnection:
             except (OSError, EOFError, h11.RemoteProtocolError, TimeoutError) as error:
                 self.close()
                 if last or not used or isinstance(error, TimeoutError):
-                    raise LinkError(f"the connection was lost: {reason(error)}") from error
+                    hint = "" if used or self._parts.scheme == "https" else " (it may want TLS: https://)"
+                    raise LinkError(f"the connection was lost: {reason(error)}{hint}") from error
         raise AssertionError
 
     async def _exchange(self, message: Message, bytes_max: int) -> tuple[int, bytes | None]:

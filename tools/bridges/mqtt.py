@@ -60,6 +60,7 @@ class MqttScheme(Scheme):
         self._open: set[int] = set()
         self._answers: dict[int, str] = {}  # message number of the protocol -> why it is refused, "" if it is not
         self._answered = asyncio.Event()
+        self._retains = True  # the broker keeps retained messages, as far as it says
         self._subscribed: asyncio.Future[list[int]] | None = None
         self._pumps = Pumps()
         self._ticks: asyncio.Task[None] | None = None
@@ -92,6 +93,8 @@ class MqttScheme(Scheme):
             )
         if code:
             raise LinkError(f"{self._server} refuses the connection: {_reason(code)}")
+        if self.limits.retained and not self._retains:
+            raise SchemeError(f"{self._server} keeps no retained messages; set retain = false")
 
     @property
     def _server(self) -> str:
@@ -148,7 +151,8 @@ class MqttScheme(Scheme):
         except OSError as error:
             raise LinkError(f"cannot reach {self._server}: {error.strerror or error}") from error
         if not self._connected.done():
-            raise LinkError(f"{self._server} closed the connection: {self._lost.result()}")
+            hint = "" if parts.scheme == "mqtts" or options.ca else " (it may want TLS: mqtts://)"
+            raise LinkError(f"{self._server} closed the connection: {self._lost.result()}{hint}")
         return self._connected.result()
 
     async def _tick(self, client: paho.Client) -> None:
@@ -178,6 +182,7 @@ class MqttScheme(Scheme):
 
     def _on_connect(self, _client: paho.Client, _data: object, _flags: object, reason: Any, properties: Any) -> None:
         payload_max = getattr(properties, "MaximumPacketSize", None) or PAYLOAD_MAX
+        self._retains = getattr(properties, "RetainAvailable", 1) != 0
         self.limits = Limits(payload_max=payload_max - 1_024, retained=bool(self.options.more.get("retain", True)))
         if self._connected is not None and not self._connected.done():
             self._connected.set_result(reason.value)

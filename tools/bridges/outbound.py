@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.judge import FlowStoppedError, Judge
 from mycomesh.tools.bridges.bodies import writer_of
-from mycomesh.tools.bridges.scheme import Message
+from mycomesh.tools.bridges.scheme import Message, SchemeError
 from mycomesh.tools.bridges.template import TopicError
 from mycomesh.tools.feed_session import FeedSession
 
@@ -172,6 +172,7 @@ class Outbound:
             try:
                 topic = "" if values is None and by_key else template.topic(key if values is None else values)
             except TopicError as error:
+                self._check_columns(change)
                 batch.failed[number] = str(error)
                 continue
             body = write(change)
@@ -192,6 +193,16 @@ class Outbound:
                 Message(topic, body, change_id, change["row"], headers, change["table"], change["op"], values or key)
             )
         return batch
+
+    def _check_columns(self, change: Mapping[str, Any]) -> None:
+        """Raise `SchemeError` if the table has lost a column of the topic since the bridge began: no row is set aside for it."""
+        values = change["values"]
+        gone = next((name for name in self._template.columns if values is not None and name not in values), None)
+        if gone is not None:
+            raise SchemeError(
+                f"out: {self._template.text!r} names the column {gone!r}, which {self._table} does not have any more;"
+                f" correct the section, then run: mycomesh bridge resume {self._settings.name}"
+            )
 
 
 def _condition(where: str) -> Condition:

@@ -28,10 +28,19 @@ def probe(home: Home, target: str) -> list[Finding]:
     """
     if "://" in target:
         try:
-            kind = scheme_named(urlsplit(target).scheme)
-            options = Options(target, "test", more=dict(kind.settings))
-            kind.check(options)
+            parts = urlsplit(target)
+            kind = scheme_named(parts.scheme)
+            _ = kind.own_address or parts.port
         except (SchemeError, ValueError) as error:
+            raise ConfigError(f"{target!r}: {error}") from error
+        if parts.password is not None:
+            raise ConfigError(
+                "the URL has a password; write a section with credentials = FILE, and test that by its name"
+            )
+        options = Options(target, "test", more=dict(kind.settings))
+        try:
+            kind.check(options)
+        except SchemeError as error:
             raise ConfigError(str(error)) from error
         scheme = kind(options)
     else:

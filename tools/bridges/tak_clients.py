@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 import time
 from collections import OrderedDict
@@ -151,6 +152,10 @@ class Clients:
             self._server = await asyncio.start_server(
                 self._accept, address.host, address.port, ssl=tls, limit=READ_BYTES
             )
+        except socket.gaierror as error:
+            raise LinkError(
+                f"cannot listen on {address}: {error.strerror}; write an address of this machine"
+            ) from error
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text repeats the address
             raise LinkError(

@@ -15,7 +15,7 @@ from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX
 from mycomesh.tools.bridges.scheme import LinkError, Message, Options, SchemeError
 from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.bridges.template import Pattern, Template
-from tests.tools.bridges.brokers import BROKERS, Broker, certificate, free_port, run
+from tests.tools.bridges.brokers import BROKERS, Broker, Mosquitto, certificate, free_port, run
 
 # PAYLOAD_MAX of each scheme whose system states none.
 PAYLOADS = {"amqp": amqp.PAYLOAD_MAX, "kafka": kafka.PAYLOAD_MAX, "mqtt": mqtt.PAYLOAD_MAX, "http": BODY_BYTES_MAX}
@@ -425,6 +425,42 @@ def test_kafka_names_a_missing_right():
     assert "may not write to the topics" in str(error)
     assert isinstance(kafka.undelivered(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)), LinkError)
     assert "set create = true" in str(kafka.undelivered(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+
+
+def test_a_broker_that_retains_nothing_is_refused(tmp_path):
+    class Forgetful(Mosquitto):
+        def command(self):
+            command = super().command()
+            with (self.folder / "mosquitto.conf").open("a") as config:
+                config.write("retain_available false\n")
+            return command
+
+    broker = Forgetful(tmp_path).start()
+
+    async def story():
+        with pytest.raises(SchemeError, match="set retain = false"):
+            await publish_one(scheme_of(broker), broker)
+        async with connected(scheme_of(broker, settings={"retain": False})) as scheme:
+            assert list(await scheme.publish([message(broker, "a", 1)])) == [""]
+
+    try:
+        run(story())
+    finally:
+        broker.stop()
+
+
+def test_a_wrong_vhost_is_named(started):
+    broker = started("amqp")
+    broker.tls = False
+    options = scheme_of(broker).options
+
+    async def story():
+        scheme = amqp.AmqpScheme(replace(options, url=f"{broker.url}/nope"))
+        with pytest.raises(SchemeError, match="refuses the virtual host '/nope'"):
+            await scheme.connect()
+        await scheme.close()
+
+    run(story())
 
 
 def test_a_missing_stream_is_named(fresh):
