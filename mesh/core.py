@@ -410,6 +410,8 @@ class MeshCore:
         self._dialer.on_link_up(node_id, link.address.host)
         turn.do(LinkUp(link.conn, link.peer_info()))
         self._apply(self._overlay.on_link_up(link.conn, hello.certificate, turn.wall_ms), turn)
+        if link.budget is not None and self._context.config.budget is not None and self._context.config.budget.tables:
+            self._overlay.gossip.on_paced(link.conn)
         self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
         small = not self._overlay.is_large(turn.now_ms)
         for recipient, entries in addresses_to_share(link, self.links.members.values(), both=small):

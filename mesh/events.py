@@ -179,13 +179,17 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """An authenticated member: 16-byte node id, name and roles from its certificate, and the link's remote address."""
+    """An authenticated member: 16-byte node id, name and roles from its certificate, and the link's remote address.
+
+    `metered` if the link has a budget.
+    """
 
     node_id: bytes
     name: str
     roles: tuple[str, ...]
     address: Address
     dialled: bool
+    metered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,13 @@ class Budget:
     bytes_s: bytes a second of each link, `BUDGET_BYTES_S_MIN` or more.
     bytes_day: bytes of all metered links in any 24 hours, to the hour; `BUDGET_BYTES_DAY_MIN` or more.
     interfaces: shell patterns of the interfaces whose links are metered; empty for every link.
+    tables: whether tables have budgets of their own, so that rounds bring most rows (`Gossip.on_paced`).
     """
 
     bytes_s: int | None = None
     bytes_day: int | None = None
     interfaces: tuple[str, ...] = ()
+    tables: bool = False
 
     def covers(self, interface: str) -> bool:
         """Return True if links over this interface are metered. The name may be empty where it is not known."""

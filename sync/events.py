@@ -35,10 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LinkOpened:
-    """A peer is authenticated; `peer` is its 16-byte node id."""
+    """A peer is authenticated; `peer` is its 16-byte node id. On a `metered` link the budgets of tables hold."""
 
     link: int
     peer: bytes
+    metered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from mycomesh.sync.replication.retention import Retention
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
 from mycomesh.sync.replication.site import Site
+from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.facts import read_ahead
 from mycomesh.sync.schema.migration_plan import Plan
@@ -68,6 +69,7 @@ class ReplicaConfig:
     only: tables to replicate; empty means all.
     exclude: tables to leave out, also of those in `only`.
     urgent: tables whose changes go first.
+    tables: settings of tables, of which the first that matches counts.
     conflicts: what the record of conflicts may grow to.
     sqlite_floor: the oldest SQLite of the programs beside the nodes, for the mesh to know; None to state nothing.
     cursor_days: days after which a cursor of the change feed that has not moved holds nothing back.
@@ -78,6 +80,7 @@ class ReplicaConfig:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     urgent: tuple[str, ...] = ()
+    tables: tuple[TableSetting, ...] = ()
     conflicts: ConflictLimits = field(default_factory=ConflictLimits)
     sqlite_floor: Version | None = None
     cursor_days: int = IDLE_DAYS
@@ -163,7 +166,12 @@ class Replica:
                 store.conflict_room.expire(ms_from_hlc(store.clock.last))
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(
-                    store, catalog, site, Priority(catalog.registry, config.urgent), hooks, config.cursor_days
+                    store,
+                    catalog,
+                    site,
+                    Priority(catalog.registry, config.urgent, config.tables),
+                    hooks,
+                    config.cursor_days,
                 )
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
                 catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)

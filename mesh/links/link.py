@@ -124,7 +124,8 @@ class Link:
         """Return the member of this link."""
         assert self.hello is not None, "this connection is not the link to a member"
         certificate = self.hello.certificate
-        return PeerInfo(certificate.node_id, certificate.name, certificate.roles, self.address, self.dialled)
+        metered = self.budget is not None
+        return PeerInfo(certificate.node_id, certificate.name, certificate.roles, self.address, self.dialled, metered)
 
     def neighbour(self, now_ms: int) -> Neighbour:
         """Return this link as an entry of our link-state."""

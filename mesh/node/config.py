@@ -22,7 +22,9 @@ from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import tampering
 from mycomesh.mesh.node.keep import Keep
 from mycomesh.mesh.node.metered import parse_budget
+from mycomesh.mesh.node.table_config import parse_tables
 from mycomesh.mesh.versions import SUPPORTED, Versions
+from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.versions import Version, parse_version
 
@@ -91,6 +93,7 @@ KEYS = {
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
     "link": "link",
+    "table": "tables",
     "hook": "hooks",
     "base": "base",
     "keep": "keep",
@@ -253,6 +256,7 @@ class NodeConfig:
     cursor_days: days after which a cursor of the change feed that has not moved keeps no deletes any more, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
     link: the budget of metered links; None for none.
+    tables: budgets, order and floors of tables on this node, of which the first that matches counts.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     children: the sections that child processes run, at most 32 (`children.Children`).
     keep: the areas of tables that this node keeps.
@@ -281,10 +285,17 @@ class NodeConfig:
     sqlite_floor: Version | None = None
     extensions: tuple[str, ...] = ()
     link: Budget | None = None
+    tables: tuple[TableSetting, ...] = ()
     hooks: tuple[Hook, ...] = ()
     children: tuple[Section, ...] = ()
     base: Base | None = None
     keep: Keep = field(default_factory=Keep)
+
+    @property
+    def link_budget(self) -> Budget | None:
+        """The budget of metered links; one without amounts where tables alone have some."""
+        paced = any(each.bytes_s is not None or each.bytes_day is not None for each in self.tables)
+        return replace(self.link or Budget(), tables=True) if paced else self.link
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -434,8 +445,8 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
-        case "base" | "link" | "keep":
-            return {"base": Base.parse, "link": parse_budget, "keep": Keep.parse}[key](value)
+        case "base" | "link" | "keep" | "table":
+            return {"base": Base.parse, "link": parse_budget, "keep": Keep.parse, "table": parse_tables}[key](value)
         case _ if key in ("hook", *KINDS):
             return _sections(key, value)
         case _:

@@ -204,7 +204,7 @@ def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
         match action:
             case mesh_events.LinkUp(link, peer):
                 if "relay" not in peer.roles:  # a relay has no tables to compare
-                    done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id)))
+                    done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id, peer.metered)))
                 done.append(_link_notice("link.up", f"link with {peer.name} at {peer.address}", link, peer))
             case mesh_events.LinkDown(link, peer, reason):
                 done.append(ToExchange(sync_events.LinkClosed(link)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["MeteredBytes", "parse_budget"]
+__all__ = ["MeteredBytes", "amount", "parse_budget"]
 
 SAVE_S = 60.0  # a kill loses the count of this long
 BUDGET_BYTES_MAX = 10**15
@@ -30,15 +30,15 @@ def parse_budget(value: Any) -> Budget:
     Raises:
         ConfigError: a key is unknown, or a value is no amount or out of range.
     """
-    if not isinstance(value, dict) or not value.keys() <= set(_KEYS) or not value.keys() & {"budget", "daily"}:
-        raise ConfigError("[link] needs 'budget' (such as \"50 kB/s\") or 'daily' (\"20 MB\"), and takes 'metered'")
+    if not isinstance(value, dict) or not value.keys() <= set(_KEYS) or not value:
+        raise ConfigError("[link] takes 'budget' (such as \"50 kB/s\"), 'daily' (\"20 MB\") and 'metered'")
     interfaces = value.get("metered", [])
     if not isinstance(interfaces, list) or len(interfaces) > INTERFACES_MAX or not all(map(_is_pattern, interfaces)):
         raise ConfigError(
             f"[link]: 'metered' must be a list of at most {INTERFACES_MAX} names of interfaces, such as [\"wwan*\"]"
         )
-    bytes_s = _amount("budget", value["budget"], "/s") if "budget" in value else None
-    bytes_day = _amount("daily", value["daily"], "") if "daily" in value else None
+    bytes_s = amount("[link]", "budget", value["budget"], "/s") if "budget" in value else None
+    bytes_day = amount("[link]", "daily", value["daily"], "") if "daily" in value else None
     if bytes_s is not None and bytes_s < BUDGET_BYTES_S_MIN:
         raise ConfigError(f"[link]: 'budget' must be at least {BUDGET_BYTES_S_MIN} B/s, which heartbeats need")
     if bytes_day is not None and bytes_day < BUDGET_BYTES_DAY_MIN:
@@ -52,12 +52,17 @@ def _is_pattern(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
-def _amount(key: str, text: Any, suffix: str) -> int:
+def amount(where: str, key: str, text: Any, suffix: str) -> int:
+    """Return the bytes that a text such as "50 kB" states, followed by `suffix`.
+
+    Raises:
+        ConfigError: the text has another form, or states nothing or too much.
+    """
     found = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*([kMG]?B){suffix}\s*", text) if isinstance(text, str) else None
     size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
     if not 0 < size <= BUDGET_BYTES_MAX:
         raise ConfigError(
-            f"[link]: '{key}' must be an amount such as \"50 kB{suffix}\" (B, kB, MB or GB), not {text!r}"
+            f"{where}: '{key}' must be an amount such as \"50 kB{suffix}\" (B, kB, MB or GB), not {text!r}"
         )
     return size
 

@@ -279,6 +279,7 @@ class ReplicaThread:
                 only=self._config.only,
                 exclude=self._config.exclude,
                 urgent=self._config.urgent,
+                tables=self._config.tables,
                 conflicts=ConflictLimits(
                     records=self._config.conflicts_max,
                     size=self._config.conflicts_mb_max * 1_000_000,

@@ -119,7 +119,7 @@ class ServingNode:
             identity,
             entropy=os.urandom,
             rng=random.Random(os.urandom(16)),
-            config=MeshConfig(versions=config.protocol, budget=config.link, metered=metered),
+            config=MeshConfig(versions=config.protocol, budget=config.link_budget, metered=metered),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
             membership=credentials.membership,

@@ -81,6 +81,7 @@ class Gossip:
         "_limits",
         "_links",
         "_missing",
+        "_paced",
         "_rng",
         "_seen",
         "_trees",
@@ -91,6 +92,7 @@ class Gossip:
         self._rng = rng
         self._limits = limits
         self._links: dict[int, None] = {}
+        self._paced: dict[int, None] = {}  # links on which tables have budgets
         self._congested: dict[int, bool] = {}  # congested links; True: too many urgent batches wait there too
         self._trees: OrderedDict[bytes, _Tree] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -110,6 +112,7 @@ class Gossip:
     def on_link_down(self, link: int, now_ms: int) -> None:
         """Remove a link. The catch-up brings the batches that only this link had announced."""
         self._links.pop(link, None)
+        self._paced.pop(link, None)
         self._congested.pop(link, None)
         for tree in self._trees.values():
             tree.lazy.pop(link, None)
@@ -122,6 +125,13 @@ class Gossip:
                 self._graft_ms = now_ms
                 if not missing.links:
                     del self._missing[batch_id]
+
+    def on_paced(self, link: int) -> None:
+        """Leave to rounds, on this link, the batches of tables with budgets, and all that other nodes have not marked urgent.
+
+        A batch of another node does not say which tables it has.
+        """
+        self._paced[link] = None
 
     def on_congested(self, link: int, *, urgent: bool) -> None:
         """Stop pushing batches on this link until it has drained; with `urgent`, urgent ones too."""
@@ -173,7 +183,9 @@ class Gossip:
                 self._tree(tree).lazy.pop(link, None)
                 kept = (self._cache.get(batch_id) for batch_id in ids)
                 return [
-                    GossipSend(link, batch) for batch in kept if batch is not None and not self._is_blocked(link, batch)
+                    GossipSend(link, batch)
+                    for batch in kept
+                    if batch is not None and not self._is_blocked(link, batch, foreign=True)
                 ]
             case Prune(tree):
                 if link in self._links:
@@ -233,7 +245,7 @@ class Gossip:
         everywhere = source < 0 and batch.direct
         announced = False
         for link in self._links:
-            if link == source or self._is_blocked(link, batch):
+            if link == source or self._is_blocked(link, batch, foreign=source >= 0):
                 continue
             # The origin pushes a direct batch to its neighbours itself, so announce it to them instead of pushing it.
             if everywhere or not (link in lazy or (batch.direct and self._covered(batch.origin, link))):
@@ -244,7 +256,9 @@ class Gossip:
         if announced and self._announce_ms is None:
             self._announce_ms = now_ms + self._limits.announce_ms
 
-    def _is_blocked(self, link: int, batch: Batch) -> bool:
+    def _is_blocked(self, link: int, batch: Batch, *, foreign: bool) -> bool:
+        if link in self._paced and batch.priority > (0 if foreign else 1):
+            return True
         return self._congested.get(link, False) or (link in self._congested and batch.priority > 0)
 
     def _may_prune(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:

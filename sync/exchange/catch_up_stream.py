@@ -4,19 +4,22 @@ There is no long read transaction. The stream reads on until one short transacti
 the stream has not sent. Only then may the peer take the replica's vector (ADR 0003).
 
 Chunks contain the schema first, then urgent tables, then the others; within a table by site and clock. Each chunk names the
-windows from which it was read, so that a stream which breaks off need not start again.
+windows from which it was read, so that a stream which breaks off need not start again. On metered links a table with a budget
+comes last, in chunks of its own, as its budget allows. Rows of a table with a score go before the others (`score_order`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.score_order import ScoreOrder
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in, read_range
+from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.bundle import SECTIONS_MAX, Bundle, Section
 
 __all__ = ["FACTS_MAX", "ROUND_RANGES_MAX", "CatchUpStream", "StreamChunk", "fitting"]
@@ -46,7 +49,9 @@ class StreamChunk:
 
     bundle: an encoded bundle.
     rows: how many changes it has.
+    tables: their tables.
     urgent: whether it has rows of urgent tables alone.
+    starved: tables whose budgets are spent; without a bundle the stream waits for them, or ends without them (`end`).
     vectors: at the end, the vectors that the peer may take, by table.
     collected: at the end, the clocks up to which tombstones may be missing in the stream, by table.
     published: batches of local writes that were drained on the way.
@@ -55,7 +60,9 @@ class StreamChunk:
 
     bundle: bytes | None = None
     rows: int = 0
+    tables: tuple[str, ...] = ()
     urgent: bool = False
+    starved: tuple[str, ...] = ()
     vectors: dict[str, Vector] = field(default_factory=dict)
     collected: dict[str, Vector] = field(default_factory=dict)
     published: list[bytes] = field(default_factory=list)
@@ -65,10 +72,22 @@ class StreamChunk:
 class CatchUpStream:
     """The stream of some tables to one peer."""
 
-    def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
-        """Prepare a stream to a peer that covers the vectors `have`, by table."""
+    def __init__(
+        self, replica: Replica, have: dict[str, Vector], room: Callable[[str], int | None] | None = None
+    ) -> None:
+        """Prepare a stream to a peer that covers the vectors `have`, by table.
+
+        `room` returns how many bytes of a table with a budget may go, 0 for none for the moment; None if no budget holds.
+        """
         self._replica = replica
         self._rank = replica.priority.rank
+        self._room = room
+        self._scores = {
+            name: ScoreOrder(setting.score)
+            for name in have
+            if (setting := replica.priority.settings.of(name)) is not None and setting.score
+        }
+        self._by_score = False  # whether the last chunk was in the order of scores
         self._bytes_max = FEED_BYTES_MAX  # of the next chunk
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
@@ -91,49 +110,88 @@ class CatchUpStream:
             self._sent[name].add(site, after, reached)
         return chunk
 
-    def _order(self, name: str) -> tuple[bool, int, str]:
-        """Return a sort key: the schema before urgent tables, these in their order before the others."""
-        return name != SCHEMA_TABLE, self._rank(name), name
+    def end(self, without: Iterable[str]) -> StreamChunk:
+        """Return the end of the stream for the tables that wait for no budget; all of these have been sent."""
+        for name in without:
+            self._sent.pop(name, None)
+        chunk = StreamChunk()
+        self._end(chunk)
+        return chunk
+
+    def _is_paced(self, name: str) -> bool:
+        return self._room is not None and self._replica.priority.is_paced(name)
+
+    def _order(self, name: str) -> tuple[bool, int, bool, str]:
+        """Return a sort key: the schema before urgent tables, these in their order before the others, those with budgets last."""
+        return name != SCHEMA_TABLE, self._rank(name), self._is_paced(name), name
 
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
-        registry = self._replica.registry
         size = 0
         for name in sorted(self._sent, key=self._order):
             if len(sections) == SECTIONS_MAX - 1:
                 break  # and one for the seals of signed tables
-            if sections and self._rank(name) > self._rank(sections[-1].table):
+            if sections and (self._rank(name) > self._rank(sections[-1].table) or self._is_alone(name)):
                 break  # end the chunk here, so that urgent rows do not wait until other rows fill it
-            section = Section(name, [])
-            rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
-            unit = registry.unit(name)
-            if unit is None:
+            unit = self._replica.registry.unit(name)
+            bytes_max = self._bytes_max if unit is None else self._bytes_of(chunk, name, unit)
+            if unit is None or not bytes_max:
                 continue
-            for site, window in unit.vouched.missing_from(self._sent[name]):
-                # Every write has its stamp, so the rows have the values that their entries own.
-                groups, reached, rows, weight = read_range(
-                    unit.table,
-                    site,
-                    window[0],
-                    window[1],
-                    rows_max=rows_max - chunk.rows,
-                    bytes_max=self._bytes_max - size,
-                )
-                chunk.windows.append((name, site, window[0], reached))
-                if groups:
-                    section.groups += groups
-                    section.ranges.append((site, window[0], reached))
-                chunk.rows += rows
-                size += weight
-                if reached != window[1] or chunk.rows >= rows_max or size >= self._bytes_max:
-                    self._finish(chunk, [*sections, section])
-                    return
-            if section.groups:
+            if self._send_by_score(chunk, name, unit, bytes_max):
+                return
+            section, weight, whole = self._read_table(chunk, unit, bytes_max - size)
+            size += weight
+            if section.groups or not whole:
                 sections.append(section)
+            if not whole:
+                break
         if sections:
             self._finish(chunk, sections)
-            return
-        units = {name: registry.unit(name) for name in self._sent}
+        elif not chunk.starved:
+            self._end(chunk)
+
+    def _is_alone(self, name: str) -> bool:
+        """Return True if the rows of a table share no chunk with those before it."""
+        return self._is_paced(name) or name in self._scores
+
+    def _bytes_of(self, chunk: StreamChunk, name: str, unit: Unit) -> int:
+        """Return how many bytes of a table may go; 0 if its budget is spent, which is noted if some are missing."""
+        room = self._room(name) if self._room is not None and self._is_paced(name) else None
+        if room == 0 and next(iter(unit.vouched.missing_from(self._sent[name])), None) is not None:
+            chunk.starved = (*chunk.starved, name)
+        return self._bytes_max if room is None else min(self._bytes_max, room)
+
+    def _read_table(self, chunk: StreamChunk, unit: Unit, bytes_max: int) -> tuple[Section, int, bool]:
+        """Return the next changes of a table, their bytes, and whether these are all that fit into the chunk's limits."""
+        section, size, name = Section(unit.name, []), 0, unit.name
+        rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
+        for site, window in unit.vouched.missing_from(self._sent[name]):
+            # Every write has its stamp, so the rows have the values that their entries own.
+            groups, reached, rows, weight = read_range(
+                unit.table, site, window[0], window[1], rows_max=rows_max - chunk.rows, bytes_max=bytes_max - size
+            )
+            chunk.windows.append((name, site, window[0], reached))
+            groups = self._scores[name].rest(groups) if name in self._scores else groups
+            if groups:
+                section.groups += groups
+                section.ranges.append((site, window[0], reached))
+            chunk.rows += rows
+            size += weight
+            if reached != window[1] or chunk.rows >= rows_max or size >= bytes_max:
+                return section, size, False
+        return section, size, True
+
+    def _send_by_score(self, chunk: StreamChunk, name: str, unit: Unit, bytes_max: int) -> bool:
+        """Fill every second chunk of a table with the rows of the greatest scores; return whether there are any."""
+        self._by_score = name in self._scores and not self._by_score
+        groups = self._scores[name].next(unit, self._sent[name], bytes_max) if self._by_score else []
+        if groups:
+            chunk.rows += sum(len(group.hlcs) for group in groups)
+            self._finish(chunk, [Section(name, [], groups)])
+        return bool(groups)
+
+    def _end(self, chunk: StreamChunk) -> None:
+        units = {name: self._replica.registry.unit(name) for name in self._sent}
         chunk.vectors = {name: Vector() if unit is None else unit.vouched for name, unit in units.items()}
         chunk.collected = {
             name: Vector() if unit is None else tombstones.watermarks(unit) for name, unit in units.items()
@@ -148,4 +206,5 @@ class CatchUpStream:
             if seals is not None:
                 signers |= dict.fromkeys(seals.attach(section))
         chunk.bundle = Bundle(sections, list(signers)).encode()
+        chunk.tables = tuple(section.table for section in sections)
         chunk.urgent = all(self._replica.priority.is_urgent(section.table) for section in sections)

@@ -93,7 +93,7 @@ class Exchange:
         self._config = config
         self._links: dict[int, Link] = {}
         self._recreated = replica.recreated
-        self._intake = Intake(replica.store, host or Host())
+        self._intake = Intake(replica.store, host or Host(), replica.inbox.on_free_space)
         self._fetcher = Fetcher(replica, config, self._intake)
         self._server = CatchUpServer(replica)
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
@@ -268,8 +268,8 @@ class Exchange:
         match event:
             case MessageReceived(link, payload):
                 self._on_message(link, payload, turn)
-            case LinkOpened(link, peer):
-                self._on_opened(link, peer, turn)
+            case LinkOpened(link, peer, metered):
+                self._on_opened(link, peer, turn, metered=metered)
             case LinkClosed(link):
                 self._on_closed(link, turn)
             case LinkWritable():
@@ -277,12 +277,12 @@ class Exchange:
             case _:
                 assert_never(event)
 
-    def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
+    def _on_opened(self, number: int, peer: bytes, turn: Turn, *, metered: bool) -> None:
         at = self._jittered(turn.now_ms, self._config.compare_ms)
         window = SendWindow()
         self._links[number] = Link(peer, at, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
         self._fetcher.on_link_opened(number, peer)
-        self._server.on_link_opened(number, window)
+        self._server.on_link_opened(number, window, metered=metered)
         self._repairs.on_link_opened(number, peer, window)
         self.acknowledgements.on_link_opened(number, peer)
         self._releases.on_link_opened(number, peer)
@@ -480,6 +480,7 @@ class Exchange:
         return self._replica.digest_pairs(remember=remember)
 
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
+        self._intake.check_space(turn)
         link = self._links[number]
         link.digests = theirs
         first, link.compared_at = link.compared_at is None, turn.now_ms

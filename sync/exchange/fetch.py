@@ -57,6 +57,7 @@ class _Round:
     notified_at: int = 0
     audit: TombstoneAudit | None = None
     dropped: int = 0  # rows that the audit removed
+    left_out: list[str] = field(default_factory=list)  # tables that the peer has sent in part
 
 
 @dataclass(slots=True)
@@ -226,6 +227,7 @@ class Fetcher:
             and self._unclaimed(name, now_ms)
             and link.doubted.get(name, 0) <= now_ms
             and self._replica.admits(name)
+            and not self._replica.inbox.is_closed(name)
             and not self._replica.retention.is_cutting(name)  # else an audit would meet rows that are about to go
             and self._replica.rights.may_write(link.peer, name)
         ]
@@ -306,7 +308,8 @@ class Fetcher:
         else:
             if applied.crowded:  # the round goes on, and covers nothing of these sites
                 notices.notify_refused(link.peer, applied.crowded, "more sites than this file has room for", turn)
-            self._record_partial(link.peer, applied)
+            if not current.failed:  # else this chunk may leave out what an earlier one should have brought
+                self._record_partial(link.peer, applied)
         current.rows += applied.changes
         link.rows += applied.merged.changes
         current.noop_chunks = 0 if applied.merged.changes else current.noop_chunks + 1
@@ -381,9 +384,11 @@ class Fetcher:
             return
         vectors = {name: vector for name, vector in message.vectors if name in current.tables}
         collected = {name: vector for name, vector in message.collected if name in vectors}
-        if vectors:  # other tables did not fit the peer's round; if none did, this peer has none of them for this node
-            for name in [name for name in current.tables if name not in vectors]:
-                link.requested.pop(name, None)
+        # Other tables did not fit the peer's round, or its budgets. If nothing came, this peer has none of them for this node.
+        partial = self._partial.get(link.peer, {})
+        current.left_out = [name for name in current.tables if name not in vectors and (vectors or name in partial)]
+        for name in current.left_out:
+            link.requested.pop(name, None)
         if current.failed:
             self._finish(number, turn, [])
             return
@@ -461,7 +466,7 @@ class Fetcher:
         """Forget the partial windows of tables that the vector covers after the round."""
         partial = self._partial.get(link.peer, {})
         for name in current.tables:
-            if link.doubted.get(name, 0) <= now_ms:
+            if link.doubted.get(name, 0) <= now_ms and name not in current.left_out:
                 partial.pop(name, None)
         if not partial:
             self._partial.pop(link.peer, None)

@@ -71,9 +71,11 @@ LOCKED, REFUSED, LOW = "database.locked", "database.refused", "disk.low"
 class Intake:
     """Watches one file. The owner calls `observe` after each use of the file and `on_timer` when `next_deadline` has come."""
 
-    def __init__(self, store: Store, host: Host) -> None:
+    def __init__(self, store: Store, host: Host, on_free: Callable[[int | None], None] = lambda _: None) -> None:
+        """Watch the file of a store. `on_free` gets the free space in bytes, None if it is not known, at each look."""
         self._store = store
         self._host = host
+        self._on_free = on_free
         self.trouble: FileTrouble | None = None
         self._refusals = 0  # of the store, when it was last observed
         self._refused_at = 0
@@ -105,6 +107,7 @@ class Intake:
         if self.trouble is None and turn.now_ms >= self._space_at:
             self._space_at = turn.now_ms + SPACE_MS
             free = self._host.free_bytes()
+            self._on_free(free)
             if free is not None and free < self._host.free_bytes_min:
                 self._close(LOW, self._low_text(free), REFUSED_MS, turn)
 

@@ -6,19 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mycomesh.sync.events import Action, DropLink, Notice, Publish, Send
-from mycomesh.sync.replication.priority import UrgentBatch
+from mycomesh.sync.replication.priority import PacedBatch, UrgentBatch
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import cut
 
 __all__ = ["Turn", "publish_actions"]
 
-# Priorities: of live batches, and of most messages of rounds.
+# Priorities: of live batches; the last is that of most messages of rounds too, and of batches that metered links leave to them.
 URGENT, FRESH, ROUND = 0, 1, 2
 
 
 def publish_actions(batches: list[bytes]) -> list[Action]:
     """Return the actions that publish committed local batches."""
-    return [Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches]
+    return [Publish(batch, _priority(batch)) for batch in batches]
+
+
+def _priority(batch: bytes) -> int:
+    return URGENT if isinstance(batch, UrgentBatch) else ROUND if isinstance(batch, PacedBatch) else FRESH
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from mycomesh.sync.replication.site import Site
 from mycomesh.sync.replication.site_limit import limit_sites, refused_sites
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.ledgers import is_ledger
+from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
@@ -45,12 +46,26 @@ class Inbox:
         self._site = site
         self._outbox = outbox
         self._priority = priority
+        self._free: int | None = None  # bytes of the disk, where tables leave some
         # Tables that this file did not have when a round brought changes of them; no round of theirs has begun since.
         self._missed: set[str] = set()
         # Sites of which a round has left inserts out, by table; no round of the table has begun since.
         self._left_out: dict[str, set[bytes]] = {}
         # `Coverage.loss` of the table of each unit when the last round for it began.
         self._losses: dict[str, object] = {}
+
+    def on_free_space(self, free: int | None) -> None:
+        """Take the free space of the disk in bytes, None if it is not known."""
+        if not self._priority.settings.floors:
+            return
+        self._free = free
+        text = "rows of other nodes wait: the disk has less free space than free_mb_min of this table"
+        closed = {name: text for name in self._registry.tables if self.is_closed(name)}
+        self._registry.notes.replace(Source.SPACE, closed)
+
+    def is_closed(self, name: str) -> bool:
+        """Return True while the disk has less free space than a table leaves."""
+        return self._free is not None and self._priority.settings.is_closed(name, self._free)
 
     def merge(self, batches: Sequence[Incoming], wall_ms: int, budget: WorkBudget, *, live: bool, repair: bool) -> None:
         """Merge as much of some bundles as the budget allows, in order, and record the results in them.
@@ -143,6 +158,9 @@ class Inbox:
         if is_ledger(section.table) and self._registry.behind:
             self._apply_facts(applied, wall_ms, budget)  # perhaps nobody has tried to follow them yet
         if not self._takes(section):
+            return None
+        if self.is_closed(section.table):
+            applied.withheld = not live
             return None
         table = self._registry.table_of(section.table)
         if table is None or (is_ledger(section.table) and self._registry.behind):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+from mycomesh.sync.replication.table_settings import TableSetting, TableSettings
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, Bundle, Section
 
-__all__ = ["Priority", "UrgentBatch"]
+__all__ = ["PacedBatch", "Priority", "UrgentBatch"]
 
 
 class UrgentBatch(bytes):
@@ -23,18 +24,29 @@ class UrgentBatch(bytes):
     __slots__ = ()
 
 
+class PacedBatch(bytes):
+    """A batch that holds only tables with budgets: metered links leave it to rounds."""
+
+    __slots__ = ()
+
+
 class Priority:
     """The urgent tables of one file, by shell patterns over the names in this file. Without a pattern no table is urgent."""
 
-    __slots__ = ("_patterns", "_registry")
+    __slots__ = ("_patterns", "_registry", "settings")
 
-    def __init__(self, registry: Registry, patterns: Sequence[str]) -> None:
+    def __init__(self, registry: Registry, patterns: Sequence[str], settings: Sequence[TableSetting] = ()) -> None:
         self._registry = registry
+        self.settings = TableSettings(registry, settings)
         self._patterns = tuple(map(fold, patterns))
 
     def is_urgent(self, name: str) -> bool:
         """Return True if the table of that canonical name goes first; of none without a pattern."""
         return self.rank(name) < len(self._patterns)
+
+    def is_paced(self, name: str) -> bool:
+        """Return True if a table has a budget; an urgent one needs none."""
+        return self.settings.is_paced(name) and not self.is_urgent(name)
 
     @property
     def has_urgent(self) -> bool:
@@ -61,8 +73,11 @@ class Priority:
         urgent = sorted(
             (each for each in sections if self.is_urgent(each.table)), key=lambda each: self.rank(each.table)
         )
-        others = [section for section in sections if not self.is_urgent(section.table)]
+        rest = [section for section in sections if not self.is_urgent(section.table)]
+        others = [section for section in rest if not self.is_paced(section.table)]
+        paced = [section for section in rest if self.is_paced(section.table)]
         found: list[bytes] = [UrgentBatch(batch) for batch in _encoded(urgent)] + _encoded(others)
+        found += [PacedBatch(batch) for batch in _encoded(paced)]
         return [batch for batch in found if len(batch) <= BUNDLE_BYTES_MAX]
 
 

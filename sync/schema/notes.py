@@ -14,6 +14,7 @@ class Source(enum.Enum):
     SCHEMA = "schema"  # why a table, a column or an index is not replicated or not as the mesh has it
     DRIFT = "drift"  # how a definition differs from the canonical one
     WAITS = "waits"  # why rows of other nodes are not taken in yet
+    SPACE = "space"  # that the disk has less free space than the table leaves
     DROPS = "drops"  # which rows a member reports as deleted, and stay
     PARKED = "parked"  # whose rows are left out until some of its parked rows fit
     RETAIN = "retain"  # why rows do not go with time

@@ -53,3 +53,24 @@ def test_a_metered_link_keeps_its_budget(machines):
     drone.terminate()
     drone.up("--port", "0", "--peer", ground.address)
     eventually(lambda: metered(drone).get("spent_bytes", 0) >= spent, lambda: f"the day is known: {metered(drone)}")
+
+
+@pytest.mark.slow
+def test_a_table_keeps_its_budget_beside_others(machines):
+    drone, ground = machines
+    drone.sql("CREATE TABLE telemetry(id INTEGER PRIMARY KEY, x); CREATE TABLE missions(id INTEGER PRIMARY KEY, x)")
+    drone.done("init")
+    drone.home.config.mkdir(exist_ok=True)
+    (drone.home.config / "config.toml").write_text(f'[table.telemetry]\nbudget = "{RATE} B/s"\n')
+    drone.up("--port", "0")
+    ground.done("join", drone.done("invite").strip(), "--no-multicast", "--peer", drone.address)
+    ground.up("--port", "0", "--peer", drone.address)
+    ground.shows("SELECT count(*) FROM telemetry", "0\n")
+    before, started = metered(drone)["spent_bytes"], time.monotonic()
+    drone.sql(FILL)
+    drone.sql("INSERT INTO missions VALUES(1, 'go')")
+    ground.shows("SELECT x FROM missions", "go\n")
+    assert ground.sql("SELECT count(*) FROM telemetry") != f"{ROWS}\n", "the other table does not wait"
+    ground.shows("SELECT count(*) FROM telemetry", f"{ROWS}\n")
+    spent, elapsed_s = metered(drone)["spent_bytes"] - before, time.monotonic() - started
+    assert 100 * ROWS < spent <= RATE * (elapsed_s + 1) + 100_000

@@ -31,9 +31,9 @@ def test_a_budget_is_read_from_the_file(tmp_path, table, budget):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({}, "[link] needs 'budget'"),
-        ({"budget": "50 kB/s", "speed": 1}, "[link] needs 'budget'"),
-        ("50 kB/s", "[link] needs 'budget'"),
+        ({}, "[link] takes 'budget'"),
+        ({"budget": "50 kB/s", "speed": 1}, "[link] takes 'budget'"),
+        ("50 kB/s", "[link] takes 'budget'"),
         ({"budget": "50 kB"}, "'budget' must be an amount"),
         ({"budget": 50}, "'budget' must be an amount"),
         ({"daily": "20 MB/s"}, "'daily' must be an amount"),

@@ -269,3 +269,18 @@ def test_losing_a_third_of_links_cuts_nobody_off():
         field.nodes[other].on_link_down(one, field.now)
     for number in range(5, 10):
         assert len(field.write(number, number)) == 60
+
+
+def test_paced_link_leaves_bulk_and_foreign_batches_to_rounds():
+    gossip = node(1, 2)
+    gossip.on_paced(2)
+    for number, (priority, links) in enumerate(((0, [1, 2]), (1, [1, 2]), (2, [1]))):
+        mine = batch(number, priority=priority)
+        assert [send.link for send in gossip.publish(mine, mine.id, 0)] == links
+    gossip.on_link_up(3)
+    for number, (priority, links) in enumerate(((0, [1, 2]), (1, [1]), (2, [1]))):
+        assert [send.link for send in take(gossip, 3, batch(100 + number, priority=priority))] == links
+    gossip.on_link_down(2, 0)
+    gossip.on_link_up(2)
+    later = batch(200, priority=2)
+    assert GossipSend(2, later) in gossip.publish(later, later.id, 0), "another link of that number"
