@@ -80,7 +80,7 @@ def test_table_that_refused_batch_has_made_is_forgotten(attacked, ms):
     world.run(ms)
     assert "odd" not in node.peer.digests()
     liar.say(wire.Vectors((("t", Vector()), ("odd", Vector()))), wire.AuditRequest("odd", LIAR_SITE, 0, 1))
-    assert isinstance(liar.answers()[-1], wire.AuditReply)
+    assert wire.AuditReply in map(type, liar.answers())
     unharmed(world)
 
 
