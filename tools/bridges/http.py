@@ -271,7 +271,8 @@ class HttpConnection:
         return status, answer
 
     def _target(self, topic: str) -> str:
-        return f"{self._parts.path.rstrip('/')}/{quote(topic, safe='/%')}" if topic else self._parts.path or "/"
+        path = f"{self._parts.path.rstrip('/')}/{quote(topic, safe='/%')}" if topic else self._parts.path or "/"
+        return f"{path}?{self._parts.query}" if self._parts.query else path
 
     def _headers(self, message: Message, size: int) -> list[tuple[str, str]]:
         options = self._options

@@ -89,13 +89,15 @@ def test_what_is_no_message_gets_its_status(data, status):
 
 
 @contextlib.asynccontextmanager
-async def server(answer):
+async def server(answer, heads=None, query=""):
     """Run a server that sends some bytes for each request; yield a scheme that is connected to it."""
 
     async def on_client(reader, writer):
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
+                if heads is not None:
+                    heads.append(head)
                 size = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
                 await reader.readexactly(size)
                 writer.write(answer)
@@ -104,7 +106,7 @@ async def server(answer):
 
     listener = await asyncio.start_server(on_client, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    scheme = HttpScheme(Options(f"http://127.0.0.1:{port}/hook", "ground", outgoing=("a",)))
+    scheme = HttpScheme(Options(f"http://127.0.0.1:{port}/hook{query}", "ground", outgoing=("a",)))
     await scheme.connect()
     try:
         yield scheme
@@ -128,6 +130,17 @@ def test_a_long_answer_ends_the_connection(over):
     taken, left = run(story())
     assert taken == ["", "", ""]
     assert left >= (0 if over > 0 else 1)
+
+
+def test_the_query_of_an_address_stays():
+    heads = []
+
+    async def story():
+        async with server(answer(204), heads, "?key=of%20the%20hook") as scheme:
+            return list(await scheme.publish([Message("a/b", b"{}", "t/00/1", "1", {})]))
+
+    assert run(story()) == [""]
+    assert heads[-1].splitlines()[0] == b"POST /hook/a/b?key=of%20the%20hook HTTP/1.1"
 
 
 @pytest.mark.parametrize(
