@@ -202,6 +202,8 @@ class ViewFacts:
         with trial(self._store.db, self._functions()) as tried:
             for key in [key for key in due if key not in self._failed][:TRIED_MAX]:
                 notes[key] = self._create(tried, key, due[key])
+                if tried.is_spent:  # the next pass goes on
+                    break
         created = not all(notes.values())
         # A text that was refused, or stays at home, may name what has been created.
         self.unfinished = len(notes) < len(due) or (created and (any(notes.values()) or self._homely))

@@ -3,6 +3,9 @@
 A view or a trigger that SQLite cannot read makes every table of the file unreadable, and a trigger that cannot be compiled makes
 each write of its table fail. So a text is one CREATE statement that SQLite accepts beside the tables and views of this file, and
 what uses it compiles as before. It calls only functions without side effects, and reads and writes only tables of the user.
+
+A trigger runs inside the writes of programs, so it is run too, beside made-up rows: one that never ends, makes large values, or
+takes steps by the square of the rows of a table is refused (ADR 73).
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.tokens import readable_sql
 
-__all__ = ["TRIGGER", "VIEW", "VIEWS_NAMED_MAX", "Tried", "trial"]
+__all__ = ["RUN_STEPS_MAX", "RUN_VALUE_BYTES_MAX", "TRIGGER", "VIEW", "VIEWS_NAMED_MAX", "Tried", "trial"]
 
 VIEW = "view"
 TRIGGER = "trigger"
 # Views that one view names, those that they name included: compiling 256 takes 30 ms, and each doubling four times as long.
 VIEWS_NAMED_MAX = 256
+# Steps of SQLite for one write that fires a trigger, beside `_ROWS` rows in each table that it uses: some passes over a table
+# fit, a join of two without a condition does not. Counted, since a replay must not depend on a clock.
+RUN_STEPS_MAX = 200_000
+RUN_VALUE_BYTES_MAX = 4_096
+_ROWS = 256
+_TOO_MUCH = (apsw.InterruptError, apsw.NoMemError, apsw.TooBigError)
 _CREATE = {VIEW: apsw.SQLITE_CREATE_VIEW, TRIGGER: apsw.SQLITE_CREATE_TRIGGER}
 _SAVEPOINT = "mycomesh_trial"
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
@@ -72,6 +81,7 @@ class _Trial:
         known = self._db.execute("SELECT name, flags & ? FROM pragma_function_list", (_INNOCUOUS,)).fetchall()
         self._functions = {name for name, innocuous in known if innocuous} | _SEARCH | set(map(fold, functions))
         limit_scratch(self._db)
+        self.is_spent = False  # some text was so costly that others should wait for the next pass
 
     def close(self) -> None:
         """Close the scratch database."""
@@ -86,9 +96,10 @@ class _Trial:
         except REFUSALS as error:
             tried = Tried(str(error))
         finally:
-            if tried.refused or kind == TRIGGER:
-                self._db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-            self._db.execute(f"RELEASE {_SAVEPOINT}")
+            if self._db.in_transaction:  # RAISE(ROLLBACK) and an interrupt end it
+                if tried.refused or kind == TRIGGER:
+                    self._db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+                self._db.execute(f"RELEASE {_SAVEPOINT}")
         return tried
 
     def remove(self, kind: str, name: str) -> None:
@@ -106,11 +117,54 @@ class _Trial:
         if kind == VIEW:
             if self._views_named(name) > VIEWS_NAMED_MAX:
                 return Tried(f"it reads more than {VIEWS_NAMED_MAX} views, with those that they read")
-            beyond, _ = self._effects([f"SELECT * FROM {quoted(made)}"], None)
+            beyond, _, _ = self._effects([f"SELECT * FROM {quoted(made)}"], None)
             return Tried(beyond)
-        statements = self._statements(owner)
-        beyond, writes = self._effects(statements, made)
-        return Tried(beyond, owner, writes)
+        beyond, writes, used = self._effects(self._statements(owner), made)
+        return Tried(beyond or self._cost(owner, used), owner, writes)
+
+    def _cost(self, owner: str, used: Collection[str]) -> str:
+        """Return why the triggers of a table are too costly for its writes, "" if they are not. They may fail otherwise."""
+        self._db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        self._db.execute("PRAGMA ignore_check_constraints = 1").fetchall()
+        for table in sorted({*used, fold(owner)}):
+            with contextlib.suppress(*REFUSALS):
+                self._db.execute(self._rows_of(table, _ROWS), can_cache=False).fetchall()
+        self._db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
+        before = self._db.limit(apsw.SQLITE_LIMIT_LENGTH, RUN_VALUE_BYTES_MAX)
+        self._db.set_progress_handler(lambda: True, RUN_STEPS_MAX)
+        target, names = quoted(owner), self._columns(owner)
+        one = f"WHERE {quoted(names[0])} = 1" if names else ""
+        settings = ", ".join(f"{quoted(name)} = {quoted(name)}" for name in names)
+        try:
+            for statement in (
+                self._rows_of(fold(owner), 1, start=_ROWS + 1),
+                f"UPDATE {target} SET {settings} {one}",
+                f"DELETE FROM {target} {one}",
+            ):
+                with contextlib.suppress(*set(REFUSALS).difference(_TOO_MUCH)):
+                    self._db.execute(statement, can_cache=False).fetchall()
+        except _TOO_MUCH as error:
+            self.is_spent = True
+            return f"it is too costly for each write of {owner} ({error})"
+        finally:
+            limit_scratch(self._db)
+            self._db.limit(apsw.SQLITE_LIMIT_LENGTH, before)
+        return ""
+
+    def _rows_of(self, table: str, count: int, start: int = 1) -> str:
+        """Return an INSERT of made-up rows, which differ in every column."""
+        listing = "SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid"
+        columns = self._db.execute(listing, (table,)).fetchall()
+        names = ", ".join(quoted(str(name)) for name, _ in columns)
+        cells = ", ".join("CAST(i AS BLOB)" if fold(str(kind)) == "blob" else "i" for _, kind in columns)
+        numbers = f"WITH RECURSIVE n(i) AS (SELECT {start} UNION ALL SELECT i + 1 FROM n LIMIT {count})"
+        return f"{numbers} INSERT OR IGNORE INTO {quoted(table)}({names}) SELECT {cells} FROM n"
+
+    def _columns(self, owner: str) -> list[str]:
+        """Return the columns of a table or view."""
+        return column_names(self._db, owner) or [
+            str(name) for (name,) in self._db.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (owner,))
+        ]
 
     def _views_named(self, name: str) -> int:
         """Return how often the views of the database are read for one of them."""
@@ -129,16 +183,14 @@ class _Trial:
     def _statements(self, owner: str) -> list[str]:
         """Return the writes of a table or view that could fire a trigger."""
         target = quoted(owner)
-        names = column_names(self._db, owner) or [
-            name for (name,) in self._db.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (owner,))
-        ]
-        settings = ", ".join(f"{quoted(name)} = {quoted(name)}" for name in names)
+        settings = ", ".join(f"{quoted(name)} = {quoted(name)}" for name in self._columns(owner))
         return [f"INSERT INTO {target} DEFAULT VALUES", f"UPDATE {target} SET {settings}", f"DELETE FROM {target}"]
 
-    def _effects(self, statements: list[str], trigger: str | None) -> tuple[str, frozenset[str]]:
-        """Compile statements; return what the view or trigger does beyond what it may, and the tables that it writes."""
+    def _effects(self, statements: list[str], trigger: str | None) -> tuple[str, frozenset[str], frozenset[str]]:
+        """Compile statements; return what a view or trigger does beyond what it may, the tables it writes, and those it uses."""
         beyond: list[str] = []
         writes: set[str] = set()
+        used: set[str] = set()
         own = {fold(name) for (name,) in self._db.execute("SELECT name FROM sqlite_schema ORDER BY name")} | _COMPUTED
 
         def authorize(
@@ -152,8 +204,8 @@ class _Trial:
                 beyond.append("it does more than read and write tables")
             elif operation in (*_WRITES, apsw.SQLITE_READ) and first and fold(first) not in own:
                 beyond.append(f"it uses {first}, which is no table of the user")
-            elif operation in _WRITES:
-                writes.add(fold(first or ""))
+            elif operation in (*_WRITES, apsw.SQLITE_READ):
+                (used if operation == apsw.SQLITE_READ else writes).add(fold(first or ""))
             return apsw.SQLITE_OK
 
         failed: dict[str, apsw.Error] = {}
@@ -171,7 +223,7 @@ class _Trial:
         for statement, reason in failed.items():
             if self._compiles_without(trigger or "", statement):
                 raise reason
-        return (beyond[0] if beyond else ""), frozenset(writes)
+        return (beyond[0] if beyond else ""), frozenset(writes), frozenset(used | writes)
 
     def _compiles_without(self, trigger: str, statement: str) -> bool:
         """Return True if a statement compiles without a trigger: a view cannot be written without one for that."""

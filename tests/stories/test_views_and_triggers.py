@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
+import apsw
 import pytest
 
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema import view_facts
+from mycomesh.sync.sqlite.view_trial import RUN_STEPS_MAX, RUN_VALUE_BYTES_MAX, trial
 from tests.sync.peers import Peer, assert_equal, converge, shell
 
 TABLES = (
@@ -331,3 +333,81 @@ def test_members_write_through_triggers_only_what_they_may(trio):
     assert not objects(two)
     assert any("may not write log" in note for note in notes(two))
     assert objects(three)
+
+
+COSTLY = {
+    "an endless recursion": "INSERT INTO log WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, i FROM n",
+    "a recursion of a million": "INSERT INTO log SELECT 'x', (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+    " LIMIT 1000000) SELECT max(i) FROM n)",
+    "a large value": "INSERT INTO log VALUES(NEW.id, hex(randomblob(100000000)))",
+    "a value that grows": "INSERT INTO log SELECT 'x', replace(hex(zeroblob(900)), '0', hex(zeroblob(900)))",
+    "a join without a condition": "UPDATE log SET what = (SELECT count(*) FROM t x, t y, t z)",
+    "each pair of rows": "UPDATE t SET b = (SELECT count(*) FROM t o WHERE o.a + 0 > t.a + 0)",
+}
+KEPT = {
+    "a pass over the table": "UPDATE log SET what = (SELECT count(*) FROM t)",
+    "a refusal": "SELECT RAISE(ABORT, 'no') WHERE NEW.b < 0",
+    "a rollback": "SELECT RAISE(ROLLBACK, 'no') WHERE NEW.b > 0",
+    "a recursion of a thousand": "INSERT INTO log SELECT 'x' || NEW.id || '/' || max(i), 1 FROM (WITH RECURSIVE n(i) AS (SELECT 1"
+    " UNION ALL SELECT i + 1 FROM n LIMIT 1000) SELECT i FROM n)",
+    "a document": "INSERT INTO log VALUES(hex(randomblob(16)), json_object('id', NEW.id, 'a', NEW.a, 'b', NEW.b))",
+}
+
+
+def state(peer, name, sql):
+    """Write the fact of a trigger as a member would whose own program does not have it."""
+    with peer.replica.store.transaction():
+        peer.replica.catalog.registry.facts.write(f"trigger:{name}", "trigger", sql)
+
+
+@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
+def test_a_trigger_too_costly_for_each_write_stays_at_home(equals, body):
+    one, two = equals(2, TABLES)
+    state(one, "x", f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END")
+    state(one, "logs", LOGGING)
+    two.take(one.drain(), one.node_id)
+    two.drain()
+    assert [name for _, name, _ in objects(two)] == ["logs"]  # others are created
+    assert any("too costly for each write of t" in note for note in notes(two))
+    two.sql("INSERT INTO t VALUES(7, 'a7', 7)")  # a program's write is as quick as before
+    two.shell(f"CREATE TRIGGER y AFTER INSERT ON t BEGIN {body}; END")
+    two.drain()
+    assert any("it stays on this node: it is too costly" in note for note in notes(two))
+
+
+@pytest.mark.parametrize("body", KEPT.values(), ids=KEPT)
+def test_an_ordinary_trigger_is_not_too_costly(equals, body):
+    made = equals(2, TABLES)
+    made[0].shell(f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END")
+    converge(made)
+    assert [name for _, name, _ in objects(made[1])] == ["x"]
+    assert not notes(*made)
+
+
+@pytest.mark.parametrize(("rounds", "is_kept"), [(-1, True), (0, True), (1, False)], ids=["below", "at", "above"])
+def test_steps_of_a_trigger_are_limited(rounds, is_kept):
+    db = apsw.Connection(":memory:")
+    db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+
+    def refused(limit):
+        with trial(db) as tried:
+            numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {limit}) SELECT i FROM n"
+            body = f"SELECT max(i) FROM ({numbers})"
+            return tried.add("trigger", "x", f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END").refused
+
+    low, high = 1, RUN_STEPS_MAX
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refused(middle) else (middle, high)
+    assert RUN_STEPS_MAX // 30 < low < RUN_STEPS_MAX // 5
+    assert (refused(low + rounds) == "") is is_kept
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(-1, True), (0, True), (1, False)], ids=["below", "at", "above"])
+def test_values_of_a_trigger_are_limited(size, is_kept):
+    db = apsw.Connection(":memory:")
+    db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+    with trial(db) as tried:
+        body = f"SELECT length(zeroblob({RUN_VALUE_BYTES_MAX + size}) || '')"
+        refused = tried.add("trigger", "x", f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END").refused
+    assert (refused == "") is is_kept
