@@ -45,22 +45,21 @@ def rebuild_table(table: Table, definition: str) -> str:
     if db.execute(counted).fetchone()[0] > REBUILT_ROWS_MAX:
         return f"it has more than {REBUILT_ROWS_MAX:,} rows, which would lock the file for long: run the same migration here"
     try:
-        refused = _try(table, definition, keep=False)
+        refused = _try(table, definition)
         if refused and len(refused) <= REBUILT_PARKED_MAX:
             for row in refused:
                 park_row(table, row, "constraint failed: the table was rebuilt on another node")
             table.log.flush()
-            refused = []
+            refused = _try(table, definition)
         if refused:
             return f"more than {REBUILT_PARKED_MAX} rows violate it: correct them, then run the same migration here"
-        _try(table, definition, keep=True)
     except (*REFUSALS, _RefusedError) as error:
         return str(error)
     return ""
 
 
-def _try(table: Table, definition: str, *, keep: bool) -> list[Row]:
-    """Rebuild a table, and undo that unless `keep`; return up to `REBUILT_PARKED_MAX` + 1 rows that do not get in."""
+def _try(table: Table, definition: str) -> list[Row]:
+    """Rebuild a table, and undo that if some rows do not get in; return up to `REBUILT_PARKED_MAX` + 1 of them."""
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     done = False
@@ -68,7 +67,7 @@ def _try(table: Table, definition: str, *, keep: bool) -> list[Row]:
     db.execute("PRAGMA legacy_alter_table = ON").fetchall()
     try:
         refused = _rebuild(table, definition)
-        done = keep
+        done = not refused
     finally:
         db.execute("PRAGMA legacy_alter_table = OFF").fetchall()
         if not done:

@@ -199,6 +199,15 @@ def test_a_burst_of_requests_is_taken_and_no_more(burst):
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
+def test_requests_for_audits_beyond_the_burst_end_link(attacked, more):
+    _, _, liar = attacked
+    for number in range(64 + more):
+        liar.say(wire.AuditRequest("t", bytes(16), number, number + 1))
+    assert ("requests audits too often" in liar.dropped()) is (more > 0)
+    assert exchange.REQUESTS_MAX == 64
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
 def test_requests_for_repairs_beyond_the_burst_end_link(attacked, more):
     _, node, liar = attacked
     for number in range(repair_schedule.REQUESTS_MAX + more):

@@ -361,7 +361,7 @@ def state(peer, name, sql):
 
 
 @pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
-def test_a_trigger_too_costly_for_each_write_stays_at_home(equals, body):
+def test_a_trigger_too_costly_for_each_write_stays_home(equals, body):
     one, two = equals(2, TABLES)
     state(one, "x", f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END")
     state(one, "logs", LOGGING)

@@ -145,11 +145,12 @@ def test_ships_and_fragments_have_limits(monkeypatch):
         for line in sentences(**STATIC | {"mmsi": mmsi}):
             reader.feed(line, AT)
     assert len(reader._ships) == 2
-    first, _ = sentences(**STATIC)
-    for number in range(ais.FRAGMENTS_MAX + 5):
-        body = first.replace(b",A,", f",A,{number}".encode(), 1).partition(b"*")[0]
-        reader.feed(b"%s*%02X" % (body, ais._checksum(body + b"*")), AT)
-    assert len(reader._waiting) <= ais.FRAGMENTS_MAX
+    waiting = [b"!AIVDM,%d,1,%d,%s,55P5TL,0*" % (total, serial, channel)
+               for total in range(2, 10) for serial in range(10) for channel in (b"A", b"B")]  # fmt: skip
+    for number, body in enumerate(waiting, 1):
+        reader.feed(b"%s%02X" % (body, ais._checksum(body)), AT)
+        assert len(reader._waiting) == min(number, ais.FRAGMENTS_MAX)
+    assert reader.damaged == len(waiting) - ais.FRAGMENTS_MAX
 
 
 def tpv(**more):
