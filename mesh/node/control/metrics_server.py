@@ -68,8 +68,10 @@ class MetricsServer:
             if self._clients <= CLIENTS_MAX:
                 async with asyncio.timeout(REQUEST_S_MAX):
                     request = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await self._answer(request))
-                    await writer.drain()
+                    answer = await self._answer(request)
+                    if not writer.is_closing():  # the client may have left meanwhile
+                        writer.write(answer)
+                        await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client sent nothing, sent too much, or left
         finally:

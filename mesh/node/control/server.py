@@ -79,7 +79,8 @@ class ControlServer:
         """Send one line to all watchers, dropping those that stopped reading; with `keep`, also to later watchers."""
         if keep:
             self._past.append(line)
-        watchers = [writer for writer, watching in self._writers.items() if watching]
+        # uvloop raises for a write to a connection that is closing.
+        watchers = [writer for writer, watching in self._writers.items() if watching and not writer.is_closing()]
         data = encode_line(line) if watchers else b""
         for writer in watchers:
             if writer.transport.get_write_buffer_size() > WATCH_QUEUE_BYTES_MAX:
@@ -121,6 +122,8 @@ class ControlServer:
         try:
             request, answer = await self._answer_line(line)
             watching = request.get("do") == "watch"
+            if writer.is_closing():
+                return  # the client has left meanwhile
             writer.write(encode_line(answer))
             if watching:
                 writer.writelines(map(encode_line, self._recent(request.get("past"))))

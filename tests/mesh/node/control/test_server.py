@@ -8,8 +8,10 @@ import os
 import socket
 import stat
 import threading
+import time
 
 import pytest
+import uvloop
 
 from mycomesh.mesh.node.control import server
 from mycomesh.mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, ask, in_directory, watch
@@ -23,8 +25,8 @@ WAIT_S = 20
 class Running:
     """A control server on its own loop in its own thread, so that tests can use the blocking client."""
 
-    def __init__(self, home, answer):
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, home, answer, new_loop=asyncio.new_event_loop):
+        self.loop = new_loop()
         self.server = ControlServer(home.sockets[0], answer)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -225,3 +227,28 @@ def test_notices_that_came_together_are_yielded_one_by_one(home, running):
     notices.close()
     os.close(reading)
     os.close(writing)
+
+
+def test_clients_that_leave_before_their_answers_are_no_error(home):
+    async def late(request):
+        await asyncio.sleep(0.02)
+        return {"asked": request, "much": "x" * 10_000}
+
+    running = Running(home, late, uvloop.new_event_loop)
+    errors = []
+    running.loop.set_exception_handler(lambda _loop, context: errors.append(context))
+    try:
+        for _ in range(20):
+            client = connect(home)
+            client.sendall(b'{"do": "watch"}\n' + b'{"do": "status"}\n' * 50)
+            client.recv(1)
+            client.close()  # with unread answers, so that the node's next read fails too
+            running.loop.call_soon_threadsafe(running.server.publish, {"event": "x", "text": "y" * 10_000})
+        assert ask(home, "status")["asked"] == {"do": "status"}
+        deadline = time.monotonic() + WAIT_S
+        while running.server._writers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not running.server._writers
+    finally:
+        running.stop()
+    assert errors == []
