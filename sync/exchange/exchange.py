@@ -473,8 +473,9 @@ class Exchange:
 
     def _digests_for(self, number: int) -> dict[str, tuple[bytes, bytes]]:
         """Return the digests of the tables and areas that the peer of a link may read, and may keep."""
-        peer = self._links[number].peer
-        return {name: digest for name, digest in self._digests().items() if self._replica.wants(peer, name)}
+        peer, replica = self._links[number].peer, self._replica
+        gets = replica.wants if replica.registry.policies.areas else replica.rights.may_read  # asked for each table
+        return {name: digest for name, digest in self._digests().items() if gets(peer, name)}
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         return self._replica.digest_pairs(remember=remember)

@@ -297,8 +297,9 @@ def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -
         lines = mailboxes(picture, width)[: max(height // 3, height - _rows_of_tables(picture) - 1)]
         above = _tables_and_readers(replace(picture, mailboxes=()), view, width, height - len(lines) - 1)
         return [*_pad(above, height - len(lines) - 1), _rule("mailbox", width, view), *lines]
-    if picture.areas and height >= 8:
-        lines = areas(picture, width, min(len(picture.areas) + 1, height // 3))
+    if picture.areas and height >= 5:
+        room = max(height // 3, height - _rows_of_tables(picture) - 1)
+        lines = areas(picture, width, min(len(picture.areas) + 1, room))
         above = _tables_and_readers(replace(picture, areas=()), view, width, height - len(lines) - 1)
         return [*_pad(above, height - len(lines) - 1), _rule("areas", width, view), *lines]
     if not picture.readers or height < 6:
