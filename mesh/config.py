@@ -5,12 +5,23 @@ Limits of the protocol, on which peers must agree, are constants of the modules 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mycomesh.mesh.link_budget import Budget
 from mycomesh.mesh.versions import SUPPORTED, Versions
 
-__all__ = ["GossipLimits", "MeshConfig"]
+__all__ = ["GossipLimits", "MeshConfig", "Topic", "TopicOf", "of_everything"]
+
+# (group, topic) of a batch's payload, None for a batch that everybody gets.
+Topic = tuple[str, str]
+TopicOf = Callable[[bytes], Topic | None]
+
+
+def of_everything(payload: bytes) -> Topic | None:
+    """Return None: every batch is for everybody."""
+    del payload
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ class MeshConfig:
         upgraded.
     budget: limits of metered links; None for no limit.
     metered: the bytes that such links carried in the last hours of an earlier run: (hour of Unix time, bytes).
+    topic_of: returns what the payload of a batch is about. Only peers that want the topic get the batch.
     """
 
     heartbeat_ms: int = 1_000
@@ -95,6 +107,7 @@ class MeshConfig:
     gossip: GossipLimits = field(default_factory=GossipLimits)
     budget: Budget | None = None
     metered: tuple[tuple[int, int], ...] = ()
+    topic_of: TopicOf = of_everything
 
     def __post_init__(self) -> None:
         if not 50 <= self.heartbeat_ms <= 600_000:

@@ -51,6 +51,7 @@ from mycomesh.mesh.events import (
     PurgeWrites,
     RevokeMembers,
     SendMessage,
+    StateInterests,
     TimerFired,
 )
 from mycomesh.mesh.joiner import Joiner
@@ -63,7 +64,18 @@ from mycomesh.mesh.links.link import PONGS_MAX, Link, addresses_to_share, clock_
 from mycomesh.mesh.links.link_table import LinkTable
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.mesh_clock import MeshClock
-from mycomesh.mesh.messages import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
+from mycomesh.mesh.messages import (
+    Addresses,
+    App,
+    EpochHave,
+    Epochs,
+    Message,
+    Ping,
+    Pong,
+    Revocations,
+    Wants,
+    decode_pieces,
+)
 from mycomesh.mesh.notice_throttle import NoticeThrottle
 from mycomesh.mesh.overlay.active_view import ActiveView
 from mycomesh.mesh.overlay.overlay import Overlay
@@ -80,6 +92,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.events import Action, Event
     from mycomesh.mesh.membership.enrolment import Invitation
     from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.overlay.interests import Interests
     from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
@@ -156,6 +169,8 @@ class MeshCore:
                 self._apply(self._overlay.revoke(node_ids, wall_ms), turn)
             case PurgeWrites(node_id, since_ms):
                 self._apply(self.membership.purge(node_id, since_ms, wall_ms), turn)
+            case StateInterests():
+                self._apply(self._overlay.interests.state(event), turn)
             case CertificatesFound(raws):
                 self._apply(self._overlay.record_certificates(raws, now_ms, wall_ms), turn)
             case TimerFired():
@@ -212,6 +227,16 @@ class MeshCore:
     def topology(self) -> tuple[LinkState, ...]:
         """Return the newest link-state of every node, by node id."""
         return self._overlay.topology.states()
+
+    @property
+    def interests(self) -> Interests:
+        """The interests of members, as this node knows them."""
+        return self._overlay.interests
+
+    @property
+    def topology_version(self) -> int:
+        """A number that increases when some link of the mesh has come or gone."""
+        return self._overlay.topology.version
 
     # ---- connections
 
@@ -451,6 +476,8 @@ class MeshCore:
                 for node_id, address in entries:
                     if node_id != self._context.identity.node_id:
                         self._dialer.on_address_found(address, turn.now_ms, node_id=node_id)
+            case Wants():
+                self._overlay.interests.on_wants(link.conn, message)
             case _:
                 self._apply(self._overlay.on_message(link.conn, message, turn.now_ms, turn.wall_ms), turn)
 

@@ -7,6 +7,7 @@ are integer milliseconds of a monotonic clock unless a name says `wall`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,9 @@ __all__ = [
     "PurgeWrites",
     "RevokeMembers",
     "SendMessage",
+    "StateInterests",
     "TimerFired",
+    "Wishes",
     "Write",
 ]
 
@@ -51,6 +54,10 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# The live batches that a member wants: of each group of topics that it names these topics, and all of other groups.
+Wishes = Mapping[str, frozenset[str]]
 
 
 # ---- events (shell -> core)
@@ -138,6 +145,20 @@ class SendMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class StateInterests:
+    """Take what this node wants of live batches, and what other members want, by the first 8 bytes of their node ids.
+
+    With `own` None, this node has stated nothing and gets everything. Of the topics (group, topic) in `held` it has batches that
+    it does not want: it hands them on to members that do.
+    """
+
+    own: Wishes | None
+    members: Mapping[bytes, Wishes]
+    held: tuple[tuple[str, str], ...] = ()
+    copies: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeMembers:
     """Remove members for good and rotate the mesh secret once. Check `Membership.revocable` of each first."""
 
@@ -170,6 +191,7 @@ Event = (
     | PurgeWrites
     | RevokeMembers
     | SendMessage
+    | StateInterests
     | TimerFired
 )
 

@@ -26,6 +26,7 @@ from mycomesh.mesh.events import (
     PurgeWrites,
     RevokeMembers,
     SendMessage,
+    StateInterests,
     TimerFired,
 )
 from mycomesh.mesh.links.authentication import JoinGate, RefusalError
@@ -92,7 +93,15 @@ class Joiner:
                 self._dialer.on_event(event, now_ms)
             case TimerFired():
                 self._on_timer(turn)
-            case ConnDrained() | SendMessage() | RevokeMembers() | PurgeWrites() | PublishBatch() | CertificatesFound():
+            case (
+                ConnDrained()
+                | SendMessage()
+                | RevokeMembers()
+                | PurgeWrites()
+                | PublishBatch()
+                | StateInterests()
+                | CertificatesFound()
+            ):
                 pass  # a joining node has no queue that could drain, nothing to publish, and knows no mesh yet
             case _:
                 assert_never(event)

@@ -22,6 +22,8 @@ from mycomesh.mesh.versions import OLDEST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mycomesh.mesh.events import Wishes
+
 __all__ = [
     "APP_BYTES_MAX",
     "IDS_MAX",
@@ -44,6 +46,7 @@ __all__ = [
     "Purges",
     "Revocations",
     "RevocationsHave",
+    "Wants",
     "decode",
     "decode_pieces",
     "encode",
@@ -62,6 +65,8 @@ ADDRESSES_MAX = 256  # addresses in one message: many times the passive and acti
 ADDRESSES_BYTES_MAX = 32_768  # 256 addresses of at most 100 bytes each, and the CBOR list
 HOST_CHARS_MAX = 64  # an IPv6 address with a scope has 45 + 1 + 15
 PORT_MAX = 65_535
+WISHES_BYTES_MAX = 65_536  # what a peer wants: some thousand topics; the application states less
+WISH_CHARS_MAX = 512  # of one group or topic: the application's names are shorter
 DIGEST_BYTES = 8  # of a certificate: enough to recognise a known one, proves nothing
 IGNORED_TYPES = 128  # a node ignores unknown types below this, and closes the link at unknown types from here on
 
@@ -203,6 +208,26 @@ class Epochs:
     raws: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """The live batches that the sender wants on this link: of each group that it names these topics, and all of other groups.
+
+    An older node ignores it, and sends everything.
+    """
+
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, wishes: Wishes) -> Wants:
+        """Return the message that states these wishes; one without groups, which asks for everything, if they are too long."""
+        groups = tuple((group, tuple(sorted(topics))) for group, topics in sorted(wishes.items()))
+        return cls(groups if len(wire.encode(groups)) <= WISHES_BYTES_MAX else ())
+
+    def wishes(self) -> Wishes:
+        """Return the wishes that the message states."""
+        return {group: frozenset(topics) for group, topics in self.groups}
+
+
 RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
 
 
@@ -214,7 +239,7 @@ class Purges:
 
 
 DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs | Purges
-SmallMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | DecreeMessage
+SmallMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | DecreeMessage | Wants
 Message = App | Batch | SmallMessage
 
 
@@ -250,6 +275,8 @@ def _encode_small(message: SmallMessage) -> bytes:
             return _head(_Type.PRUNE) + tree
         case RevocationsHave() | Revocations() | EpochHave() | Epochs() | Purges():
             return _encode_decrees(message)
+        case Wants(groups):
+            return _head(_Type.WANTS) + wire.encode(groups)
         case _:
             return _encode_roster(message)
 
@@ -342,6 +369,7 @@ class _Type:
     EPOCHS = 16
     APP_OPTIONAL = 17
     PURGES = 18
+    WANTS = 19
 
 
 _APP_TYPES = frozenset((_Type.APP, _Type.APP_OPTIONAL))
@@ -424,6 +452,18 @@ def _link_states_have(data: bytes) -> LinkStatesHave:
 
 def _link_states(data: bytes) -> LinkStates:
     return LinkStates(_records(data, "link-state"))
+
+
+def _wants(data: bytes) -> Wants:
+    groups = wire.decode(data[2:], bytes_max=WISHES_BYTES_MAX, depth_max=3)
+    if type(groups) is not list or any(type(item) is not list or len(item) != 2 for item in groups):
+        raise DecodeError("list of wishes is not a list of [group, topics]")
+    if any(type(topics) is not list for _, topics in groups):
+        raise DecodeError("list of wishes is not a list of [group, topics]")
+    names = [name for group, topics in groups for name in (group, *topics)]
+    if any(type(name) is not str or len(name) > WISH_CHARS_MAX for name in names):
+        raise DecodeError(f"group or topic in a list of wishes is not a text of at most {WISH_CHARS_MAX} characters")
+    return Wants(tuple((group, tuple(topics)) for group, topics in groups))
 
 
 def _certificates_have(data: bytes) -> CertificatesHave:
@@ -511,5 +551,6 @@ _PARSERS: dict[int, Callable[[bytes], Message]] = {
     _Type.EPOCH_HAVE: _epoch_have,
     _Type.EPOCHS: _epochs,
     _Type.PURGES: _purges,
+    _Type.WANTS: _wants,
     _Type.APP_OPTIONAL: _app,
 }

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mycomesh.mesh import events as mesh_events
-from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.gateway.gateway import Gateway, Place
+from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.simulations.world import MS
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class SimulatedGateway:
         self._world = world
         self._rng = rng
         mesh = shell.core.mesh
-        assert isinstance(mesh, MeshCore), "a plain mesh has no keys, and therefore no mailbox"
+        assert isinstance(mesh, Circuits), "a plain mesh has no keys, and therefore no mailbox"
         self._learnt: dict[bytes, None] = {}
 
         def keys() -> EnvelopeKeys:

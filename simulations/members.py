@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.core import MeshConfig, MeshCore
 from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
 from mycomesh.mesh.node.authority import NodeAuthority
+from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import PORT
 from mycomesh.simulations.plain import PlainMesh
 from mycomesh.simulations.world import EPOCH_MS
+from mycomesh.sync.wire.units import topic_of
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.core import MeshMachine
@@ -80,10 +82,10 @@ def _real(index: int, heartbeat_ms: int) -> Member:
         )
 
     def machine(entropy: Entropy, rng: random.Random, versions: Versions) -> MeshMachine:
-        config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions)
+        config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions, topic_of=topic_of)
         core = MeshCore(identity, entropy=entropy, rng=rng, config=config, root_seed=authority)
         core.advertise_port(PORT)
-        return core
+        return Circuits(core)
 
     return Member(identity.node_id, identity.digest_key, machine, NodeAuthority(identity))
 

@@ -36,6 +36,7 @@ from mycomesh.mesh.events import (
     PurgeWrites,
     RevokeMembers,
     SendMessage,
+    StateInterests,
     TimerFired,
     Write,
 )
@@ -148,6 +149,8 @@ class PlainMesh:
             case NetworkChanged():
                 self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
+            case StateInterests():
+                pass  # it floods every batch to everybody
             case RevokeMembers() | PurgeWrites():
                 pass  # a plain mesh has no members to revoke
             case _:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import apsw
 
 from mycomesh.mesh import events as mesh_events
-from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
 from mycomesh.mesh.node.virtual_links import VirtualLinks
 from mycomesh.mesh.node.work_queue import Job, WorkQueue
+from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.simulations.gateways import SimulatedGateway
 from mycomesh.simulations.traitor import Traitor
 from mycomesh.simulations.workload import REPORTS, set_clock
@@ -215,7 +215,7 @@ class Shell:
     def revoke(self, node_id: bytes) -> bool:
         """Revoke a member as the operator would; return False if this node cannot."""
         mesh = self.core.mesh
-        if not isinstance(mesh, MeshCore) or mesh.membership.revocable(node_id, self.wall_ms()):
+        if not isinstance(mesh, Circuits) or mesh.membership.revocable(node_id, self.wall_ms()):
             return False
         self._feed(mesh_events.RevokeMembers((node_id,)))
         return True
@@ -223,7 +223,7 @@ class Shell:
     def purge(self, node_id: bytes, since_ms: int) -> bool:
         """Have every node drop what a revoked member has written; return False if this node cannot."""
         mesh = self.core.mesh
-        if not isinstance(mesh, MeshCore) or mesh.membership.purgeable():
+        if not isinstance(mesh, Circuits) or mesh.membership.purgeable():
             return False
         self._feed(mesh_events.PurgeWrites(node_id, since_ms))
         return True

@@ -6,6 +6,7 @@ authenticated connection; it is never used again after `LinkClosed`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "CoverageRequested",
     "DropLink",
     "Event",
+    "InterestsStated",
     "LinkClosed",
     "LinkOpened",
     "LinkWritable",
@@ -183,6 +185,20 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class InterestsStated:
+    """Which areas of tables this node keeps, and other members by the first 8 bytes of their node ids.
+
+    Without a table that is cut, `own` has no value. Tables that an interest does not name are kept whole. `held` are areas,
+    (table, area), of which this node has rows that it does not keep, and hands on to `copies` members that do.
+    """
+
+    own: Mapping[str, frozenset[str]] | None
+    members: Mapping[bytes, Mapping[str, frozenset[str]]]
+    held: tuple[tuple[str, str], ...] = ()
+    copies: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class DropLink:
     """Close this link, because the peer broke the protocol; `reason` is one line for the log."""
 
@@ -200,4 +216,4 @@ class Notice:
     level: str = "info"
 
 
-Action = Publish | Send | DropLink | Notice
+Action = Publish | Send | InterestsStated | DropLink | Notice

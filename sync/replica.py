@@ -46,6 +46,7 @@ from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.bundle import Section
 from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import split_unit, unit_name
@@ -165,14 +166,8 @@ class Replica:
                 store.clock.last = max(store.clock.last, 0)
                 store.conflict_room.expire(ms_from_hlc(store.clock.last))
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
-                replica = cls(
-                    store,
-                    catalog,
-                    site,
-                    Priority(catalog.registry, config.urgent, config.tables),
-                    hooks,
-                    config.cursor_days,
-                )
+                priority = Priority(catalog.registry, config.urgent, catalog.interests, config.tables)
+                replica = cls(store, catalog, site, priority, hooks, config.cursor_days)
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
                 catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)
                 replica.feed.open()
@@ -276,19 +271,29 @@ class Replica:
         With `remember`, a peer that has one of these vectors later is recognised as behind. Only the protocol remembers: a look
         at a node must not change what it does.
         """
-        found, is_cut = {}, False
+        found = self.table_pairs(remember=remember)
+        for name, table in sorted(self.tables.items()):
+            if table.areas is not None:
+                if remember:
+                    table.areas.remember_changed()
+                pairs = table.areas.tree.pairs
+                found |= {unit_name(name, area): pairs[area] for area in sorted(pairs)}
+        return found
+
+    def table_pairs(self, *, remember: bool = False) -> dict[str, tuple[bytes, bytes]]:
+        """Return the pairs of `digest_pairs` for whole tables and the bases of those that are cut."""
+        found, cut = {}, {}
         for name, table in sorted(self.tables.items()):
             if table.areas is None:  # nearly all tables: with no object for each
                 if remember:
                     table.coverage.remember()
                 found[name] = (table.coverage.digest, table.log.digest)
             else:
-                is_cut = True
-        for unit in self.registry.cut_units() if is_cut else ():
-            if remember:
-                unit.remember()
-            found[unit.name] = (unit.vector_digest, unit.digest)
-        return found
+                unit = Unit(name, table, None)
+                if remember:
+                    unit.remember()
+                cut[name] = unit.vector_digest, unit.digest
+        return found | cut
 
     def vector(self, name: str) -> Vector:
         """Return a copy of a unit's vector; empty for a unit that is not here."""

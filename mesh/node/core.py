@@ -146,6 +146,9 @@ class NodeCore:
                 case sync_events.Send(link, payload, priority, optional):
                     message = mesh_events.SendMessage(link, payload, priority, optional)
                     done += self._routed(self.mesh.handle(message, now_ms, wall_ms))
+                case sync_events.InterestsStated(own, members, held, copies):
+                    stated = mesh_events.StateInterests(own, members, held, copies)
+                    done += self._routed(self.mesh.handle(stated, now_ms, wall_ms))
                 case sync_events.DropLink(link, reason):
                     # The mesh learns at once that the link is gone, so that it writes nothing more to it meanwhile.
                     done.append(mesh_events.Notice("link.dropped", reason, {"link": link}, "warning"))

@@ -52,6 +52,7 @@ from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
+from mycomesh.sync.wire.units import topic_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ class ServingNode:
             identity,
             entropy=os.urandom,
             rng=random.Random(os.urandom(16)),
-            config=MeshConfig(versions=config.protocol, budget=config.link_budget, metered=metered),
+            config=MeshConfig(versions=config.protocol, budget=config.link_budget, metered=metered, topic_of=topic_of),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
             membership=credentials.membership,

@@ -8,6 +8,10 @@ Trees. While the mesh is small, an origin pushes its batch on all of its links (
 origin, where the origin's neighbours are covered from the start: one hop and one copy per node in a full mesh. In a large mesh
 all origins share one tree, so that one batch of any origin shapes it for all.
 
+Topics. A batch about a topic goes to the links alone whose peers want it, on a tree of that topic: the branches of one topic say
+nothing about those of another. Where no peer wants it, its origin and those that pass it on send it towards the nearest member
+that does.
+
 We add two things to Plumtree for a shared tree on which many origins write at once. Otherwise each batch would cut every cycle at
 a different link, and the grafts would close them again. First, of the batches of one interval (`settle_ms`) only about one
 prunes, chosen by its id, so that every node chooses the same one. Second, grafts are spread in time, so that the first one serves
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, assert_never
 
 from mycomesh.mesh.config import GossipLimits
@@ -32,6 +37,9 @@ from mycomesh.mesh.messages import IDS_MAX, Batch, Graft, IHave, Prune
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+
+    from mycomesh.mesh.config import Topic
+    from mycomesh.mesh.overlay.interests import Interests
 
 __all__ = ["SHARED_TREE", "Gossip", "GossipSend"]
 
@@ -78,6 +86,7 @@ class Gossip:
         "_congested",
         "_covered",
         "_graft_ms",
+        "_interests",
         "_limits",
         "_links",
         "_missing",
@@ -87,8 +96,15 @@ class Gossip:
         "_trees",
     )
 
-    def __init__(self, covered: Callable[[bytes, int], bool], rng: random.Random, limits: GossipLimits) -> None:
+    def __init__(
+        self,
+        covered: Callable[[bytes, int], bool],
+        rng: random.Random,
+        limits: GossipLimits,
+        interests: Interests,
+    ) -> None:
         self._covered = covered
+        self._interests = interests
         self._rng = rng
         self._limits = limits
         self._links: dict[int, None] = {}
@@ -155,7 +171,7 @@ class Gossip:
         """Return None if this batch is new; then verify it and call `accept`. Else return the reply: a prune, or nothing."""
         if batch_id not in self._seen:
             return None
-        name = _tree_of(batch)
+        name = _tree_of(batch, self._interests.topic_of(batch.payload))
         self._cancel_announcement(link, name, batch_id)
         tree = self._tree(name)
         if link in tree.lazy or link not in self._links or not self._may_prune(tree, batch_id, now_ms):
@@ -165,9 +181,9 @@ class Gossip:
 
     def accept(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend]:
         """Relay a verified batch that arrived for the first time, on `link`."""
-        self._remember(batch, batch_id, now_ms)
+        tree = self._remember(batch, batch_id, now_ms)
         # The link that brings a batch first is the branch towards its origin (Plumtree, section 3.4).
-        self._tree(_tree_of(batch)).lazy.pop(link, None)
+        tree.lazy.pop(link, None)
         sends: list[GossipSend] = []
         self._relay(batch, batch_id, link, now_ms, sends)
         return sends
@@ -240,12 +256,20 @@ class Gossip:
     # ---- helpers
 
     def _relay(self, batch: Batch, batch_id: bytes, source: int, now_ms: int, sends: list[GossipSend]) -> None:
-        tree = _tree_of(batch)
+        topic = self._interests.topic_of(batch.payload)
+        if topic is not None and not self._is_wanted(topic, source):
+            towards = self._interests.towards(topic, source)
+            if towards is not None and not self._is_blocked(towards, batch, foreign=source >= 0):
+                sends.append(GossipSend(towards, batch))
+            return
+        tree = _tree_of(batch, topic)
         lazy = self._tree(tree).lazy
         everywhere = source < 0 and batch.direct
         announced = False
         for link in self._links:
             if link == source or self._is_blocked(link, batch, foreign=source >= 0):
+                continue
+            if topic is not None and not self._interests.wants(link, topic):
                 continue
             # The origin pushes a direct batch to its neighbours itself, so announce it to them instead of pushing it.
             if everywhere or not (link in lazy or (batch.direct and self._covered(batch.origin, link))):
@@ -255,6 +279,10 @@ class Gossip:
                 announced = True
         if announced and self._announce_ms is None:
             self._announce_ms = now_ms + self._limits.announce_ms
+
+    def _is_wanted(self, topic: Topic, source: int) -> bool:
+        """Return True if the peer of some link wants a topic, other than the one that brought it."""
+        return any(link != source and self._interests.wants(link, topic) for link in self._links)
 
     def _is_blocked(self, link: int, batch: Batch, *, foreign: bool) -> bool:
         if link in self._paced and batch.priority > (0 if foreign else 1):
@@ -268,9 +296,10 @@ class Gossip:
             recent.popleft()
         return int.from_bytes(batch_id[:4], "big") * len(recent) < 1 << 32
 
-    def _remember(self, batch: Batch, batch_id: bytes, now_ms: int) -> None:
+    def _remember(self, batch: Batch, batch_id: bytes, now_ms: int) -> _Tree:
         limits = self._limits
-        recent = self._tree(_tree_of(batch)).recent
+        tree = self._tree(_tree_of(batch, self._interests.topic_of(batch.payload)))
+        recent = tree.recent
         recent.append(now_ms)
         if len(recent) > RECENT_MAX:
             recent.popleft()
@@ -283,6 +312,7 @@ class Gossip:
         while self._cache and (len(self._cache) > limits.kept_max or self._cache_bytes > limits.kept_bytes_max):
             _, old = self._cache.popitem(last=False)
             self._cache_bytes -= len(old.payload)
+        return tree
 
     def _on_ihave(self, link: int, tree: bytes, batch_id: bytes, now_ms: int) -> None:
         if link not in self._links:
@@ -317,5 +347,9 @@ class Gossip:
         return tree
 
 
-def _tree_of(batch: Batch) -> bytes:
-    return batch.origin if batch.direct else SHARED_TREE
+def _tree_of(batch: Batch, topic: Topic | None) -> bytes:
+    tree = batch.origin if batch.direct else SHARED_TREE
+    if topic is None:
+        return tree
+    name = "\0".join(topic).encode("utf-8", "surrogatepass")
+    return blake2b(name, key=tree, digest_size=len(tree), person=b"mycomesh tree").digest()

@@ -33,6 +33,7 @@ from mycomesh.mesh.messages import (
     signed_part,
 )
 from mycomesh.mesh.overlay.gossip import Gossip, GossipSend
+from mycomesh.mesh.overlay.interests import Interests
 from mycomesh.mesh.overlay.topology import Neighbour, Topology
 from mycomesh.mesh.rate_limit import admit_at_rate
 from mycomesh.mesh.results import Drop, Result, Send
@@ -82,6 +83,7 @@ class Overlay:
         "_uncertified",
         "_uncertified_bytes",
         "gossip",
+        "interests",
         "membership",
         "roster",
         "topology",
@@ -113,7 +115,8 @@ class Overlay:
         self.membership = membership
         self.roster = membership.roster
         self.topology = Topology(membership.roster.identity)
-        self.gossip = Gossip(self._covered, rng, config.gossip)
+        self.interests = Interests(config.topic_of, _Ways(self))
+        self.gossip = Gossip(self._covered, rng, config.gossip, self.interests)
 
     def is_large(self, now_ms: int) -> bool:
         """Return True if the mesh is too large for a full mesh."""
@@ -134,6 +137,7 @@ class Overlay:
         self.topology.on_links_changed()
         results.append(Send(link, CertificatesHave(self.roster.digests()), 0))
         results.append(Send(link, LinkStatesHave(self.topology.versions()), 1))
+        results += self.interests.on_link_up(link)
         known = self.roster.get(certificate.node_id)
         for renewed in [] if known is None else self.membership.renew_if_due(known, wall_ms):
             self._announce(renewed, results)
@@ -144,8 +148,13 @@ class Overlay:
         del self._links[link]
         self.membership.on_link_down(link)
         self._request_rates.pop(link, None)
+        self.interests.on_link_down(link)
         self.gossip.on_link_down(link, now_ms)
         self.topology.on_links_changed()
+
+    def links(self) -> Iterable[tuple[int, bytes]]:
+        """Return every link, with the 16-byte node id of its peer."""
+        return self._links.items()
 
     # ---- our own batches
 
@@ -370,6 +379,22 @@ class Overlay:
         self._records_to_relay.clear()
         self._relay_records_ms = None
         return results
+
+
+class _Ways:
+    """The ways through the mesh that one overlay knows."""
+
+    __slots__ = ("_overlay",)
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+
+    def version(self) -> int:
+        return self._overlay.topology.version
+
+    def first_link(self, wanted: Callable[[bytes], bool]) -> int | None:
+        first = self._overlay.topology.first_hop(wanted)
+        return next((link for link, node_id in self._overlay.links() if node_id == first), None)
 
 
 def _to_results(sends: list[GossipSend]) -> list[Result]:

@@ -21,7 +21,7 @@ from mycomesh.mesh.membership.identity import verify
 from mycomesh.mesh.rate_limit import admit_at_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mycomesh.mesh.membership.identity import Identity
 
@@ -121,6 +121,7 @@ class Topology:
         "_records",
         "_sequence",
         "_walked_ms",
+        "version",
     )
 
     def __init__(self, identity: Identity) -> None:
@@ -128,6 +129,7 @@ class Topology:
         self._records: dict[bytes, _Record] = {}
         self._by_raw: dict[bytes, LinkState] = {}  # most records of a flood are known already
         self._adjacent: dict[bytes, dict[bytes, None]] = {}  # the neighbours that each node reports
+        self.version = 0  # increases when an edge has come or gone
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
         self._count = 1
         self._walked_ms: int | None = None
@@ -224,6 +226,7 @@ class Topology:
             self._by_raw.pop(known.raw, None)
             self._adjacent.pop(node_id, None)
             self._reachable = None
+            self.version += 1
 
     def versions(self) -> tuple[tuple[bytes, int], ...]:
         """Return (node id, newest sequence) of every node, for comparing with a peer's."""
@@ -289,6 +292,24 @@ class Topology:
         if self._adjacent.get(node_id) != adjacent:
             self._adjacent[node_id] = adjacent
             self._reachable = None
+            self.version += 1
+
+    def first_hop(self, wanted: Callable[[bytes], bool]) -> bytes | None:
+        """Return the neighbour that begins a shortest way to the nearest other node that is wanted; None if none is reachable."""
+        own, adjacent = self._identity.node_id, self._adjacent
+        first: dict[bytes, bytes] = {own: own}
+        front = [own]
+        while front:
+            following: list[bytes] = []
+            for node_id in front:
+                for each in adjacent.get(node_id, ()):
+                    if each not in first and node_id in adjacent.get(each, ()):
+                        first[each] = each if node_id == own else first[node_id]
+                        if wanted(each):
+                            return first[each]
+                        following.append(each)
+            front = following
+        return None
 
     def _walk(self) -> dict[bytes, int]:
         """Return the hops to each reachable node: breadth first from this node, over edges that both ends name."""

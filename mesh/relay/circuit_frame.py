@@ -31,6 +31,7 @@ class FrameKind(IntEnum):
     OPEN = 1  # only the lower node id sends it
     DATA = 2
     CLOSE = 3
+    ASK = 4  # the higher node id asks the lower one to open a circuit; members that know topics send it, and no relay needs to
 
 
 @dataclass(frozen=True, slots=True)

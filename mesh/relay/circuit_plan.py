@@ -20,45 +20,72 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.overlay.topology import LinkState
 
-__all__ = ["CircuitPlan"]
+__all__ = ["CircuitPlan", "MeshGraph"]
 
 CHILDREN = 4  # circuits that one member opens at most: a mast with 60 isolated drones makes a tree three circuits deep
 
 Route = tuple[bytes, ...]
 
 
-class CircuitPlan:
-    """The mesh as the link-states describe it, but with this node's actual `links`.
+class MeshGraph:
+    """The mesh as the link-states describe it, but with this node's actual `links`."""
 
-    `is_relay` returns whether a node is a relay, or None if it is not a member.
-    """
+    __slots__ = ("_edges", "_neighbours", "links", "own")
 
-    __slots__ = ("_is_relay", "_links", "_neighbours", "_own")
-
-    def __init__(
-        self,
-        own: bytes,
-        links: Iterable[bytes],
-        states: Iterable[LinkState],
-        is_relay: Callable[[bytes], bool | None],
-    ) -> None:
-        self._own = own
-        self._links = dict.fromkeys(sorted(links))
+    def __init__(self, own: bytes, links: Iterable[bytes], states: Iterable[LinkState]) -> None:
+        self.own = own
+        self.links = dict.fromkeys(sorted(links))
         self._neighbours = {each.node_id: dict.fromkeys(n.node_id for n in each.neighbours) for each in states}
+        self._edges: dict[bytes, list[bytes]] = {}
+
+    @property
+    def nodes(self) -> Iterable[bytes]:
+        """The nodes that have a link-state."""
+        return self._neighbours
+
+    def edges(self, node_id: bytes) -> list[bytes]:
+        """Return the nodes that a node is linked with.
+
+        This node knows its own links. A link between others counts only if the link-states of both ends claim it.
+        """
+        known = self._edges.get(node_id)
+        if known is None:
+            known = self._edges[node_id] = self._both(node_id)
+        return known
+
+    def _both(self, node_id: bytes) -> list[bytes]:
+        if node_id == self.own:
+            return list(self.links)
+        nothing: dict[bytes, None] = {}
+        both = [
+            each
+            for each in sorted(self._neighbours.get(node_id, nothing))
+            if each != self.own and node_id in self._neighbours.get(each, nothing)
+        ]
+        return [*both, self.own] if node_id in self.links else both
+
+
+class CircuitPlan:
+    """The circuits of one node in a mesh. `is_relay` returns whether a node is a relay, or None if it is not a member."""
+
+    __slots__ = ("_graph", "_is_relay")
+
+    def __init__(self, graph: MeshGraph, is_relay: Callable[[bytes], bool | None]) -> None:
+        self._graph = graph
         self._is_relay = is_relay
 
     def routes_to_open(self) -> list[Route]:
         """Return the routes of the circuits that this node should open: itself, relays, the other end."""
         routes: list[Route] = []
         seen: dict[bytes, None] = {}
-        for relay in self._links:
+        for relay in self._graph.links:
             if self._is_relay(relay) and relay not in seen:
                 routes += self._children(self._around(relay, seen))
         return routes
 
     def is_joined(self, member: bytes) -> bool:
         """Return whether this node reaches a member without relays, also without its own link to that member."""
-        return member in self._group(self._own, besides=member)
+        return member in self.group(self._graph.own, besides=member)
 
     def _children(self, around: dict[bytes, Route]) -> list[Route]:
         leaders: list[bytes] = []
@@ -66,10 +93,10 @@ class CircuitPlan:
         for member in sorted(around):
             if member not in grouped:
                 leaders.append(member)
-                grouped |= self._group(member)
-        if self._own not in leaders:
+                grouped |= self.group(member)
+        if self._graph.own not in leaders:
             return []
-        first = leaders.index(self._own) * CHILDREN + 1
+        first = leaders.index(self._graph.own) * CHILDREN + 1
         return [around[each] for each in leaders[first : first + CHILDREN]]
 
     def _around(self, relay: bytes, seen: dict[bytes, None]) -> dict[bytes, Route]:
@@ -77,13 +104,13 @@ class CircuitPlan:
 
         The search is breadth-first, so each route is a shortest one.
         """
-        found: dict[bytes, Route] = {self._own: (self._own,)}
-        front: list[Route] = [(self._own, relay)]
+        found: dict[bytes, Route] = {self._graph.own: (self._graph.own,)}
+        front: list[Route] = [(self._graph.own, relay)]
         seen[relay] = None
         for _ in range(RELAYS_MAX):
             following: list[Route] = []
             for route in front:
-                for each in self._edges(route[-1]):
+                for each in self._graph.edges(route[-1]):
                     role = self._is_relay(each)
                     if role is False:
                         found.setdefault(each, (*route, each))
@@ -93,30 +120,15 @@ class CircuitPlan:
             front = following
         return found
 
-    def _group(self, member: bytes, *, besides: bytes | None = None) -> dict[bytes, None]:
+    def group(self, member: bytes, *, besides: bytes | None = None) -> dict[bytes, None]:
         """Return the members that a member reaches without relays; ignore this node's link with `besides`."""
         group = {member: None}
         front = [member]
         while front:
             node_id = front.pop()
-            for each in self._edges(node_id):
-                left_out = besides is not None and {node_id, each} == {self._own, besides}
+            for each in self._graph.edges(node_id):
+                left_out = besides is not None and {node_id, each} == {self._graph.own, besides}
                 if each not in group and not left_out and self._is_relay(each) is False:
                     group[each] = None
                     front.append(each)
         return group
-
-    def _edges(self, node_id: bytes) -> list[bytes]:
-        """Return the nodes that a node is linked with.
-
-        This node knows its own links. A link between others counts only if the link-states of both ends claim it.
-        """
-        if node_id == self._own:
-            return list(self._links)
-        nothing: dict[bytes, None] = {}
-        both = [
-            each
-            for each in sorted(self._neighbours.get(node_id, nothing))
-            if each != self._own and node_id in self._neighbours.get(each, nothing)
-        ]
-        return [*both, self._own] if node_id in self._links else both

@@ -1,13 +1,13 @@
-"""Circuits: connections between members that only relays join, carried in messages on the links with those relays.
+"""Circuits: connections between members that other nodes separate, carried in messages on the links with those.
 
 A relay stores no tables, so a member cannot catch up from it. After a split, two members on both sides of a relay have missed
-each other's writes and need a link of their own. This module gives the core a connection for that link, with the same
-handshake and certificates as any other, encrypted between the two ends. It wraps a `MeshCore`; events and actions of
-connections that the shell made pass through unchanged.
+each other's writes and need a link of their own. To a topic that it does not want, a member is what a relay is (`topic_plan`).
+This module gives the core a connection for that link, with the same handshake and certificates as any other, encrypted between
+the two ends. It wraps a `MeshCore`; events and actions of connections that the shell made pass through unchanged.
 
-Invariants: a relay keeps no state of circuits, and all it can do to a circuit is withhold frames. A member never forwards
-frames. A node accepts a frame only on the link with the previous node of its route. The bytes that wait at a relay are
-bounded.
+Invariants: a node that forwards frames keeps no state of circuits, and all it can do to a circuit is withhold frames. A member
+forwards frames only after it has stated its interests. A node accepts a frame only on the link with the previous node of its
+route. The bytes that wait at a forwarding node are bounded.
 """
 
 from __future__ import annotations
@@ -32,27 +32,33 @@ from mycomesh.mesh.events import (
     Write,
 )
 from mycomesh.mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
-from mycomesh.mesh.relay.circuit_plan import CircuitPlan
+from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph
+from mycomesh.mesh.relay.topic_plan import TopicPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mycomesh.mesh.core import MeshCore
     from mycomesh.mesh.events import Action, Event
+    from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.mesh_clock import MeshClock
     from mycomesh.mesh.peer_status import PeerStatus
+    from mycomesh.mesh.relay.circuit_plan import Route
 
 __all__ = ["CONNS_FROM", "Circuits"]
 
+FRAME = b"\x01"  # the first byte of each frame: no message of the application begins so
 CONNS_FROM = 1 << 40  # first connection number of circuits: shells never count so far
 CIRCUITS_MAX = 64  # of one member: the tree needs five, the rest is for circuits that others open
-PLAN_MS = 1_000  # between two plans, while there is a link with a relay
+PLAN_MS = 1_000  # between two plans, while there is a link with a relay, or circuits for topics are missing
+PLAN_NODE_MS = 5  # and this long for each node of a large mesh, whose plan takes longer
 RETRY_MS = 5_000  # before the next circuit to the same member: the time of a whole handshake
 REDUNDANT_MS = 10_000  # minimum age of a circuit that is closed because members join its ends: routes may be flapping
 # Bytes that may wait at a relay for one of its links: eight windows of a link. Above this the relay refuses frames, which ends
 # their circuit long before the link itself would be dropped.
 QUEUED_BYTES_MAX = 16 << 20
+MEMBER_QUEUED_BYTES_MAX = 2 << 20  # and at a member, whose memory belongs to others first
 PRIORITY = 1  # of frames: behind live alerts on the links with relays
 
 
@@ -70,16 +76,26 @@ class _Circuit:
 class Circuits:
     """A `MeshCore` with connections through relays; it has the interface of the core itself."""
 
-    __slots__ = ("_by_conn", "_by_peer", "_core", "_opened", "_plan_ms", "_relayed", "_retry_ms")
+    __slots__ = (
+        "_by_conn", "_by_peer", "_changes", "_core", "_links", "_opened", "_plan_ms", "_planned", "_relayed", "_retry_ms",
+    )  # fmt: skip
 
     def __init__(self, core: MeshCore) -> None:
         self._core = core
         self._by_conn: dict[int, _Circuit] = {}
         self._by_peer: dict[bytes, _Circuit] = {}
+        self._links: dict[int, bytes] = {}  # link -> peer, of all links
         self._relayed: dict[int, bytes] = {}  # link -> peer; a relay's links, and members' links with relays
+        self._changes = 0  # of links
+        self._planned: object = None  # the state of the mesh in which no circuit for topics was missing
         self._retry_ms: dict[bytes, int] = {}
         self._opened = 0
         self._plan_ms = 0
+
+    @property
+    def membership(self) -> Membership:
+        """The members as this node manages them."""
+        return self._core.membership
 
     @property
     def mesh_clock(self) -> MeshClock:
@@ -131,20 +147,25 @@ class Circuits:
                     case Dial(address) if is_circuit(address.host):
                         # A peer announced a circuit's address, which cannot be dialled.
                         todo.append(DialFailed(address))
-                    case DeliverMessage(link, payload) if link in self._relayed:
+                    case DeliverMessage(link, payload) if link in self._relayed or payload[:1] == FRAME:
                         self._on_message(link, payload, todo, now_ms)
                     case _:
                         done.append(action)
                         self._track_links(action, todo, now_ms)
 
     def _track_links(self, action: Action, todo: deque[Event], now_ms: int) -> None:
-        """Track links with relays; when one goes down, close its circuits."""
+        """Track links, those with relays among them; when one goes down, close its circuits."""
         match action:
-            case LinkUp(link, peer) if "relay" in peer.roles or self._is_relay():
-                if link < CONNS_FROM:
+            case LinkUp(link, peer):
+                self._links[link] = peer.node_id
+                self._changes += 1
+                if link < CONNS_FROM and ("relay" in peer.roles or self._is_relay()):
                     self._relayed[link] = peer.node_id
                     self._plan_ms = now_ms + PLAN_MS  # the peer's link-state arrives in a moment
-            case LinkDown(link, _, _) if self._relayed.pop(link, None) is not None:
+            case LinkDown(link, _, _):
+                self._links.pop(link, None)
+                self._changes += 1
+                self._relayed.pop(link, None)
                 for circuit in [each for each in self._by_conn.values() if each.link == link]:
                     self._forget(circuit)
                     todo.append(ConnClosed(circuit.conn))
@@ -163,30 +184,33 @@ class Circuits:
     # ---- frames
 
     def _on_message(self, link: int, payload: bytes, todo: deque[Event], now_ms: int) -> None:
-        """Handle a message on a link with a relay: deliver or forward a valid frame, and drop everything else."""
+        """Handle a frame on a link, or any message on one with a relay: deliver or forward valid frames, drop everything else."""
         try:
             frame = CircuitFrame.decode(payload)
         except DecodeError:
             return
         own = self._core.roster.own_id
-        if frame.route[frame.at] != own or frame.route[frame.at - 1] != self._relayed[link]:
+        if frame.route[frame.at] != own or frame.route[frame.at - 1] != self._links.get(link):
             return
         if frame.at < len(frame.route) - 1:
-            if self._is_relay():
+            if self._is_relay() or self._core.interests.own is not None:
                 todo.append(self._forward(link, frame))
         elif not self._is_relay():
             self._on_frame(link, frame, todo, now_ms)
 
     def _forward(self, link: int, frame: CircuitFrame) -> Event:
         next_link = self._core.links.members.get(frame.route[frame.at + 1])
-        if next_link is None or next_link.session.outbox.queued > QUEUED_BYTES_MAX:
+        most = QUEUED_BYTES_MAX if self._is_relay() else MEMBER_QUEUED_BYTES_MAX
+        if next_link is None or next_link.session.outbox.queued > most:
             return SendMessage(link, frame.refusal().encode(), PRIORITY)
         return SendMessage(next_link.conn, frame.onward().encode(), PRIORITY)
 
     def _on_frame(self, link: int, frame: CircuitFrame, todo: deque[Event], now_ms: int) -> None:
         peer = frame.route[0]
         circuit = self._by_peer.get(peer)
-        if frame.kind is FrameKind.OPEN:
+        if frame.kind is FrameKind.ASK:
+            todo += self._begin(frame.route[::-1], now_ms)
+        elif frame.kind is FrameKind.OPEN:
             if circuit is not None:  # the other end has forgotten the old circuit
                 self._forget(circuit)
                 todo.append(ConnClosed(circuit.conn))
@@ -215,30 +239,58 @@ class Circuits:
     # ---- which circuits there are
 
     def _needs_plan(self) -> bool:
-        return bool(self._relayed) and not self._is_relay()
+        return not self._is_relay() and (bool(self._relayed) or self._planned != self._state())
+
+    def _state(self) -> object:
+        """Return by what the circuits for topics are planned; None if there are no topics."""
+        interests = self._core.interests
+        if interests.own is None and not interests.held:
+            return None
+        return interests.version, self._core.topology_version, self._changes
 
     def _is_relay(self) -> bool:
         return "relay" in self._core.roster.identity.certificate.roles
 
     def _plan(self, todo: deque[Event], now_ms: int) -> None:
-        members = self._core.links.members
-        plan = CircuitPlan(self._core.roster.own_id, members, self._core.topology(), self._is_relay_member)
-        for route in plan.routes_to_open():
-            peer, relay = route[-1], members[route[1]]
-            if peer in self._by_peer or self._retry_ms.get(peer, 0) > now_ms or len(self._by_conn) >= CIRCUITS_MAX:
-                continue
-            self._retry_ms = {each: due for each, due in self._retry_ms.items() if due > now_ms}
-            self._retry_ms[peer] = now_ms + RETRY_MS
-            number = (self._opened + 1) % NUMBER_MAX
-            event = self._open(route, number, relay.conn, now_ms)
-            todo.append(_frame(self._by_peer[peer], FrameKind.OPEN))
-            todo.append(event)
+        members, state = self._core.links.members, self._state()
+        graph = MeshGraph(self._core.roster.own_id, members, self._core.topology())
+        plan = CircuitPlan(graph, self._is_relay_member)
+        routes = plan.routes_to_open() if self._relayed else []
+        topics = None if state is None else TopicPlan(graph, self._core.interests, self._is_relay_member)
+        missing = [] if topics is None else topics.routes_to_open()
+        for route in (*routes, *missing):
+            todo += self._begin(route, now_ms)
+        self._plan_ms = max(self._plan_ms, now_ms + PLAN_NODE_MS * len(self._core.roster))
+        kept = False
         for circuit in self._by_conn.values():
             # Only the opener closes a circuit, and only one at a time: if several join the same groups, one must remain.
-            ours, old = circuit.route[0] < circuit.route[-1], circuit.opened_ms + REDUNDANT_MS <= now_ms
-            if ours and old and circuit.route[-1] in members and plan.is_joined(circuit.route[-1]):
+            ours, peer = circuit.route[0] < circuit.route[-1], circuit.route[-1]
+            if (
+                not ours
+                or peer not in members
+                or not plan.is_joined(peer)
+                or (topics is not None and topics.needs(peer))
+            ):
+                continue
+            if circuit.opened_ms + REDUNDANT_MS <= now_ms:
                 todo += (self._close(circuit), ConnClosed(circuit.conn))
                 break
+            kept = True
+        self._planned = None if missing or kept else state  # else there is something to do after a while
+
+    def _begin(self, route: Route, now_ms: int) -> list[Event]:
+        """Return the events that open a circuit, or that ask its lower end to; nothing if that was tried a moment ago."""
+        peer, first = route[-1], self._core.links.members.get(route[1])
+        if first is None or peer in self._core.links.members or peer in self._by_peer:
+            return []
+        if self._retry_ms.get(peer, 0) > now_ms or len(self._by_conn) >= CIRCUITS_MAX:
+            return []
+        self._retry_ms = {each: due for each, due in self._retry_ms.items() if due > now_ms}
+        self._retry_ms[peer] = now_ms + RETRY_MS
+        if route[0] > peer:
+            return [SendMessage(first.conn, CircuitFrame(FrameKind.ASK, 0, route, 1).encode(), PRIORITY)]
+        event = self._open(route, (self._opened + 1) % NUMBER_MAX, first.conn, now_ms)
+        return [_frame(self._by_peer[peer], FrameKind.OPEN), event]
 
     def _is_relay_member(self, node_id: bytes) -> bool | None:
         certificate = self._core.roster.get(node_id)

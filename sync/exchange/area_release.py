@@ -45,6 +45,9 @@ class AreaRelease:
         self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
         self._interest = replica.registry.interest
         self._rotation = 0
+        self.held: tuple[
+            tuple[str, str], ...
+        ] = ()  # (table, area) that this node holds and does not keep, at the last look
         self._step_at: int | None = None if self._interest is None else 0
 
     def next_deadline(self) -> int | None:
@@ -91,6 +94,7 @@ class AreaRelease:
             self._interest = self._replica.registry.interest
             self._said.clear()  # what was said before this node ceased to keep an area does not count
         held = list(self._replica.releases.held())
+        self.held = tuple((unit.table.spec.folded, unit.area or "") for unit in held)
         self._said = {unit.name: self._said[unit.name] for unit in held if unit.name in self._said}
         more = False
         for unit in held:

@@ -44,6 +44,7 @@ from mycomesh.sync.events import (
 )
 from mycomesh.sync.exchange import notices, tombstone_audit
 from mycomesh.sync.exchange.acknowledgements import Acknowledgements
+from mycomesh.sync.exchange.area_comparison import AreaComparison
 from mycomesh.sync.exchange.area_release import AreaRelease
 from mycomesh.sync.exchange.area_status import AreaStatus, area_statuses
 from mycomesh.sync.exchange.checkpoint_schedule import CheckpointSchedule
@@ -53,6 +54,7 @@ from mycomesh.sync.exchange.fetch import Fetcher
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
 from mycomesh.sync.exchange.interest_repeats import InterestRepeats
+from mycomesh.sync.exchange.interest_report import InterestReport
 from mycomesh.sync.exchange.link import Link
 from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.purge_schedule import PurgeSchedule
@@ -68,6 +70,7 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import PART_TABLES_MAX
+from mycomesh.sync.wire.units import summary_table
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
@@ -76,6 +79,7 @@ REQUESTS_MAX = 64
 REQUESTS_PERIOD_MS = 500
 # The periodic comparison comes early by up to this fraction (1/JITTER) of its period.
 JITTER = 4
+UNEQUAL = (b"", b"")  # equals the digests of nothing
 SAFETY_FACTOR = (
     4  # of `safety_ms`: a quarter of the wakeups at rest, and a write that nothing announced waits 4 s at most
 )
@@ -100,7 +104,9 @@ class Exchange:
         self._tombstone_gc = TombstoneGC(replica, config)
         self._purges = PurgeSchedule(replica, config)
         self._releases = AreaRelease(replica, config)
+        self._areas = AreaComparison(replica)
         self._interest_repeats = InterestRepeats(replica)
+        self._interest_report = InterestReport(replica, lambda: self._releases.held, config.copies)
         self._scrub = ScrubSchedule(replica, config)
         self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
@@ -189,6 +195,7 @@ class Exchange:
 
     def _finish_turn(self, turn: Turn) -> None:
         """Schedule what follows from the changes of this turn."""
+        self._interest_report.look(turn.now_ms)
         if turn.covered_more:
             self._releases.wake(turn.now_ms)
             self._compare_all(turn)
@@ -207,7 +214,7 @@ class Exchange:
         times = [link.compare_at for link in self._links.values()]
         parts = (
             self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
-            self._purges, self._retention, self._releases, self._server,
+            self._purges, self._retention, self._releases, self._server, self._interest_report,
         )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
@@ -215,10 +222,12 @@ class Exchange:
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Return the status of every link, by link number; a pure read that changes no behaviour."""
-        mine, shown = self._digests(remember=False), self._replica.registry.local_name
+        shown = self._replica.registry.local_name
         result = []
         for number in sorted(self._links):
-            link = self._links[number]
+            link, mine = self._links[number], self._digests_for(number, remember=False)
+            mine = {name: pair for name, pair in mine.items() if summary_table(name) is None}
+            mine |= dict.fromkeys(self._areas.behind(number), UNEQUAL)
             rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
             streaming = self._server.is_streaming(number)
@@ -228,15 +237,11 @@ class Exchange:
 
     def areas(self, members: Collection[bytes], now_ms: int = 0) -> tuple[AreaStatus, ...]:
         """Return the state of every area that this file knows, given the node ids of the other members; a pure read."""
-        peers = [
-            (
-                link.peer,
-                link.digests,
-                {name: now_ms - at for name, at in link.equal_since.items()},
-                link.compared_at is not None,
-            )
-            for _, link in sorted(self._links.items())
-        ]
+        peers = []
+        for number, link in sorted(self._links.items()):
+            digests, since = self._areas.known(number, link.digests, link.equal_since)
+            equal_ms = {name: now_ms - at for name, at in since.items()}
+            peers.append((link.peer, digests, equal_ms, link.compared_at is not None))
         return area_statuses(self._replica, peers, members, self._config.copies)
 
     def drop_links(self, reason: str) -> list[Action]:
@@ -286,6 +291,7 @@ class Exchange:
         self._repairs.on_link_opened(number, peer, window)
         self.acknowledgements.on_link_opened(number, peer)
         self._releases.on_link_opened(number, peer)
+        self._areas.on_link_opened(number, peer)
         self._releases.wake(turn.now_ms)
         self._attempt(lambda: self._interest_repeats.on_link_opened(turn.now_ms), turn)
         self._drain(turn)
@@ -298,6 +304,7 @@ class Exchange:
         self._repairs.on_link_closed(number)
         self.acknowledgements.on_link_closed(number)
         self._releases.on_link_closed(number)
+        self._areas.on_link_closed(number)
 
     # ---- local writes
 
@@ -410,6 +417,8 @@ class Exchange:
                 self._links[number].window.on_ack(acked, turn.now_ms)
             case wire.AuditRequest():
                 self._on_audit_request(number, message, turn)
+            case wire.AreaDigests():
+                self._on_area_digests(number, message, turn)
             case wire.CoverageRequest() | wire.CoverageReply():
                 self._on_coverage_message(number, message, turn)
             case wire.TableSketch() | wire.RepairRequest():
@@ -471,21 +480,19 @@ class Exchange:
         message = wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer)
         turn.send(number, message, urgent=self._links[number].compared_at is None and self._replica.priority.has_urgent)
 
-    def _digests_for(self, number: int) -> dict[str, tuple[bytes, bytes]]:
-        """Return the digests of the tables and areas that the peer of a link may read, and may keep."""
-        peer, replica = self._links[number].peer, self._replica
-        gets = replica.wants if replica.registry.policies.areas else replica.rights.may_read  # asked for each table
-        return {name: digest for name, digest in self._digests().items() if gets(peer, name)}
-
-    def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
-        return self._replica.digest_pairs(remember=remember)
+    def _digests_for(self, number: int, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
+        """Return the digests of the tables that the peer of a link may read, and of areas as far as it keeps them."""
+        peer, rights = self._links[number].peer, self._replica.rights
+        pairs = self._replica.table_pairs(remember=remember)
+        read = {name: pair for name, pair in pairs.items() if rights.may_read(peer, name)}
+        return read | self._areas.outline(number) if self._replica.registry.policies.areas else read
 
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
         self._intake.check_space(turn)
         link = self._links[number]
         link.digests = theirs
-        first, link.compared_at = link.compared_at is None, turn.now_ms
-        mine = self._digests()
+        link.opening, link.compared_at = link.compared_at is None, turn.now_ms
+        mine = self._digests_for(number)
         pinned = self._retention.on_digests(link.peer, mine, theirs)
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
@@ -494,9 +501,25 @@ class Exchange:
                 self._clock_correction.record_covered(unit.own_top(self._replica.site))
         self._replica.inbox.confirm_equal([name for name in equal if name not in pinned], link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
-        self._fetcher.on_digests(number, theirs, turn, first=first)
-        if self._repairs.on_digests(number, theirs, turn):
+        units = self._areas.on_digests(number, theirs, turn)
+        self._compare_units(number, units, lambda name: self._areas.is_settled(number, name), turn)
+
+    def _compare_units(
+        self, number: int, theirs: dict[str, tuple[bytes, bytes]], compared: Callable[[str], bool], turn: Turn
+    ) -> None:
+        """Fetch and repair what differs, given what a peer has of units; only those that were `compared` may be damaged."""
+        self._fetcher.on_digests(number, theirs, turn, first=self._links[number].opening)
+        if self._repairs.on_digests(number, theirs, compared, turn):
             self._settle(turn.now_ms)
+
+    def _on_area_digests(self, number: int, message: wire.AreaDigests, turn: Turn) -> None:
+        link = self._links[number]
+        if not link.requests.take(turn.now_ms):
+            return  # the next comparison begins another descent
+        compared = self._areas.on_message(number, message, turn)
+        if compared:
+            units = {name: pair for name, pair in link.digests.items() if summary_table(name) is None}
+            self._compare_units(number, units | self._areas.unequal(number), compared.__contains__, turn)
 
     # ---- time
 
@@ -519,6 +542,7 @@ class Exchange:
             self._retention.on_timer,
             self._tombstone_gc.on_timer,
             self._releases.on_timer,
+            self._interest_report.on_timer,
             self._scrub.on_timer,
             self._checkpoints.on_timer,
             self._clock_correction.check,

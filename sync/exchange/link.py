@@ -23,6 +23,7 @@ class Link:
     requests: TokenBucket
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # the peer's last digests
     compared_at: int | None = None
+    opening: bool = False  # the last digests were the first ones
     sent: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # our last digests for the peer
     sent_at: int = 0
     equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms

@@ -83,8 +83,8 @@ class RepairSchedule:
 
     # ---- this side
 
-    def on_digests(self, number: int, theirs: Digests, turn: Turn) -> bool:
-        """Start the repair of each damaged table, on the side with the lower site.
+    def on_digests(self, number: int, theirs: Digests, compared: Callable[[str], bool], turn: Turn) -> bool:
+        """Start the repair of each damaged table, on the side with the lower site; of those alone that were `compared`.
 
         Return True if a difference is new, so that the caller should compare again soon.
         """
@@ -92,21 +92,23 @@ class RepairSchedule:
         if self._replica.site[:SITE_PREFIX] > link.peer[:SITE_PREFIX]:
             return False
         is_new = False
-        for digest in self._replica.digests():
-            reported = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
+        mine = self._replica.digest_pairs()
+        for name in [name for name in mine if (name in theirs or name in link.suspects) and compared(name)]:
+            vector, entries = mine[name]
+            reported = theirs.get(name) if self._replica.rights.may_write(link.peer, name) else None
             if (
                 reported is None
-                or reported[0] != digest.vector
-                or reported[1] == digest.entries
-                or self._is_fetching(digest.table, turn.now_ms)
+                or reported[0] != vector
+                or reported[1] == entries
+                or self._is_fetching(name, turn.now_ms)
             ):
-                link.suspects.pop(digest.table, None)
+                link.suspects.pop(name, None)
                 continue
-            pair = (digest.entries, reported[1])
-            suspect = link.suspects.get(digest.table)
+            pair = (entries, reported[1])
+            suspect = link.suspects.get(name)
             if suspect is None:
                 # Batches may be under way. Damage shows the same pair of digests in the next comparison.
-                link.suspects[digest.table] = _Suspect(pair)
+                link.suspects[name] = _Suspect(pair)
                 is_new = True
             elif suspect.pair != pair:
                 suspect.pair = pair
@@ -114,7 +116,7 @@ class RepairSchedule:
             elif turn.now_ms >= suspect.not_before and len(link.repairs) < REPAIRS_MAX:
                 suspect.pause_ms = min(max(self._config.repair_pause_ms, 2 * suspect.pause_ms), PAUSE_MS_MAX)
                 suspect.not_before = turn.now_ms + suspect.pause_ms
-                link.repairs.append(RepairSession(digest.table, digest.vector))
+                link.repairs.append(RepairSession(name, vector))
         return is_new
 
     # ---- the peer's side

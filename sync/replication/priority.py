@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from mycomesh.sync.replication.table_settings import TableSetting, TableSettings
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.interests import Interests
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, Bundle, Section
+from mycomesh.sync.wire.units import is_area_name
 
 __all__ = ["PacedBatch", "Priority", "UrgentBatch"]
 
@@ -33,10 +35,17 @@ class PacedBatch(bytes):
 class Priority:
     """The urgent tables of one file, by shell patterns over the names in this file. Without a pattern no table is urgent."""
 
-    __slots__ = ("_patterns", "_registry", "settings")
+    __slots__ = ("_interests", "_patterns", "_registry", "settings")
 
-    def __init__(self, registry: Registry, patterns: Sequence[str], settings: Sequence[TableSetting] = ()) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        patterns: Sequence[str],
+        interests: Interests,
+        settings: Sequence[TableSetting] = (),
+    ) -> None:
         self._registry = registry
+        self._interests = interests
         self.settings = TableSettings(registry, settings)
         self._patterns = tuple(map(fold, patterns))
 
@@ -68,7 +77,8 @@ class Priority:
     def batches(self, sections: Sequence[Section]) -> list[bytes]:
         """Return the sections that one transaction has stamped as batches: the urgent ones first, and usually one of each.
 
-        A batch that is larger than any message is left out: peers fetch its changes in rounds, in pieces.
+        Areas that the same members keep are in batches of their own, which go to those members alone. A batch that is larger than
+        any message is left out: peers fetch its changes in rounds, in pieces.
         """
         urgent = sorted(
             (each for each in sections if self.is_urgent(each.table)), key=lambda each: self.rank(each.table)
@@ -76,9 +86,19 @@ class Priority:
         rest = [section for section in sections if not self.is_urgent(section.table)]
         others = [section for section in rest if not self.is_paced(section.table)]
         paced = [section for section in rest if self.is_paced(section.table)]
-        found: list[bytes] = [UrgentBatch(batch) for batch in _encoded(urgent)] + _encoded(others)
-        found += [PacedBatch(batch) for batch in _encoded(paced)]
+        found: list[bytes] = [UrgentBatch(batch) for batch in self._encoded(urgent)] + self._encoded(others)
+        found += [PacedBatch(batch) for batch in self._encoded(paced)]
         return [batch for batch in found if len(batch) <= BUNDLE_BYTES_MAX]
+
+    def _encoded(self, sections: Sequence[Section]) -> list[bytes]:
+        if not any(is_area_name(section.table) for section in sections):
+            return _encoded(sections)
+        by_audience: dict[frozenset[bytes] | None, list[Section]] = {}
+        for section in sections:
+            # The first section says for whom a batch is, so areas are apart from tables that everybody keeps.
+            left_out = self._interests.left_out(section.table) if is_area_name(section.table) else None
+            by_audience.setdefault(left_out, []).append(section)
+        return [batch for some in by_audience.values() for batch in _encoded(some)]
 
 
 def _encoded(sections: Sequence[Section]) -> list[bytes]:

@@ -19,6 +19,7 @@ from mycomesh.sync.sqlite.trial import refusal_of
 from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT, pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle
+from mycomesh.sync.wire.interest import INTEREST, member_of
 
 __all__ = [
     "INDEX",
@@ -97,6 +98,12 @@ class Facts:
         """Return the kind of one fact, None if there is no fact of that name."""
         found = self._store.db.execute(f"SELECT kind FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return None if found is None else found[0]
+
+    def interested(self) -> list[bytes]:
+        """Return the members about whose interest there is a fact, by the first 8 bytes of their node ids."""
+        listing = f"SELECT name FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
+        found = (member_of(name) for (name,) in self._store.db.execute(listing, (INTEREST,)))
+        return [member for member in found if member is not None]
 
     def defined(self, name: str, generated: Mapping[str, str]) -> TableSpec | None:
         """Return the spec that the fact of a table defines, with these texts of generated columns; None if it defines none."""

@@ -9,6 +9,8 @@ want everything and to keep nothing for certain.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
@@ -17,9 +19,12 @@ from mycomesh.sync.sqlite.table_spec import encode_key
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 from mycomesh.sync.wire.interest import INTEREST, Interest, interest_fact, interest_name, interest_of
+from mycomesh.sync.wire.units import split_unit
 
 __all__ = ["Interests", "states_own_interest"]
 
+# Units for which it is remembered who leaves them out: as many as a large transaction writes.
+UNITS_MAX = 4_096
 _COLUMNS = frozenset({"kind", "name", "sql"})
 
 
@@ -30,6 +35,8 @@ class Interests:
         self._store = store
         self._registry = registry
         self._known: dict[bytes, Interest | None] = {}
+        self._stated: dict[bytes, Interest] | None = None  # of all other members, once somebody has asked for them
+        self._left_out: dict[str, frozenset[bytes]] = {}
         self.version = 0  # grows whenever an interest, or a table that is cut, may have changed
 
     def of(self, node: bytes) -> Interest | None:
@@ -41,9 +48,30 @@ class Interests:
             self._known[member] = self._read(member)
         return self._known[member]
 
+    def stated(self) -> Mapping[bytes, Interest]:
+        """Return what other members have stated, by the first 8 bytes of their node ids; not to be changed."""
+        if self._stated is None:
+            found = ((member, self.of(member)) for member in self._registry.facts.interested())
+            own = self._store.signers.own
+            self._stated = {member: stated for member, stated in found if stated is not None and member != own}
+        return self._stated
+
+    def left_out(self, unit: str) -> frozenset[bytes]:
+        """Return the members that have stated that they do not keep a unit: units for which it is equal go to the same nodes."""
+        table, area = split_unit(unit) or (unit, None)
+        if area is None:
+            return frozenset()
+        found = self._left_out.get(unit)
+        if found is None:
+            others = (member for member, stated in self.stated().items() if not stated.keeps(table, area))
+            found = self._left_out[unit] = frozenset(others)
+            if len(self._left_out) > UNITS_MAX:
+                del self._left_out[next(iter(self._left_out))]
+        return found
+
     def forget(self) -> None:
         """Read the statements again: facts have changed, or the transaction that did was rolled back."""
-        self._known = {}
+        self._known, self._stated, self._left_out = {}, None, {}
         self.version += 1
 
     def renew(self, *, again: bool = False) -> bool:

@@ -16,6 +16,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseError
+from mycomesh.sync.storage.area_tree import AreaTree
 from mycomesh.sync.storage.coverage import Coverage
 from mycomesh.sync.storage.insert_runs import StoredEntry
 from mycomesh.sync.storage.store import Store
@@ -64,6 +65,10 @@ class Areas:
         self._vectors: dict[str | None, Vector] = {}
         self._digests: dict[str | None, bytes] = {}
         self._remembered: dict[tuple[str | None, bytes], None] = {}
+        self._tree = AreaTree()
+        self._stale: dict[str, None] = {}  # areas that have changed since the tree was last looked at
+        self._unremembered: dict[str, None] = {}  # areas whose vectors have changed since `remember_changed`
+        self.version = 0  # increases with each change of the tree
 
     def create(self) -> None:
         """Create the record of areas where it is missing; inside a transaction.
@@ -100,6 +105,7 @@ class Areas:
             for number, count, low, high in db.execute(f"{scan} ORDER BY place"):
                 if number in self._area:
                     _add(self._sums, number, count, low, high)
+        self._stale = dict.fromkeys(self._numbers)
 
     # ---- which site is of which area
 
@@ -119,6 +125,15 @@ class Areas:
     def numbers(self, area: str) -> Sequence[int]:
         """Return the numbers of the sites of an area."""
         return self._numbers.get(area, ())
+
+    def written_by(self, member: bytes) -> list[str]:
+        """Return the areas in which a member has written, by the first bytes of its node id and of its sites."""
+        site = self._store.site
+        return [
+            area
+            for area, numbers in self._numbers.items()
+            if any(site(number).startswith(member) for number in numbers)
+        ]
 
     def own_site(self, site: bytes, area: str) -> bytes:
         """Return the site of an area for the file whose own site is `site`."""
@@ -201,6 +216,26 @@ class Areas:
             found = self._digests[area] = self.vector(area).digest()
         return found
 
+    @property
+    def tree(self) -> AreaTree:
+        """The digests of all areas of which the file covers something, as committed; not to be changed."""
+        if self._stale:
+            for area in self._stale:
+                covered = self.vector(area).count > 0
+                self._tree.put(area, (self.vector_digest(area), self.digest(area)) if covered else None)
+            self._unremembered |= self._stale
+            self._stale = {}
+            self.version += 1
+        return self._tree
+
+    def remember_changed(self) -> None:
+        """Keep the digests of all vectors that have changed since the last call, as `remember` does for one."""
+        pairs, changed = self.tree.pairs, self._unremembered
+        self._unremembered = {}
+        for area in changed:
+            if area in pairs:
+                self.remember(area)
+
     def remember(self, area: str | None) -> None:
         """Keep the digest of a committed vector, as `Coverage.remember` does."""
         key = area, self.vector_digest(area)
@@ -219,9 +254,11 @@ class Areas:
 
     def on_covered(self, sites: Iterable[bytes]) -> None:
         """Forget the cached vectors of the areas of some sites, after the commit that changed their coverage."""
-        for area in {self.of_site(site) for site in sites}:  # in any order: each is removed by itself
+        for area in dict.fromkeys(map(self.of_site, sorted(sites))):
             self._vectors.pop(area, None)
             self._digests.pop(area, None)
+            if area is not None:
+                self._stale[area] = None
 
     # ---- transactions
 
@@ -229,10 +266,12 @@ class Areas:
         """Keep what the transaction did."""
         for number, (count, low, high) in self._delta.items():
             _add(self._sums, number, count, low, high)
+            self._stale[self._area[number]] = None
         if self._new:  # a site that was covered already can never become one of an area, so only these are new
             for number in self._new:
                 self._vectors.pop(self._area[number], None)
                 self._digests.pop(self._area[number], None)
+                self._stale[self._area[number]] = None
         self._delta, self._new, self._tops_before = {}, [], None
         self.fresh = False
 

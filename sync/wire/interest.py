@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["INTEREST", "INTEREST_BYTES_MAX", "Interest", "interest_fact", "interest_name", "interest_of"]
+__all__ = ["INTEREST", "INTEREST_BYTES_MAX", "Interest", "interest_fact", "interest_name", "interest_of", "member_of"]
 
 INTEREST = "interest"  # the kind of the fact
 # Of one statement: some thousand areas. Each member states one, and all are read.
@@ -29,6 +29,17 @@ class Interest:
 def interest_name(member: bytes) -> str:
     """Return the name of the fact about a member, by the first 8 bytes of its node id."""
     return f"{INTEREST}:{json.dumps([member.hex()])}"
+
+
+def member_of(name: object) -> bytes | None:
+    """Return the member that a fact of that name is about, None for any other name."""
+    if type(name) is not str or not name.startswith(f'{INTEREST}:["'):
+        return None
+    try:
+        member = bytes.fromhex(name[len(INTEREST) + 3 : -2])
+    except ValueError:
+        return None
+    return member if interest_name(member) == name else None
 
 
 def interest_fact(member: bytes, interest: Interest, again: int = 0) -> tuple[str, str, str]:

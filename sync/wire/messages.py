@@ -9,6 +9,7 @@ Invariant: `decode(encode(m)) == m`, and `decode` returns only messages that kee
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -20,10 +21,13 @@ from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX
 from mycomesh.sync.wire.compression import pack, unpack
+from mycomesh.sync.wire.units import AREA_CHARS_MAX
 
 __all__ = [
+    "AREAS_READ_MAX",
     "MESSAGE_BYTES_MAX",
     "Ack",
+    "AreaDigests",
     "AuditReply",
     "AuditRequest",
     "Chunk",
@@ -50,6 +54,10 @@ RUNS_MAX = 8_192
 # Tables and sites that one message may list. Senders cut far below (`parts`), but version 0.1 sends any number in one.
 TABLES_READ_MAX = 65_536
 SITES_READ_MAX = 65_536
+# Areas that one message of a descent lists.
+AREAS_READ_MAX = 1_023
+# Nodes of the tree over areas (`sync.storage.area_tree`): the root, 64 branches, and 64 twigs of each.
+_NODES = 4_161
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,23 @@ class CoverageReply:
     tables: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AreaDigests:
+    """A step of the comparison of a table's areas whose sum differs, by nodes of the tree over areas.
+
+    `sums` has all nodes with areas directly below those in `below`: (node, 16-byte sum), ascending. `areas` has all areas of the
+    nodes in `listed`: (area, 8-byte vector digest, 16-byte sum of entry digests). With `answer`, the receiver lists its own areas
+    of those of them that differ.
+    """
+
+    table: str
+    below: tuple[int, ...]
+    sums: tuple[tuple[int, bytes], ...]
+    listed: tuple[int, ...]
+    areas: tuple[tuple[str, bytes, bytes], ...]
+    answer: bool
+
+
 LongMessage = Digests | Vectors | Done | CoverageReply
 
 
@@ -177,7 +202,9 @@ class Part:
     message: LongMessage
 
 
-_Rare = TableSketch | RepairRequest | RepairRows | AuditRequest | AuditReply | CoverageRequest | CoverageReply
+_Rare = (
+    TableSketch | RepairRequest | RepairRows | AuditRequest | AuditReply | CoverageRequest | CoverageReply | AreaDigests
+)
 WholeMessage = Digests | Vectors | Chunk | Ack | Done | Plan | _Rare
 Message = WholeMessage | Part
 
@@ -224,6 +251,16 @@ def _rare_fields(message: _Rare) -> list[Any]:
             return [11, site]
         case CoverageReply(site, tables):
             return [12, site, [list(table) for table in tables]]
+        case AreaDigests(table, below, sums, listed, areas, answer):
+            return [
+                14,
+                table,
+                list(below),
+                [list(each) for each in sums],
+                list(listed),
+                [list(each) for each in areas],
+                int(answer),
+            ]
         case _:
             assert_never(message)
 
@@ -279,8 +316,25 @@ def _decode_rare(value: list[Any]) -> WholeMessage:
             return CoverageRequest(site)
         case [12, bytes(site), list(tables)] if len(site) == 16:
             return CoverageReply(site, tuple(_decode_coverage(item) for item in _limited(tables)))
+        case [14, str(table), list(below), list(sums), list(listed), list(areas), int(answer)] if is_int(answer, 0, 1):
+            return _decode_area_digests(_name(table), below, sums, listed, areas, answer=answer == 1)
         case _:
             raise DecodeError("unknown kind or malformed fields of a message")
+
+
+def _decode_area_digests(
+    table: str, below: list[Any], sums: list[Any], listed: list[Any], areas: list[Any], *, answer: bool
+) -> AreaDigests:
+    require(all(is_array(item, 2) and is_bytes(item[1], 16) for item in sums), "malformed sum of areas")
+    for nodes in (below, listed, [item[0] for item in sums]):
+        require(all(is_int(node, 0, _NODES - 1) for node in nodes), "malformed node of areas")
+        require(all(low < high for low, high in itertools.pairwise(nodes)), "nodes of areas do not ascend")
+    require(len(areas) <= AREAS_READ_MAX, "too many areas")
+    for item in areas:
+        require(is_array(item, 3) and is_bytes(item[1], 8) and is_bytes(item[2], 16), "malformed digest of an area")
+        require(type(item[0]) is str and 0 < len(item[0]) <= AREA_CHARS_MAX, "malformed area")
+    pairs = tuple((node, total) for node, total in sums)
+    return AreaDigests(table, tuple(below), pairs, tuple(listed), tuple(map(tuple, areas)), answer=answer)
 
 
 def _decode_runs(runs: list[Any], width: int) -> tuple[int, ...]:

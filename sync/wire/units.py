@@ -7,9 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["AREA_CHARS_MAX", "CUT_NAME_CHARS_MAX", "area_of", "shown_unit", "split_unit", "table_of", "unit_name"]
+from mycomesh.sync.sqlite.identifiers import NAME_MAX
+
+__all__ = [
+    "AREA_CHARS_MAX",
+    "CUT_NAME_CHARS_MAX",
+    "area_of",
+    "is_area_name",
+    "shown_unit",
+    "split_unit",
+    "summary_name",
+    "summary_table",
+    "table_of",
+    "topic_of",
+    "unit_name",
+]
 
 _PREFIX = "mycomesh_area\0"
+_SUMMARY = "mycomesh_areas\0"
+_SITE_BYTES = 17  # of one in the list of a bundle: a head of CBOR, and 16 bytes
 # Characters of an area. A row with a longer value belongs to no area, like one with NULL.
 AREA_CHARS_MAX = 100
 # Characters of the name of a table that is cut, so that the name of each of its units fits `NAME_MAX`.
@@ -40,6 +56,21 @@ def shown_unit(name: str) -> str:
     return f"{table}[{area}]" if area else table
 
 
+def summary_name(table: str) -> str:
+    """Return the name under which Digests has one line for many areas of a table."""
+    return f"{_SUMMARY}{table}"
+
+
+def summary_table(name: str) -> str | None:
+    """Return the table of a name that `summary_name` has made, None for any other name."""
+    return name[len(_SUMMARY) :] if name.startswith(_SUMMARY) else None
+
+
+def is_area_name(name: str) -> bool:
+    """Return True if a name on the wire is that of an area."""
+    return name.startswith(_PREFIX)
+
+
 def area_of(value: Any) -> str | None:
     """Return the area of a row by its value in the column of areas: the value as text; None if the row is in no area.
 
@@ -52,3 +83,37 @@ def area_of(value: Any) -> str | None:
             return repr(value)
         case _:
             return None
+
+
+def topic_of(payload: bytes) -> tuple[str, str] | None:
+    """Return (table, area) of the area that a live batch begins with, None for a batch that every member gets.
+
+    An origin puts areas into one batch only if the same members want them (`replication.priority`), so the first one says for
+    whom the batch is, and no relay has to decode rows. A payload that is no bundle is for every member: they refuse it.
+    """
+    if payload[:2] != b"\x83\x01":  # an array of three, and the version
+        return None
+    sites, at = _array_head(payload, 2)
+    sections, at = _array_head(payload, at + sites * _SITE_BYTES)
+    if sections < 1 or payload[at : at + 1] != b"\x83":
+        return None
+    return split_unit(_text(payload, at + 1))
+
+
+def _array_head(data: bytes, at: int) -> tuple[int, int]:
+    """Return (number of items, where they begin) of a CBOR array; (0, the end) for anything else."""
+    first = data[at] if at < len(data) else 0
+    return _argument(data, at, first & 31) if first >> 5 == 4 else (0, len(data))
+
+
+def _text(data: bytes, at: int) -> str:
+    """Return a CBOR text, "" for anything else and for one that is too long for a name."""
+    first = data[at] if at < len(data) else 0
+    length, begin = _argument(data, at, first & 31) if first >> 5 == 3 else (0, at)
+    return data[begin : begin + length].decode("utf-8", "replace") if length <= 4 * NAME_MAX else ""
+
+
+def _argument(data: bytes, at: int, low: int) -> tuple[int, int]:
+    """Return (argument, where the content begins) of a CBOR head with these five low bits."""
+    size = 1 << (low - 24) if 24 <= low < 28 else 0
+    return int.from_bytes(data[at + 1 : at + 1 + size], "big") if size else low, at + 1 + size

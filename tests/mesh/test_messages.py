@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mycomesh.mesh import messages as limits
+from mycomesh.mesh import wire
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.events import Address
 from mycomesh.mesh.messages import (
@@ -27,6 +28,7 @@ from mycomesh.mesh.messages import (
     Pong,
     Prune,
     Purges,
+    Wants,
     decode,
     decode_pieces,
     encode,
@@ -52,6 +54,7 @@ SAMPLES = {
     "certificates have": CertificatesHave((b"12345678",)),
     "certificates": Certificates((b"raw",)),
     "purges": Purges((b"one", b"two")),
+    "wants": Wants((("telemetry", ("12", "7")), ("tasks", ()))),
     "addresses": Addresses(((TREE, Address("10.0.0.1", 4747)), (bytes(16), Address("fe80::1%eth0", 1)))),
 }
 
@@ -70,6 +73,7 @@ def test_encoding_is_that_of_the_golden_vector(name):
 ids = st.lists(st.binary(min_size=16, max_size=16), max_size=8).map(tuple)
 tree = st.binary(min_size=16, max_size=16)
 raws = st.lists(st.binary(min_size=1, max_size=50), max_size=5).map(tuple)
+names = st.text(st.characters(blacklist_categories=["Cs"]), max_size=9)
 hosts = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64)
 messages = st.one_of(
     st.builds(Ping, st.integers(0, 2**32 - 1)),
@@ -85,6 +89,7 @@ messages = st.one_of(
     st.builds(LinkStates, raws),
     st.builds(CertificatesHave, st.lists(st.binary(min_size=8, max_size=8), max_size=5).map(tuple)),
     st.builds(Certificates, raws),
+    st.builds(Wants, st.lists(st.tuples(names, st.lists(names, max_size=4).map(tuple)), max_size=4).map(tuple)),
     st.builds(
         Addresses, st.lists(st.tuples(tree, st.builds(Address, hosts, st.integers(1, 65_535))), max_size=5).map(tuple)
     ),
@@ -170,10 +175,32 @@ def test_id_of_batch_depends_on_origin_and_payload_alone():
     assert batch.id != Batch(TREE, 2, False, bytes(64), b"payloae").id
 
 
+def _wishes(size):
+    """Return wishes of so many bytes in CBOR: groups of 200 characters without topics, and one that fills the rest."""
+    size -= 3  # the head of the list
+    count, rest = divmod(size - 100, 204)
+    groups = [(f"{number:0200}", ()) for number in range(count)]
+    return [*groups, ("x" * (rest + 100 - 4), ())]
+
+
+def test_wishes_of_many_topics_ask_for_everything():
+    assert Wants.of({"t": frozenset({"2", "10"})}) == Wants((("t", ("10", "2")),))
+    assert Wants.of({"t": frozenset(f"{number:0200}" for number in range(400))}) == Wants(())
+    assert Wants((("t", ("1",)),)).wishes() == {"t": frozenset({"1"})}
+
+
+@pytest.mark.parametrize("groups", [1, [1], [["t"]], [["t", 1]], [[1, []]], [["t", [b"x"]]], [["t", [["x"]]]]])
+def test_wishes_of_another_form_are_refused(groups):
+    with pytest.raises(DecodeError):
+        decode(bytes((1, 19)) + wire.encode(groups))
+
+
 BOUNDARIES = {
     "records": (limits.RECORDS_MAX, lambda count: LinkStates((b"r",) * count)),
     "bytes of a record": (limits.RECORD_BYTES_MAX, lambda size: LinkStates((bytes(size),))),
     "characters of a host": (limits.HOST_CHARS_MAX, lambda count: Addresses(((TREE, Address("h" * count, 1)),))),
+    "characters of a topic": (limits.WISH_CHARS_MAX, lambda count: Wants((("t", ("x" * count,)),))),
+    "bytes of wishes": (limits.WISHES_BYTES_MAX, lambda size: Wants(tuple(_wishes(size)))),
     "a port": (limits.PORT_MAX, lambda port: Addresses(((TREE, Address("h", port)),))),
 }
 

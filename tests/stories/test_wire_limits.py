@@ -12,6 +12,7 @@ from mycomesh.sync.crdt.hlc import HLC_MAX
 from mycomesh.sync.crdt.version_vector import RANGES_MAX
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
+from mycomesh.sync.storage.area_tree import NODES_MAX
 from mycomesh.sync.wire.bundle import (
     BUNDLE_BYTES_MAX,
     COLUMNS_MAX,
@@ -24,7 +25,14 @@ from mycomesh.sync.wire.bundle import (
     Kind,
     Section,
 )
-from mycomesh.sync.wire.messages import MESSAGE_BYTES_MAX, RUNS_MAX, SITES_READ_MAX, TABLES_READ_MAX, decode
+from mycomesh.sync.wire.messages import (
+    AREAS_READ_MAX,
+    MESSAGE_BYTES_MAX,
+    RUNS_MAX,
+    SITES_READ_MAX,
+    TABLES_READ_MAX,
+    decode,
+)
 
 SITE = b"a" * 16
 
@@ -64,6 +72,8 @@ MESSAGES = {
         RANGES_MAX,
         lambda count: [1, [SITE, SITE], [["t", [[0, [1] * (2 * count - 2)], [1, [1_000, 1]]]]]],
     ),
+    "areas": (AREAS_READ_MAX, lambda count: [14, "t", [], [], [], [["a", bytes(8), bytes(16)]] * count, 0]),
+    "nodes of areas": (NODES_MAX - 1, lambda node: [14, "t", [], [], [node], [], 0]),
     "runs": (RUNS_MAX, lambda count: [10, "t", SITE, 0, 1 << 62, [2, 1] * count]),
     "a table's name": (NAME_MAX, lambda count: [6, "t" * count, b""]),
     "acknowledged bytes": (MESSAGE_BYTES_MAX, lambda size: [3, size]),

@@ -76,8 +76,23 @@ long_messages = st.one_of(
     st.builds(wire.Done, named_vectors, named_vectors),
     st.builds(wire.CoverageReply, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
 )
+nodes = st.lists(st.integers(0, 4_160), max_size=4, unique=True).map(sorted).map(tuple)
 messages = st.one_of(
     st.builds(wire.Part, long_messages),
+    st.builds(
+        wire.AreaDigests,
+        names,
+        nodes,
+        nodes.map(lambda found: tuple((node, bytes(16)) for node in found)),
+        nodes,
+        st.lists(
+            st.tuples(
+                st.text(min_size=1, max_size=5), st.binary(min_size=8, max_size=8), st.binary(min_size=16, max_size=16)
+            ),
+            max_size=3,
+        ).map(tuple),
+        answer=st.booleans(),
+    ),
     st.builds(
         wire.Digests,
         st.lists(

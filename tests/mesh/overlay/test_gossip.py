@@ -5,19 +5,29 @@ import random
 
 import pytest
 
-from mycomesh.mesh.config import GossipLimits
-from mycomesh.mesh.messages import Batch, Graft, IHave, Prune
+from mycomesh.mesh.config import GossipLimits, of_everything
+from mycomesh.mesh.events import StateInterests
+from mycomesh.mesh.messages import Batch, Graft, IHave, Prune, Wants
 from mycomesh.mesh.overlay.gossip import SHARED_TREE, Gossip, GossipSend
+from mycomesh.mesh.overlay.interests import Interests
 
 LIMITS = GossipLimits()
+
+
+class NoWays:
+    def version(self):
+        return 0
+
+    def first_link(self, wanted):
+        return None
 
 
 def batch(number, *, origin=b"o" * 16, direct=False, size=4, priority=1):
     return Batch(origin, priority, direct, bytes(64), number.to_bytes(size, "big"))
 
 
-def node(*links, covered=lambda origin, link: False, limits=LIMITS):
-    gossip = Gossip(covered, random.Random(1), limits)
+def node(*links, covered=lambda origin, link: False, limits=LIMITS, interests=None):
+    gossip = Gossip(covered, random.Random(1), limits, interests or Interests(of_everything, NoWays()))
     for link in links:
         gossip.on_link_up(link)
     return gossip
@@ -98,6 +108,84 @@ def test_peer_that_has_batch_gets_no_more_of_it():
     assert gossip.deadline() is None
 
 
+def about(batch_payload):
+    """Batches whose payload ends in a letter are about that letter."""
+    return ("letters", chr(batch_payload[-1])) if batch_payload[-1:].isalpha() else None
+
+
+class OneWay:
+    """Every way begins with one link."""
+
+    def __init__(self, link):
+        self.link = link
+
+    def version(self):
+        return 0
+
+    def first_link(self, wanted):
+        return self.link if wanted(b"keeper" + bytes(10)) else None
+
+
+def selective(wishes, *, ways=None, own=None):
+    """A node whose links want these letters; None for a peer that has stated nothing."""
+    interests = Interests(about, ways or NoWays())
+    interests.state(StateInterests(own, {(b"keeper" + bytes(2)): {"letters": frozenset("a")}}))
+    gossip = node(*wishes, interests=interests)
+    for link, letters in wishes.items():
+        interests.on_link_up(link)
+        if letters is not None:
+            interests.on_wants(link, Wants((("letters", tuple(letters)),)))
+    return gossip
+
+
+def lettered(number, letter, *, direct=False):
+    return Batch(b"o" * 16, 1, direct, bytes(64), bytes((number,)) + letter)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_batch_goes_to_peers_that_want_its_topic(direct):
+    gossip = selective({1: "a", 2: "b", 3: None, 4: "ab", 5: ""})
+    mine = lettered(1, b"a", direct=direct)
+    assert [send.link for send in gossip.publish(mine, mine.id, 0)] == [1, 3, 4]
+    assert [send.link for send in take(gossip, 3, lettered(2, b"b", direct=direct))] == [2, 4]
+    assert [send.link for send in take(gossip, 3, lettered(3, b"1", direct=direct))] == [1, 2, 4, 5]
+
+
+def test_lazy_links_hear_only_of_topics_that_they_want():
+    gossip = selective({1: "a", 2: "a"})
+    first, second = lettered(1, b"a"), lettered(2, b"b")
+    take(gossip, 1, first)
+    (pruned,) = take(gossip, 2, first)
+    assert isinstance(pruned.message, Prune)
+    assert pruned.message.tree != SHARED_TREE
+    gossip.on_message(2, Prune(pruned.message.tree), 0)
+    third = lettered(3, b"a")
+    assert take(gossip, 1, third) == []
+    take(gossip, 1, second)
+    assert gossip.on_timer(LIMITS.announce_ms) == [GossipSend(2, IHave(pruned.message.tree, (third.id,)))]
+
+
+def test_a_tree_of_one_topic_says_nothing_about_another():
+    gossip = selective({1: "ab", 2: "ab"})
+    take(gossip, 1, lettered(1, b"a"))
+    (_pruned,) = take(gossip, 2, lettered(1, b"a"))
+    other = lettered(2, b"b")
+    assert [send.message for send in take(gossip, 1, other)] == [other]
+    assert [send.message for send in take(gossip, 1, batch(3))] == [batch(3)]
+
+
+def test_what_no_peer_wants_goes_towards_a_keeper():
+    mine = lettered(1, b"a")
+    writer = selective({1: "b", 2: "c"}, ways=OneWay(2), own={"letters": frozenset("b")})
+    assert writer.publish(mine, mine.id, 0) == [GossipSend(2, mine)]
+    passing = selective({1: "b", 2: "c"}, ways=OneWay(2), own={"letters": frozenset("b")})
+    assert take(passing, 1, mine) == [GossipSend(2, mine)]
+    assert take(selective({1: "b", 2: "c"}, ways=OneWay(1), own={"letters": frozenset("b")}), 1, mine) == []
+    keeper = selective({1: "b", 2: "c"}, ways=OneWay(2), own={"letters": frozenset("a")})
+    assert take(keeper, 1, mine) == []
+    assert take(selective({1: "b"}, ways=OneWay(2), own={"letters": frozenset("b")}), 1, lettered(1, b"z")) == []
+
+
 def test_the_next_announcer_is_asked_when_a_link_ends():
     gossip = node(1, 2)
     for link in (1, 2):
@@ -172,7 +260,10 @@ class Field:
         self.now = 0
         self.delay_ms, self.jitter_ms = delay_ms, jitter_ms
         self.nodes = [
-            Gossip(lambda origin, link: False, random.Random(f"{seed} {index}"), LIMITS) for index in range(count)
+            Gossip(
+                lambda origin, link: False, random.Random(f"{seed} {index}"), LIMITS, Interests(of_everything, NoWays())
+            )
+            for index in range(count)
         ]
         self.got = {}
         self.copies = 0

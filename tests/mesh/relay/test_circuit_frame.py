@@ -31,7 +31,7 @@ def test_a_frame_has_one_encoding(frame):
     [
         b"",
         b"\x02" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[1:],
-        b"\x01\x04" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[2:],
+        b"\x01\x05" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[2:],
         CircuitFrame(FrameKind.DATA, 1, ROUTE, 0).encode(),
         CircuitFrame(FrameKind.DATA, 1, ROUTE, 3).encode(),
         CircuitFrame(FrameKind.DATA, 1, ROUTE[:2], 1).encode(),

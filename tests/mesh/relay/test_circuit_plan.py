@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from mycomesh.mesh.overlay.topology import LinkState, Neighbour
-from mycomesh.mesh.relay.circuit_plan import CircuitPlan
+from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph
 
 
 def states(*edges):
@@ -31,7 +31,7 @@ def test_every_member_chooses_alike_and_each_pair_once():
             chosen = [
                 (route[0], route[-1])
                 for own in members
-                for route in CircuitPlan(own, near[own], told, role.get).routes_to_open()
+                for route in CircuitPlan(MeshGraph(own, near[own], told), role.get).routes_to_open()
             ]
             assert len(set(chosen)) == len(chosen)
             assert all(left < right for left, right in chosen)

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from mycomesh.mesh.address import circuit_address, is_circuit
-from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.config import MeshConfig, of_everything
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
+from mycomesh.mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage, StateInterests
 from mycomesh.mesh.membership.identity import create_mesh, make_identity
 from mycomesh.mesh.relay import circuits
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
@@ -25,7 +25,7 @@ SETTLE_MS = 20_000
 class Line:
     """Nodes in pipes, of which only those in `pairs` see each other; "r" is a relay, "m" a member."""
 
-    def __init__(self, kinds, pairs=None, seed=1, **pipes):
+    def __init__(self, kinds, pairs=None, seed=1, topic_of=of_everything, **pipes):
         self.pipes = Pipes(seed, **pipes)
         self.nodes = []
         rng = random.Random(f"line {seed}")
@@ -33,7 +33,9 @@ class Line:
         self.ids = []
         for index, kind in enumerate(kinds):
             identity = first if index == 0 else self._identity(root_seed, first, index, kind, rng)
-            core = MeshCore(identity, entropy=rng.randbytes, rng=random.Random(index), config=MeshConfig())
+            core = MeshCore(
+                identity, entropy=rng.randbytes, rng=random.Random(index), config=MeshConfig(topic_of=topic_of)
+            )
             core.advertise_port(PORT)
             self.ids.append(identity.node_id)
             self.nodes.append(self.pipes.add(identity.name, Circuits(core)))
@@ -262,6 +264,84 @@ def test_member_forwards_for_nobody_and_relay_is_no_end():
     assert line.pipes.carried["n1", "n0"] - before < 5_000
     said(line, 3, 2, CircuitFrame(FrameKind.OPEN, 9, (bytes(16), line.ids[3], line.ids[2]), 2))
     assert not line.nodes[2].core._by_conn
+
+
+def state(line, wishes):
+    """Every member learns what all of them want; None has stated nothing."""
+    for at, own in enumerate(wishes):
+        others = {line.ids[each][:8]: wish for each, wish in enumerate(wishes) if each != at and wish is not None}
+        line.pipes.feed(line.nodes[at], StateInterests(own, others if own is not None else {}))
+
+
+def keeps(*areas):
+    return {"t": frozenset(areas)}
+
+
+def test_members_that_want_a_topic_link_over_others():
+    line = Line("mmmm", topic_of=lambda payload: ("t", payload[:1].decode()) if payload[:1].isdigit() else None)
+    line.run()
+    assert line.circuits() == []
+    state(line, [keeps("1"), keeps("2"), keeps("1", "2"), keeps("1")])
+    line.run()
+    assert line.circuits() == [(0, 2)]
+    before = line.pipes.carried["n1", "n0"]
+    line.pipes.publish(line.nodes[3], b"1 news")
+    line.run(1_000)
+    assert [node.batches() for node in line.nodes] == [[b"1 news"], [], [b"1 news"], []]
+    line.pipes.publish(line.nodes[0], b"2 news")
+    line.pipes.publish(line.nodes[0], b"for all")
+    line.run(1_000)
+    assert [node.batches()[-1] for node in line.nodes[1:]] == [b"for all"] * 3
+    assert b"2 news" in line.nodes[1].batches()
+    assert b"2 news" not in line.nodes[3].batches()
+    assert line.pipes.carried["n1", "n0"] > before
+
+
+def test_a_circuit_without_a_common_topic_goes():
+    line = Line("mmm")
+    line.run()
+    state(line, [keeps("1"), keeps("2"), keeps("1")])
+    line.run()
+    assert line.circuits() == [(0, 2)]
+    state(line, [keeps("1"), keeps("2"), keeps("3")])
+    line.run(30_000)
+    assert line.circuits() == []
+
+
+def test_the_higher_end_asks_for_a_circuit():
+    for writer in (0, 2):
+        line = Line("mmm")
+        line.run()
+        others = {line.ids[at][:8]: keeps(str(at)) for at in range(3)}
+        for at in range(3):
+            held = (("t", str(2 - writer)),) if at == writer else ()
+            line.pipes.feed(line.nodes[at], StateInterests(keeps(str(at)), others, held, 1))
+        line.run()
+        assert line.circuits() == [(0, 2)]
+
+
+def test_a_member_with_stated_interests_forwards():
+    line = Line("mmm")
+    line.run()
+    state(line, [keeps("1"), None, keeps("1")])
+    before = line.pipes.carried["n1", "n2"]
+    said(line, 0, 1, CircuitFrame(FrameKind.DATA, 9, tuple(line.ids), 1, bytes(50_000)))
+    assert line.pipes.carried["n1", "n2"] - before < 5_000
+    assert line.circuits() == []
+
+
+def test_what_waits_at_a_member_is_bounded(monkeypatch):
+    monkeypatch.setattr(circuits, "MEMBER_QUEUED_BYTES_MAX", 5_000)
+    line = Line("mmm")
+    line.run()
+    state(line, [keeps("1"), keeps("2"), keeps("3")])
+    line.send(2, 1, b"a sign of life", 0)
+    line.run(50)
+    outbox = line.nodes[1].core._core.links.conns[line.link(1, 2)].session.outbox
+    line.pipes.cut(line.nodes[1], line.nodes[2])
+    for _ in range(40):
+        said(line, 0, 1, CircuitFrame(FrameKind.DATA, 1, tuple(line.ids), 1, bytes(50_000)), ms=10)
+    assert 5_000 < outbox.queued < 5_000 + (1 << 17)
 
 
 def test_circuits_that_others_open_are_bounded():

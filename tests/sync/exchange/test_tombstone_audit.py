@@ -22,7 +22,7 @@ def notes(fleet, number):
 def lie(node, monkeypatch, *, keeps=()):
     """A member that claims to have collected tombstones of t, and to hold none of its entries but those of some rowids."""
     site, hlc = b"made up by a liar"[:16], (WALL_MS - 5_000) << 16
-    read, told = CatchUpStream._read, node.exchange._digests
+    read, told = CatchUpStream._read, node.exchange._digests_for
 
     def stream(self, chunk):
         read(self, chunk)
@@ -48,11 +48,11 @@ def lie(node, monkeypatch, *, keeps=()):
         lambda replica, *rest: (serve if replica is node.peer.replica else honest)(replica, *rest),
     )
 
-    def digests(**how):
-        found = told(**how)
+    def digests(*link, **how):
+        found = told(*link, **how)
         return found | {"t": (hlc.to_bytes(8, "big"), found["t"][1])} if "t" in found else found
 
-    monkeypatch.setattr(node.exchange, "_digests", digests)
+    monkeypatch.setattr(node.exchange, "_digests_for", digests)
 
 
 def test_one_member_that_lies_removes_no_rows(fleet_of, monkeypatch):

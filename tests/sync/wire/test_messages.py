@@ -21,6 +21,7 @@ from mycomesh.sync.wire import bundle
 from mycomesh.sync.wire import messages as message
 from mycomesh.sync.wire.messages import (
     Ack,
+    AreaDigests,
     AuditReply,
     AuditRequest,
     Chunk,
@@ -60,6 +61,9 @@ SAMPLES = {
     "audit": AuditRequest("drones", SITE_A, 5, 1 << 62),
     "held": AuditReply("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
     "reach of": CoverageRequest(SITE_A),
+    "areas": AreaDigests(
+        "drones", (0,), ((1, b"s" * 16), (64, b"t" * 16)), (65, 4160), (("7", b"v" * 8, b"d" * 16),), answer=True
+    ),
     "reach": CoverageReply(SITE_A, (("alerts", 7), ("drones", 1 << 62))),
     "part of digests": Part(Digests((("drones", bytes(range(8)), bytes(range(16))),))),
     "part of vectors": Part(Vectors(VECTORS)),

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mycomesh.sync.sqlite.identifiers import NAME_MAX, is_reserved
-from mycomesh.sync.wire.units import AREA_CHARS_MAX, CUT_NAME_CHARS_MAX, area_of, split_unit, unit_name
+from mycomesh.sync.wire.bundle import Bundle, Section
+from mycomesh.sync.wire.units import AREA_CHARS_MAX, CUT_NAME_CHARS_MAX, area_of, split_unit, topic_of, unit_name
 from tests.sync.scale import examples
 
 names = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=40)
@@ -20,6 +21,24 @@ def test_a_name_splits_into_table_and_area(table, area):
     assert split_unit(name) == (table, area)
     assert is_reserved(name)
     assert split_unit(unit_name(table, None)) is None
+
+
+@examples(60)
+@given(names, names, st.integers(0, 300), st.integers(0, 3))
+def test_a_batch_is_about_its_first_area(table, area, sites, more):
+    ranges = [(number.to_bytes(16, "big"), 0, 1) for number in range(sites)]
+    sections = [Section(unit_name(table, area), ranges), *(Section(f"t{number}", []) for number in range(more))]
+    assert topic_of(Bundle(sections).encode()) == (table, area)
+    assert topic_of(Bundle(sections[1:]).encode()) is None
+
+
+@examples(200)
+@given(st.binary(max_size=80), st.integers(0, 400))
+def test_junk_is_about_nothing_or_some_area(junk, cut):
+    whole = Bundle([Section(unit_name("t", "a" * 90), [(bytes(16), 0, 1)])]).encode()
+    for payload in (junk, b"\x83\x01" + junk, whole[:cut], whole[:20] + junk):
+        found = topic_of(payload)
+        assert found is None or (isinstance(found, tuple) and len(found) == 2)
 
 
 @pytest.mark.parametrize(

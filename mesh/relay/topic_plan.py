@@ -1,0 +1,136 @@
+"""Topic plan: which circuits a member opens to members that want the same topics and are not linked with it.
+
+To a topic that it does not want, a member is what a relay is to all tables: it passes frames on, stores nothing, and can take
+part in no comparison. So the members that want a topic have to be joined by links among themselves. Each group of them that
+others separate opens one circuit, to the nearest other group, as in Boruvka's algorithm: after a few plans all are one group,
+with one circuit less than there were groups, over the shortest routes. Ties go by a hash, so that no member gets all circuits of
+a star.
+
+A member that holds batches of a topic that it does not want, its own writes, hands them on: it opens circuits to the nearest
+members that want the topic.
+
+Invariant: the plan follows from link-states and interests alone, so all members of a group compute the same circuit.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from mycomesh.mesh.overlay.interests import wishes_for
+from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX
+from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mycomesh.mesh.config import Topic
+    from mycomesh.mesh.events import Wishes
+    from mycomesh.mesh.overlay.interests import Interests
+
+__all__ = ["TopicPlan"]
+
+
+class TopicPlan:
+    """The circuits of one node for topics. `is_relay` returns whether a node is a relay, or None if it is not a member."""
+
+    __slots__ = ("_graph", "_interests", "_is_relay", "_keepers", "_wishes")
+
+    def __init__(self, graph: MeshGraph, interests: Interests, is_relay: Callable[[bytes], bool | None]) -> None:
+        self._graph = graph
+        self._interests = interests
+        self._is_relay = is_relay
+        # Of the members that have stated something; a version that knows no topics opens no such circuits.
+        self._wishes: dict[bytes, Wishes] = {} if interests.own is None else {graph.own: interests.own}
+        for node_id in graph.nodes:
+            stated = interests.of(node_id)
+            if stated is not None and node_id != graph.own and is_relay(node_id) is False:
+                self._wishes[node_id] = stated
+        self._keepers = self._sets()
+
+    def routes_to_open(self) -> list[Route]:
+        """Return the routes of the circuits that this node lacks: itself, nodes that pass frames on, the other end."""
+        routes: dict[bytes, Route] = {}
+        for keepers in self._keepers:
+            group = CircuitPlan(self._graph, self._roles(keepers)).group(self._graph.own)
+            found = self._nearest(group, keepers, 1) if len(group) < len(keepers) else []
+            routes |= {route[-1]: route for route in found if route[0] == self._graph.own}
+        for topic in self._interests.held:
+            wanting = self._wanting(topic)
+            others = wanting.difference(self._graph.links)
+            missing = min(self._interests.copies, len(wanting)) - (len(wanting) - len(others))
+            found = self._nearest((self._graph.own,), others, missing) if missing > 0 else []
+            routes |= {route[-1]: route for route in found}
+        return list(routes.values())
+
+    def needs(self, member: bytes) -> bool:
+        """Return True if this node's link with a member joins members that want the same topic, or carries what is handed on."""
+        for keepers in self._keepers:
+            if member in keepers and not CircuitPlan(self._graph, self._roles(keepers)).is_joined(member):
+                return True
+        return any(member in self._wanting(topic) for topic in self._interests.held)
+
+    # ---- who wants what
+
+    def _sets(self) -> list[frozenset[bytes]]:
+        """Return the sets of members that want a topic which this node wants, this node among them, each set once."""
+        own = self._interests.own
+        if own is None:
+            return []
+        found: dict[frozenset[bytes], None] = {}
+        for group in sorted({group for wishes in self._wishes.values() for group in wishes}):
+            whole = [node_id for node_id, wishes in self._wishes.items() if group not in wishes]
+            by_topic: dict[str, list[bytes]] = {}
+            for node_id, wishes in self._wishes.items():
+                for topic in wishes.get(group, ()):  # in any order: the sets are sorted below
+                    by_topic.setdefault(topic, []).append(node_id)
+            nobody: list[bytes] = []  # names the topics of the others
+            wanted = map(by_topic.__getitem__, own[group]) if group in own else (nobody, *by_topic.values())
+            found |= dict.fromkeys(frozenset((*whole, *more)) for more in wanted)
+        return sorted((each for each in found if len(each) > 1), key=sorted)
+
+    def _wanting(self, topic: Topic) -> frozenset[bytes]:
+        wanting = (node_id for node_id, wishes in self._wishes.items() if wishes_for(wishes, topic))
+        return frozenset(node_id for node_id in wanting if node_id != self._graph.own)
+
+    def _roles(self, keepers: frozenset[bytes]) -> Callable[[bytes], bool | None]:
+        """Return what a node is to a topic: False for one of those that want it, True for one that passes frames on."""
+
+        def role(node_id: bytes) -> bool | None:
+            if node_id in keepers:
+                return False
+            return True if node_id in self._wishes or self._is_relay(node_id) else None
+
+        return role
+
+    # ---- the search
+
+    def _nearest(self, group: Iterable[bytes], keepers: frozenset[bytes], count: int) -> list[Route]:
+        """Return routes from a group to the `count` nearest of the other keepers, through nodes that pass frames on alone."""
+        role = self._roles(keepers)
+        inside = dict.fromkeys(group)
+        seen: dict[bytes, None] = {}
+        found: dict[bytes, Route] = {}
+        front: list[Route] = [(node_id,) for node_id in sorted(inside)]
+        for _ in range(RELAYS_MAX + 1):
+            ends: list[Route] = []
+            following: list[Route] = []
+            for route in front:
+                for each in self._graph.edges(route[-1]):
+                    kind = role(each)
+                    if kind is False and each not in inside and each not in found and len(route) > 1:
+                        ends.append((*route, each))
+                    elif kind and each not in seen:
+                        seen[each] = None
+                        following.append((*route, each))
+            for route in sorted(ends, key=_tie):
+                found.setdefault(route[-1], route)
+            if len(found) >= count:
+                break
+            front = following
+        return list(found.values())[:count]
+
+
+def _tie(route: Route) -> bytes:
+    """Return by what routes of one length are ordered, from either end."""
+    return blake2b(b"".join(sorted((route[0], route[-1]))), digest_size=8).digest()
