@@ -103,16 +103,15 @@ class Cluster:
         self._urgent = scenario.urgent
         self._signed = scenario.signed
         self.retain_ms = 1_000 * scenario.retain_s
-        self.areas = len(scenario.keeps)  # 0 where no table is cut
+        self.areas = (scenario.areas or scenario.nodes) if scenario.keeps else 0  # 0 where no table is cut
+        self._lasting_range = scenario.lasting_range
         self._rng = world.stream("disks")
         self.hosts = tuple(
             Host(
                 index,
                 str(directory / f"node{index}.db"),
                 clock,
-                Application(
-                    index, scenario.rates, world.stream(f"application/{index}"), self.oracle, len(scenario.keeps)
-                ),
+                Application(index, scenario.rates, world.stream(f"application/{index}"), self.oracle, self.areas),
                 versions=scenario.versions,
                 keeps=scenario.keeps[index] if scenario.keeps else None,
             )
@@ -302,7 +301,7 @@ class Cluster:
     def calm(self) -> None:
         """End all writes and faults: start all nodes, connect them, and set their clocks right."""
         self.writing = False
-        self.network.calm()
+        self.network.calm(lasting_range=self._lasting_range)
         self.mailbox.calm()
         for way in self.ways:
             way.is_open = True

@@ -114,6 +114,7 @@ class Network:
         self.conditions = conditions
         self.faults: Counter[str] = Counter()  # how often each kind of fault took effect
         self.bytes_sent = 0
+        self.received: Counter[int] = Counter()  # bytes sent to each host
         self._world = world
         self._rng = world.stream("network")
         self._endpoints: dict[int, Endpoint] = {}  # of the hosts that are up
@@ -158,6 +159,7 @@ class Network:
         if out is None:
             return
         self.bytes_sent += len(data)
+        self.received[out.target] += len(data)
         conditions = self.conditions
         if conditions.reset and self._rng.random() < conditions.reset:
             self.faults["reset"] += 1
@@ -199,10 +201,12 @@ class Network:
         self._reachability.radios_off = {}
         self._on_reachability_changed()
 
-    def calm(self) -> None:
-        """Heal, and stop loss, resets and range limits from now on."""
-        self.conditions = replace(self.conditions, loss=0.0, reset=0.0, range_m=None)
-        self._reachability.range_m = None
+    def calm(self, *, lasting_range: bool = False) -> None:
+        """Heal, and stop loss and resets from now on, and range limits unless they last."""
+        self.conditions = replace(self.conditions, loss=0.0, reset=0.0)
+        if not lasting_range:
+            self.conditions = replace(self.conditions, range_m=None)
+            self._reachability.range_m = None
         self.heal()
 
     def cut(self, source: int, target: int, *, one_way: bool = True) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mycomesh.simulations.faults import Fault
     from mycomesh.simulations.world import Clock
 
-__all__ = ["Scenario"]
+__all__ = ["Scenario", "in_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Scenario:
     signed: tuple[str, ...] = ()  # tables that are signed from the start
     # The areas of `drones` that each node keeps at first, by drone id; None: all of them. Empty: the table is not cut.
     keeps: tuple[tuple[str, ...] | None, ...] = ()
+    areas: int = 0  # by drone id, from 0; 0: as many as nodes
+    lasting_range: bool = False  # the radio range stays when all faults end
     readers: int = (
         0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file
     )
@@ -61,3 +63,8 @@ class Scenario:
             raise ScenarioError("keeps: must be one for each node, and node 0 keeps the table whole")
         if self.clocks and len(self.clocks) != self.nodes:
             raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")
+
+
+def in_order(faults: list[Fault]) -> tuple[Fault, ...]:
+    """Return faults in the order of their times."""
+    return tuple(sorted(faults, key=lambda fault: fault.at_s))

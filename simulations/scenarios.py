@@ -6,16 +6,15 @@ Invariant: the same arguments give the same scenario.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import cos, pi, sin
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.versions import Versions
+from mycomesh.simulations import area_scenarios, member_scenarios, table_scenarios, vehicle_scenarios
 from mycomesh.simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import (
     Backup,
-    Betray,
     ClockSet,
     Clone,
     Crash,
@@ -23,16 +22,12 @@ from mycomesh.simulations.faults import (
     Fault,
     Heal,
     Join,
-    Keep,
     MailboxDoes,
-    Move,
     PowerCut,
-    Purge,
     Radio,
     Reset,
     Restart,
     Restore,
-    Revoke,
     Split,
     Stop,
     Upgrade,
@@ -40,10 +35,8 @@ from mycomesh.simulations.faults import (
 )
 from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.network import Conditions
-from mycomesh.simulations.scenario import Scenario
+from mycomesh.simulations.scenario import Scenario, in_order
 from mycomesh.simulations.scenario_file import load
-from mycomesh.simulations.tracks import position
-from mycomesh.simulations.traitor import LIES
 from mycomesh.simulations.workload import Rates
 from mycomesh.simulations.world import Clock, World
 
@@ -175,7 +168,7 @@ def _flapping(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         faults.append(Cut(rng.uniform(0, duration_s * 0.8), source, target))
     faults.append(Heal(duration_s * 0.85))
     conditions = Conditions(loss=0.02, reset=0.0005, delay_us=3_000, jitter_us=10_000, bandwidth_bytes_s=250_000)
-    return Scenario("flapping", nodes, duration_s, faults=_sorted(faults), conditions=conditions)
+    return Scenario("flapping", nodes, duration_s, faults=in_order(faults), conditions=conditions)
 
 
 def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -188,36 +181,6 @@ def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenari
         Radio(duration_s * 0.9, late, on=True),
     )
     return Scenario("late-returner", nodes, duration_s, faults=faults, absent=(newcomer,), tables_at=0)
-
-
-def _retention(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let rows go with time over a split, crashes, a node that returns late, a newcomer, and in some runs a restored backup."""
-    late, crashed, restored = (rng.randrange(nodes - 1) for _ in range(3))
-    newcomer = nodes - 1
-    rest = [node for node in range(nodes - 1) if node != late]
-    rng.shuffle(rest)
-    half = len(rest) // 2
-    faults: list[Fault] = [
-        Radio(duration_s * 0.15, late, on=False),
-        Split(duration_s * 0.25, (tuple(sorted([*rest[:half], late])), tuple(sorted([*rest[half:], newcomer])))),
-        Join(duration_s * 0.5, newcomer),
-        Crash(duration_s * rng.uniform(0.3, 0.6), crashed, actions=rng.randint(1, 30)),
-        Restart(duration_s * 0.65, crashed),
-        Heal(duration_s * rng.uniform(0.55, 0.75)),
-        Radio(duration_s * 0.85, late, on=True),
-    ]
-    if rng.random() < 0.4 and restored != crashed:
-        faults += [Backup(duration_s * 0.2, restored), Restore(duration_s * 0.7, restored)]
-    if rng.random() < 0.5:  # while it is alone, the clock of the node that returns late is an hour ahead
-        faults += [
-            ClockSet(duration_s * 0.3, late, Clock(skew_ms=3_600_000)),
-            ClockSet(duration_s * 0.8, late, Clock()),
-        ]
-    rates = Rates(telemetry=2, edit=0.3, insert=0.1, delete=0.05, trim=0.05, burst=0.05)
-    age_s = max(2, int(duration_s / 6))
-    return Scenario(
-        "retention", nodes, duration_s, rates, faults=_sorted(faults), absent=(newcomer,), tables_at=0, retain_s=age_s
-    )
 
 
 def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -235,7 +198,7 @@ def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scena
         else:
             faults.append(Stop(at, node))
         faults.append(Restart(at + away, node))
-    return Scenario("rolling-restart", nodes, duration_s, faults=_sorted(faults))
+    return Scenario("rolling-restart", nodes, duration_s, faults=in_order(faults))
 
 
 def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -247,7 +210,7 @@ def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scena
     for turn, node in enumerate(order):
         faults.append(Upgrade((turn + rng.random()) * step, node, both))
         faults.append(Upgrade(duration_s * 0.5 + (turn + rng.random()) * step, node, new))
-    return Scenario("rolling-upgrade", nodes, duration_s, faults=_sorted(faults), versions=old)
+    return Scenario("rolling-upgrade", nodes, duration_s, faults=in_order(faults), versions=old)
 
 
 def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -262,7 +225,7 @@ def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         faults.append(ClockSet(rng.uniform(0, duration_s), rng.randrange(nodes), jump))
     halves = (tuple(range(nodes // 2)), tuple(range(nodes // 2, nodes)))
     faults += [Split(duration_s * 0.3, halves), Heal(duration_s * 0.6)]
-    return Scenario("clock-chaos", nodes, duration_s, faults=_sorted(faults), clocks=tuple(clocks))
+    return Scenario("clock-chaos", nodes, duration_s, faults=in_order(faults), clocks=tuple(clocks))
 
 
 def _copies(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -276,206 +239,6 @@ def _copies(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         Restore(duration_s * 0.7, restored),
     )
     return Scenario("copies", nodes, duration_s, faults=faults, absent=(clone,))
-
-
-def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let node 0 revoke a drone that keeps writing; split the mesh with the drone in one half, and heal."""
-    drone = rng.randrange(1, nodes)
-    others = [node for node in range(nodes) if node != drone]
-    rng.shuffle(others)
-    half = len(others) // 2
-    faults: tuple[Fault, ...] = (
-        Revoke(duration_s * 0.4, drone),
-        Split(duration_s * 0.55, (tuple(sorted(others[:half])), tuple(sorted([*others[half:], drone])))),
-        Heal(duration_s * 0.7),
-        Radio(duration_s * 0.75, drone, on=False),
-        Radio(duration_s * 0.8, drone, on=True),
-    )
-    rates = Rates(telemetry=0.5, edit=0.3, insert=0.1, delete=0.05, alert=0.05)
-    return Scenario("captured-drone", nodes, duration_s, rates, faults=faults)
-
-
-def _traitor(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let a member begin to lie, and be the only way from a member that was away to the others, until the network heals."""
-    order = list(range(nodes))
-    rng.shuffle(order)
-    liar, away, *others = order
-    lies = LIES if rng.random() < 0.5 else tuple(sorted(rng.sample(LIES, 3)))
-    back = duration_s * rng.uniform(0.45, 0.55)
-    faults: list[Fault] = [
-        Betray(duration_s * rng.uniform(0.1, 0.3), liar, lies),
-        Radio(duration_s * rng.uniform(0.3, 0.4), away, on=False),
-        *(Cut(duration_s * 0.42, away, other, one_way=False) for other in others),
-        Radio(back, away, on=True),
-        Heal(duration_s * rng.uniform(0.65, 0.9)),
-    ]
-    if others:
-        node = rng.choice(others)
-        at = rng.uniform(0.4, 0.6) * duration_s
-        faults += [Crash(at, node, actions=rng.randrange(30)), Restart(at + rng.uniform(0.5, 8), node)]
-    rates = Rates(telemetry=0.5, edit=0.5, insert=0.2, delete=0.1, alert=0.1, trim=0.02, burst=0.02, rows=12)
-    signed = ("alerts", "drones", "missions") if rng.random() < 0.5 else ()
-    if liar != 0 and rng.random() < 0.5:  # found out; node 0 has the root key
-        begun = next(fault.at_s for fault in faults if isinstance(fault, Betray))
-        faults.append(Purge(duration_s * rng.uniform(0.5, 0.95), liar, begun))
-    return Scenario("traitor", nodes, duration_s, rates, faults=_sorted(faults), signed=signed)
-
-
-def _own_ids(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let nodes number rows on all sides of splits, over crashes, a power cut, a restored backup and a cloned file."""
-    order = list(range(nodes))
-    rng.shuffle(order)
-    clone = nodes - 1
-    faults: list[Fault] = [
-        Split(duration_s * 0.3, (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))),
-        Heal(duration_s * 0.5),
-        Split(duration_s * 0.65, tuple((node,) for node in range(nodes))),
-        Heal(duration_s * 0.85),
-    ]
-    restored, *others = [node for node in order if node != clone]
-    faults += [Backup(duration_s * 0.25, restored), Restore(duration_s * rng.uniform(0.35, 0.8), restored)]
-    faults.append(Clone(duration_s * rng.uniform(0.3, 0.6), rng.choice(others), clone))
-    for node in others:
-        at = duration_s * rng.uniform(0.2, 0.8)
-        back = at + rng.uniform(0.5, 10)
-        cut = rng.random() < 0.5
-        faults += [PowerCut(at, node, 0.4) if cut else Crash(at, node, actions=rng.randrange(30)), Restart(back, node)]
-    rates = Rates(telemetry=0.1, edit=0.1, number=1.5, rows=12)
-    return Scenario("own-ids", nodes, duration_s, rates, faults=_sorted(faults), absent=(clone,), tables_at=0)
-
-
-def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Use counters, REPLACE, bulk loads and schema changes on both sides of a split, with two crashes."""
-    order = list(range(nodes))
-    rng.shuffle(order)
-    halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
-    faults: list[Fault] = [Split(duration_s * 0.3, halves), Heal(duration_s * 0.7)]
-    for half in halves:
-        at = rng.uniform(0.35, 0.6) * duration_s
-        node = rng.choice(half)
-        faults += [Crash(at, node, actions=rng.randrange(20)), Restart(at + rng.uniform(0.5, 10), node)]
-    rates = Rates(
-        telemetry=0.3,
-        edit=0.4,
-        delete=0.05,
-        rename=0.1,
-        bulk=0.01,
-        count=0.5,
-        replace=0.2,
-        schema=0.05,
-        migrate=0.05,
-        rows=12,
-    )
-    return Scenario("mixed-load", nodes, duration_s, rates, faults=_sorted(faults))
-
-
-def _readers(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let programs read the change feed over splits, radios that are off, crashes, power cuts and restored backups."""
-    order = list(range(nodes))
-    rng.shuffle(order)
-    faults: list[Fault] = [
-        Split(duration_s * 0.2, (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))),
-        Heal(duration_s * 0.4),
-        Split(duration_s * 0.6, tuple((node,) for node in range(nodes))),
-        Heal(duration_s * 0.75),
-    ]
-    for node in range(nodes):
-        at = rng.uniform(0.1, 0.85) * duration_s
-        back = at + rng.uniform(0.3, 8)
-        match rng.randrange(4):
-            case 0:
-                faults += [Radio(at, node, on=False), Radio(back, node, on=True)]
-            case 1:
-                faults += [PowerCut(at, node, 0.5), Restart(back + 0.5, node)]
-            case 2:
-                faults += [Backup(at, node), Restore(min(back, duration_s), node)]
-            case _:
-                faults += [Crash(at, node, actions=rng.randrange(30)), Restart(back, node)]
-    faults.append(Reset(rng.uniform(0, duration_s)))
-    rates = Rates(
-        telemetry=0.5,
-        edit=0.4,
-        insert=0.2,
-        delete=0.15,
-        alert=0.1,
-        trim=0.05,
-        rename=0.2,
-        burst=0.05,
-        bulk=0.01,
-        rows=12,
-    )
-    conditions = Conditions(loss=rng.choice((0.0, 0.02)), reset=rng.choice((0.0, 0.002)))
-    return Scenario(
-        "readers", nodes, duration_s, rates, conditions, _sorted(faults), urgent=("alerts",), readers=2 * nodes
-    )
-
-
-def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let drones circle past a convoy, so that links come and go with distance."""
-    convoy = max(1, nodes // 3)
-    loops = [(rng.uniform(200, 900), rng.uniform(60, 240), rng.uniform(0, 2 * pi)) for _ in range(nodes)]
-    faults: list[Fault] = []
-    for second in range(0, int(duration_s), 2):
-        positions = []
-        for node in range(nodes):
-            x, y = 10.0 * second, 60.0 * node
-            if node >= convoy:
-                radius, period, phase = loops[node]
-                angle = phase + 2 * pi * second / period
-                x, y = 10.0 * second + radius * cos(angle), radius * sin(angle)
-            positions.append((node, round(x, 1), round(y, 1)))
-        faults.append(Move(float(second), tuple(positions)))
-    home = tuple((node, 0.0, 10.0 * node % 300) for node in range(nodes))
-    faults.append(Move(duration_s, home))
-    conditions = Conditions(range_m=600, loss=0.01)
-    return Scenario("fly-by", nodes, duration_s, faults=tuple(faults), conditions=conditions)
-
-
-def _convoy(nodes: int, duration_s: float, _rng: random.Random) -> Scenario:
-    """Let quadcopters fly recorded sorties over vehicles that are 12 m apart, with radios that reach 25 m."""
-    vehicles = max(1, nodes // 3)
-    faults: list[Fault] = []
-    for second in range(int(duration_s)):
-        positions = [(node, 0.0, 12.0 * node) for node in range(vehicles)] if second == 0 else []
-        positions += [(node, *position(node - vehicles, second + 7 * node)) for node in range(vehicles, nodes)]
-        faults.append(Move(float(second), tuple(positions)))
-    return Scenario("convoy", nodes, duration_s, faults=tuple(faults), conditions=Conditions(range_m=25, loss=0.01))
-
-
-def _islands(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Start three separate groups: two connect at half time, the third at four fifths."""
-    order = list(range(nodes))
-    rng.shuffle(order)
-    one, two, three = (tuple(sorted(order[at::3])) for at in range(3))
-    faults: tuple[Fault, ...] = (
-        Split(0.0, (one, two, three)),
-        Split(duration_s * 0.5, (tuple(sorted(one + two)), three)),
-        Heal(duration_s * 0.8),
-    )
-    return Scenario("islands", nodes, duration_s, faults=faults)
-
-
-def _flash_crowd(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Let all other nodes join at once, with empty files, after a few have written for a while."""
-    founders = max(2, nodes // 4)
-    crowd = tuple(range(founders, nodes))
-    faults: list[Fault] = [Join(duration_s * 0.5 + rng.uniform(0, 2), node) for node in crowd]
-    rates = Rates(telemetry=2, edit=0.3, insert=0.1, delete=0.05)
-    return Scenario("flash-crowd", nodes, duration_s, rates, faults=_sorted(faults), absent=crowd, tables_at=0)
-
-
-def _slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Limit each stream to 4 kB/s with long delays, while telemetry and bulk loads need more, and a split adds to it.
-
-    Alerts are urgent, so they precede all of that.
-    """
-    order = list(range(nodes))
-    rng.shuffle(order)
-    halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
-    faults: tuple[Fault, ...] = (Split(duration_s * 0.3, halves), Heal(duration_s * 0.6))
-    rates = Rates(telemetry=2, edit=0.2, alert=0.1, bulk=0.02)
-    conditions = Conditions(delay_us=150_000, jitter_us=100_000, bandwidth_bytes_s=4_000)
-    return Scenario("slow-link", nodes, duration_s, rates, conditions, faults, urgent=("alerts",))
 
 
 def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -516,7 +279,7 @@ def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     rates = Rates(
         telemetry=0.5, edit=0.4, insert=0.2, delete=0.1, alert=0.05, trim=0.05, rename=0.05, burst=0.05, rows=12
     )
-    return Scenario("storm", nodes, duration_s, rates, conditions, _sorted(faults), clocks)
+    return Scenario("storm", nodes, duration_s, rates, conditions, in_order(faults), clocks)
 
 
 def _bases(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -541,39 +304,9 @@ def _bases(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     rates = Rates(telemetry=0.3, edit=0.3, insert=0.2, delete=0.1, alert=0.05, rows=12)
     clocks = tuple(Clock(rng.randint(-3_000, 3_000), rng.randint(-100, 100)) for _ in range(nodes))
     return Scenario(
-        "bases", nodes, duration_s, rates, Conditions(), _sorted(faults), clocks, tables_at=0, bases=groups,
+        "bases", nodes, duration_s, rates, Conditions(), in_order(faults), clocks, tables_at=0, bases=groups,
         gateways=tuple(sorted(gateways)), settle_s=3_600,
     )  # fmt: skip
-
-
-def _areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Cut the telemetry by drone: nodes keep some areas, write to all, change what they keep, and return late or restored."""
-    every = tuple(str(node) for node in range(nodes))
-
-    def some() -> tuple[str, ...]:
-        return tuple(sorted(rng.sample(every, rng.randint(0, nodes - 1))))
-
-    keeps = (None, *(None if rng.random() < 0.2 else some() for _ in range(nodes - 1)))
-    faults: list[Fault] = []
-    for node in range(1, nodes):
-        faults += [Keep(duration_s * rng.uniform(0.1, 0.95), node, some()) for _ in range(rng.randint(0, 3))]
-    order = list(range(nodes))
-    rng.shuffle(order)
-    at_s = duration_s * rng.uniform(0.05, 0.4)
-    halves = tuple(tuple(sorted(part)) for part in (order[: nodes // 2], order[nodes // 2 :]))
-    faults += [Split(at_s, halves), Heal(at_s + duration_s * rng.uniform(0.1, 0.3))]
-    late, crashed, restored = (rng.randrange(nodes), rng.randrange(nodes), rng.randrange(1, nodes))
-    faults += [Radio(duration_s * 0.3, late, on=False), Radio(duration_s * rng.uniform(0.6, 0.95), late, on=True)]
-    at_s = duration_s * rng.uniform(0.2, 0.7)
-    faults += [Crash(at_s, crashed, actions=rng.randint(1, 60)), Restart(at_s + duration_s * 0.1, crashed)]
-    if rng.random() < 0.5:
-        faults += [Backup(duration_s * 0.3, restored), Restore(duration_s * rng.uniform(0.5, 0.9), restored)]
-    rates = Rates(telemetry=0.6, edit=0.05, insert=0.05, delete=0.02, trim=0.1)
-    return Scenario("areas", nodes, duration_s, rates, faults=_sorted(faults), keeps=keeps, settle_s=600)
-
-
-def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
-    return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
 CATALOGUE = {
@@ -598,7 +331,7 @@ CATALOGUE = {
             5,
             3,
             90,
-            _retention,
+            table_scenarios.retention,
         ),
         Entry(
             "rolling-upgrade",
@@ -619,17 +352,29 @@ CATALOGUE = {
         ),
         Entry("copies", "a cloned file and a restored backup", 5, 3, 120, _copies),
         Entry(
-            "convoy", "quadcopters fly real sorties over vehicles: links come and go with distance", 8, 2, 120, _convoy
+            "convoy",
+            "quadcopters fly real sorties over vehicles: links come and go with distance",
+            8,
+            2,
+            120,
+            vehicle_scenarios.convoy,
         ),
-        Entry("islands", "three groups that never met find each other, one after the other", 6, 3, 120, _islands),
-        Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, _flash_crowd),
+        Entry(
+            "islands",
+            "three groups that never met find each other, one after the other",
+            6,
+            3,
+            120,
+            vehicle_scenarios.islands,
+        ),
+        Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, vehicle_scenarios.flash_crowd),
         Entry(
             "slow-link",
             "every stream carries 4 kB/s, bulk loads and a split ask for more, and alerts go first",
             4,
             2,
             120,
-            _slow_link,
+            vehicle_scenarios.slow_link,
         ),
         Entry(
             "own-ids",
@@ -637,7 +382,7 @@ CATALOGUE = {
             5,
             3,
             120,
-            _own_ids,
+            table_scenarios.own_ids,
         ),
         Entry(
             "mixed-load",
@@ -645,7 +390,7 @@ CATALOGUE = {
             4,
             2,
             60,
-            _mixed_load,
+            table_scenarios.mixed_load,
         ),
         Entry(
             "captured-drone",
@@ -653,7 +398,7 @@ CATALOGUE = {
             5,
             3,
             60,
-            _captured_drone,
+            member_scenarios.captured_drone,
         ),
         Entry(
             "traitor",
@@ -661,7 +406,7 @@ CATALOGUE = {
             4,
             3,
             40,
-            _traitor,
+            member_scenarios.traitor,
         ),
         Entry(
             "readers",
@@ -669,7 +414,7 @@ CATALOGUE = {
             4,
             2,
             60,
-            _readers,
+            table_scenarios.readers,
         ),
         Entry(
             "areas",
@@ -677,7 +422,15 @@ CATALOGUE = {
             5,
             3,
             120,
-            _areas,
+            area_scenarios.areas,
+        ),
+        Entry(
+            "area-chain",
+            "a chain of nodes that each keep their own telemetry: others between keep none of it",
+            5,
+            3,
+            60,
+            area_scenarios.area_chain,
         ),
         Entry(
             "bases",
@@ -688,6 +441,6 @@ CATALOGUE = {
             _bases,
         ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
-        Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),
+        Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, vehicle_scenarios.fly_by),
     )
 }

@@ -1,0 +1,76 @@
+"""Scenarios of tables that are cut into areas, of which nodes keep some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mycomesh.simulations.faults import (
+    Backup,
+    Crash,
+    Fault,
+    Heal,
+    Keep,
+    Move,
+    Radio,
+    Restart,
+    Restore,
+    Split,
+)
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.scenario import Scenario, in_order
+from mycomesh.simulations.workload import Rates
+
+if TYPE_CHECKING:
+    import random
+
+__all__ = ["area_chain", "areas"]
+
+# Areas for each node: more of them than Digests names one by one.
+AREAS_EACH = 5
+METRES = 80.0  # between two neighbours of a chain, whose radios reach 100
+
+
+def areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Cut the telemetry by drone: nodes keep some areas, write to all, change what they keep, and return late or restored."""
+    every = tuple(str(area) for area in range(AREAS_EACH * nodes))
+
+    def some() -> tuple[str, ...]:
+        return tuple(sorted(rng.sample(every, rng.randint(0, len(every) - 1))))
+
+    keeps = (None, *(None if rng.random() < 0.2 else some() for _ in range(nodes - 1)))
+    faults: list[Fault] = []
+    for node in range(1, nodes):
+        faults += [Keep(duration_s * rng.uniform(0.1, 0.95), node, some()) for _ in range(rng.randint(0, 3))]
+    order = list(range(nodes))
+    rng.shuffle(order)
+    at_s = duration_s * rng.uniform(0.05, 0.4)
+    halves = tuple(tuple(sorted(part)) for part in (order[: nodes // 2], order[nodes // 2 :]))
+    faults += [Split(at_s, halves), Heal(at_s + duration_s * rng.uniform(0.1, 0.3))]
+    late, crashed, restored = (rng.randrange(nodes), rng.randrange(nodes), rng.randrange(1, nodes))
+    faults += [Radio(duration_s * 0.3, late, on=False), Radio(duration_s * rng.uniform(0.6, 0.95), late, on=True)]
+    at_s = duration_s * rng.uniform(0.2, 0.7)
+    faults += [Crash(at_s, crashed, actions=rng.randint(1, 60)), Restart(at_s + duration_s * 0.1, crashed)]
+    if rng.random() < 0.5:
+        faults += [Backup(duration_s * 0.3, restored), Restore(duration_s * rng.uniform(0.5, 0.9), restored)]
+    rates = Rates(telemetry=0.6, edit=0.05, insert=0.05, delete=0.02, trim=0.1)
+    return Scenario(
+        "areas", nodes, duration_s, rates, faults=in_order(faults), keeps=keeps, areas=len(every), settle_s=600
+    )
+
+
+def area_chain(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Put the nodes into a chain for good: the first keeps all, the others their own area, and what others keep lies between.
+
+    A node in the middle crashes, another is out of reach for a while.
+    """
+    keeps = (None, *((str(node),) for node in range(1, nodes)))
+    places = tuple((node, METRES * node, 0.0) for node in range(nodes))
+    crashed, lost = rng.randrange(1, nodes), rng.randrange(1, nodes)
+    faults: list[Fault] = [Move(0, places)]
+    faults += [Crash(duration_s * 0.3, crashed, actions=rng.randint(1, 40)), Restart(duration_s * 0.5, crashed)]
+    faults += [Radio(duration_s * 0.4, lost, on=False), Radio(duration_s * rng.uniform(0.6, 0.8), lost, on=True)]
+    rates = Rates(telemetry=0.5, edit=0.05, insert=0.05, delete=0.02, trim=0.05)
+    return Scenario(
+        "area-chain", nodes, duration_s, rates, Conditions(range_m=METRES * 1.25), in_order(faults), tables_at=0,
+        keeps=keeps, areas=nodes, lasting_range=True, settle_s=600,
+    )  # fmt: skip
