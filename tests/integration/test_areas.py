@@ -109,6 +109,28 @@ def test_three_nodes_keep_what_they_want(machine):
     agrees(base, {"7": (1, 1), "8": (1, 1)})
 
 
+def test_a_certificate_grants_one_area_alone(machine):
+    grant = ("--write", "telemetry[7]", "--read", "telemetry", "--read", "*")
+    base, seven, eight = fleet(machine, grant, ())
+    base.up()
+    eight.up("--port", "0", "--peer", base.address)
+    seven.up("--port", "0", "--peer", base.address, "--peer", eight.address, "--keep", "telemetry=self")
+    base.sql("CREATE TABLE telemetry(drone INTEGER, at INTEGER, x);")
+    base.done("area", "telemetry", "BY", "drone")
+    eventually(lambda: "cut into areas by drone" in seven.done("policy", "telemetry"), "the cut arrived")
+    seven.sql("INSERT INTO telemetry VALUES(7, 1, 'own'), (8, 1, 'not its own'), (NULL, 1, 'nobody''s');")
+    for node in (base, eight):
+        node.shows("SELECT x FROM telemetry;", "own\n")
+    eventually(lambda: "may not write telemetry" in seven.output(), seven.output)
+    # Its interest counts although it may not write facts, and it holds what it may write.
+    eventually(lambda: areas_of(base)["7"]["holders"] == 3, lambda: base.done("status"))
+    base.sql("INSERT INTO telemetry VALUES(8, 2, 'of eight');")
+    eight.shows("SELECT count(*) FROM telemetry;", "2\n")
+    assert "of eight" not in seven.sql("SELECT x FROM telemetry;")
+    refused = seven.run("area", "telemetry", "BY", "at")
+    assert (refused.returncode, "no right to write mycomesh_schema" in refused.stderr) == (1, True)
+
+
 @pytest.mark.skipif(SCALE == 1, reason="make long: a node counts the members a minute after its start")
 def test_own_writes_go_once_two_keepers_have_them(machine):
     base, seven, eight = fleet(machine)
