@@ -272,7 +272,7 @@ class Replica:
         at a node must not change what it does.
         """
         found = self.table_pairs(remember=remember)
-        for name, table in sorted(self.tables.items()):
+        for name, table in sorted(self.tables.items()) if self.registry.policies.areas else ():
             if table.areas is not None:
                 if remember:
                     table.areas.remember_changed()
@@ -293,7 +293,7 @@ class Replica:
                 if remember:
                     unit.remember()
                 cut[name] = unit.vector_digest, unit.digest
-        return found | cut
+        return found | cut if cut else found
 
     def vector(self, name: str) -> Vector:
         """Return a copy of a unit's vector; empty for a unit that is not here."""

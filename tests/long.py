@@ -37,6 +37,7 @@ SCENARIOS = (
     "traitor",
     "retention",
     "areas",
+    "area-chain",
     "bases",
 )
 

@@ -501,11 +501,14 @@ class Exchange:
                 self._clock_correction.record_covered(unit.own_top(self._replica.site))
         self._replica.inbox.confirm_equal([name for name in equal if name not in pinned], link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
-        units = self._areas.on_digests(number, theirs, turn)
-        self._compare_units(number, units, lambda name: self._areas.is_settled(number, name), turn)
+        if self._replica.registry.policies.areas:
+            units = self._areas.on_digests(number, theirs, turn)
+            self._compare_units(number, units, lambda name: self._areas.is_settled(number, name), turn)
+        else:
+            self._compare_units(number, theirs, None, turn)
 
     def _compare_units(
-        self, number: int, theirs: dict[str, tuple[bytes, bytes]], compared: Callable[[str], bool], turn: Turn
+        self, number: int, theirs: dict[str, tuple[bytes, bytes]], compared: Callable[[str], bool] | None, turn: Turn
     ) -> None:
         """Fetch and repair what differs, given what a peer has of units; only those that were `compared` may be damaged."""
         self._fetcher.on_digests(number, theirs, turn, first=self._links[number].opening)

@@ -83,8 +83,8 @@ class RepairSchedule:
 
     # ---- this side
 
-    def on_digests(self, number: int, theirs: Digests, compared: Callable[[str], bool], turn: Turn) -> bool:
-        """Start the repair of each damaged table, on the side with the lower site; of those alone that were `compared`.
+    def on_digests(self, number: int, theirs: Digests, compared: Callable[[str], bool] | None, turn: Turn) -> bool:
+        """Start the repair of each damaged table, on the side with the lower site; of those alone that were `compared`, or all.
 
         Return True if a difference is new, so that the caller should compare again soon.
         """
@@ -93,8 +93,9 @@ class RepairSchedule:
             return False
         is_new = False
         mine = self._replica.digest_pairs()
-        for name in [name for name in mine if (name in theirs or name in link.suspects) and compared(name)]:
-            vector, entries = mine[name]
+        for name, (vector, entries) in mine.items():
+            if compared is not None and not ((name in theirs or name in link.suspects) and compared(name)):
+                continue
             reported = theirs.get(name) if self._replica.rights.may_write(link.peer, name) else None
             if (
                 reported is None
