@@ -122,6 +122,7 @@ BASES = Case("bases", 6, 60, settle_s=1_200)  # correct code waits for holes, an
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
 AGED = Case("retention", 4, 40)
+CHAINED = Case("area-chain", 4, 40, settle_s=200.0)  # correct code takes some 40 s: a radio comes back, circuits open
 READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
 
@@ -530,6 +531,19 @@ MUTATIONS = (
         (Edit("mycomesh.sync.merge.cut:_cut_fast", "table.log.remove_plain(removed)", "pass"),),
         AGED,
         3,
+    ),
+    Mutation(
+        "keepers-not-joined",
+        "members that keep an area open no circuits over those that do not",
+        (
+            Edit(
+                "mycomesh.mesh.relay.topic_plan:TopicPlan.routes_to_open",
+                "return list(routes.values())",
+                "return []",
+            ),
+        ),
+        CHAINED,
+        2,
     ),
     Mutation(
         "hole-in-a-mailbox-not-noticed",
