@@ -60,7 +60,7 @@ clean:
 	rm -rf .venv .venv-lowest .venv-release .venv-taky .web tools/web/static
 
 .venv/core: pyproject.toml
-	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv
+	@command -v uv >/dev/null && uv venv -q --seed --allow-existing .venv || $(PYTHON) -m venv .venv
 	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[web]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[web]'
 	@touch $@
 .venv/dev: .venv/core
