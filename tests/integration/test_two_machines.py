@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,10 @@ import pytest
 
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
 
+ORM_FIGURES = re.compile(
+    r"keeps its tables, (\d+) for one table of yours and three more.*without it (\d+) changes beside one table, and (\d+)",
+    re.DOTALL,
+)
 CREATE = (
     "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp);"
     "CREATE TABLE humvees(humvee_id, latitude, longitude, fuel, timestamp);"
@@ -356,6 +361,21 @@ def test_down_remove_leaves_no_trace_in_the_file(pair):
     assert "mycomesh" not in alpha.sql(".schema")
     assert alpha.sql("PRAGMA integrity_check;") == "ok\n"
     assert alpha.sql(SELECT) == ANSWER
+    again = alpha.run("down", "--remove")
+    assert (again.returncode, "mycomesh forget FILE.db" in again.stderr) == (69, True)
+
+
+def test_internal_tables_are_as_many_as_the_docs_say(founder):
+    tables, proposed, more = map(int, ORM_FIGURES.search((ROOT / "docs" / "ORM.md").read_text()).groups())
+    count = (
+        "SELECT total(type = 'table'), count(*) FROM sqlite_schema"
+        " WHERE name GLOB 'mycomesh_*' AND type IN ('table', 'index') AND sql IS NOT NULL;"
+    )
+    founder.up("--port", "0")
+    founder.sql("CREATE TABLE item(id INTEGER PRIMARY KEY, name);")
+    founder.shows(count, f"{tables}.0|{proposed}\n")
+    founder.sql("CREATE TABLE version(number TEXT PRIMARY KEY);")
+    founder.shows(count, f"{tables + 3}.0|{proposed + more}\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import AlreadyServedError
+from mycomesh.mesh.node.errors import AlreadyServedError, NoNodeError
 from mycomesh.tools import exits
 from mycomesh.tools.progress import progress
 from mycomesh.tools.render import add_json, tell
@@ -32,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the node to stop; return when it has ended."""
-    answer = ask(home, "down", remove=args.remove)
+    try:
+        answer = ask(home, "down", remove=args.remove)
+    except NoNodeError as error:
+        if args.remove:
+            raise NoNodeError(
+                f"no node runs for this home ({home.state}); where none serves the file: mycomesh forget FILE.db"
+            ) from error
+        raise
     with progress("waiting until the node has ended"):
         ended = _wait_for_end(home)
     if ended:
