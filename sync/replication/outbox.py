@@ -350,7 +350,7 @@ class Outbox:
         self._retries.twins.add(table)
 
     def retry_rebuilt(self) -> None:
-        """Queue the parked rows of rebuilt tables, as the constraint that refused them may be gone."""
+        """Queue the parked rows of tables of a changed schema: the constraint or index that refused them may be gone."""
         tables = self._registry.tables
         for table in self._registry.loaded:
             if tables.get(table.spec.folded) is table:

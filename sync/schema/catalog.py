@@ -159,6 +159,8 @@ class Catalog:
         registry.read_decisions()
         changed = TablePass(self._store, registry, follower or self._follower(), drain, self._made)
         changed.run(most)
+        if registry.file.version() != self._version:
+            registry.loaded[:] = registry.tables.values()  # each may have lost an index that refused rows
         self._made = changed.made if changed.unfinished else frozenset()
         self._leaving = bool(changed.leaving)
         self._rebuilt += changed.rebuilt

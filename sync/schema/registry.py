@@ -111,7 +111,7 @@ class Registry:
         self._captured: dict[int, object] = {}  # SQLite's catalogue entries when a table's triggers were last complete
         self.file = FileSchema(store.db)
         self.tables: dict[str, Table] = {}
-        self.loaded: list[Table] = []  # tables loaded since the outbox last retried the parked rows of such
+        self.loaded: list[Table] = []  # those whose parked rows the outbox is to retry: loaded, or of a changed schema
         # Tables that peers may replicate and this node does not: dropped or renamed by hand in this file, or shadow tables here.
         self.removed: set[str] = set()
         # By canonical name: the definition here, and the mesh's that it could not be given; not to be tried again.

@@ -121,6 +121,51 @@ def test_definition_that_fails_for_a_row_parks_it(pair, form, error):
     assert [peer.sql("PRAGMA integrity_check") for peer in pair] == [[("ok",)]] * 2
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        "changed by its writer",
+        "changed by a third",
+        "written where it waits",
+        "index dropped",
+        "index dropped by a peer",
+    ],
+)
+def test_parked_row_enters_at_once_when_it_can(equals, how):
+    """Without a wait for another message: the change that removes the cause also shows the row."""
+    one, two, three = peers = equals(
+        3, "CREATE TABLE d(id INTEGER PRIMARY KEY, doc); INSERT INTO d VALUES(1, '{}'), (2, '{}')"
+    )
+    one.sql("CREATE INDEX i ON d(json_extract(doc, '$.a'))")
+    three.take(one.drain(), one.node_id)
+    two.sql("UPDATE d SET doc = 'no json' WHERE id = 2")
+    bundles = two.drain()
+    for peer in (one, three):
+        peer.take(bundles, two.node_id)
+    assert "malformed JSON" in str(one.recorded("mycomesh_parked"))
+    if how == "written where it waits":
+        one.sql("INSERT INTO d VALUES(2, '[2]')")
+        one.drain()
+    elif how == "index dropped":
+        one.sql("DROP INDEX i")
+        one.drain()
+    elif how == "index dropped by a peer":
+        three.replica.migrate("DROP INDEX i", three.wall_ms)
+        one.take(three.drain(), three.node_id)
+    else:
+        other = two if how == "changed by its writer" else three
+        other.sql(
+            "INSERT OR REPLACE INTO d VALUES(2, '[2]')" if other is three else "UPDATE d SET doc = '[2]' WHERE id = 2"
+        )
+        one.take(other.drain(), other.node_id)
+    assert one.recorded("mycomesh_parked") == []
+    doc = "no json" if how.startswith("index dropped") else "[2]"
+    assert one.sql("SELECT doc FROM d WHERE id = 2") == [(doc,)]
+    converge(peers)
+    showing = (one, two) if how == "index dropped" else peers  # a program's DROP INDEX does not travel
+    assert [peer.sql("SELECT * FROM d ORDER BY 1") for peer in showing] == [[(1, "{}"), (2, doc)]] * len(showing)
+
+
 def test_update_for_which_expression_fails_parks_its_row(pair):
     one, two = pair
     two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc); INSERT INTO d VALUES(1, '{}')")
