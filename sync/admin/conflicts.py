@@ -20,6 +20,7 @@ from mycomesh.sync.merge.own_writes import delete_row, insert_row, key_cells, lo
 from mycomesh.sync.merge.records import DELETE_LOST, KEPT, shortened, value_of
 from mycomesh.sync.merge.restored import AS_NEW_ROW, UNDO_PREFIX
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.schema.names import unknown_table
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.refusals import REFUSALS
@@ -251,7 +252,7 @@ def find_table(store: Store, registry: Registry, name: str) -> Table:
     found = next((table for table in tables if fold(table.spec.name) == fold(name)), None)
     if found is None:
         names = [table.spec.name for table in tables]
-        raise PolicyError(f"{store.path} has no replicated table {name!r}; there are {', '.join(names) or 'none'}")
+        raise PolicyError(unknown_table(store.db, store.path, name, names))
     return found
 
 

@@ -19,7 +19,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.merge.records import key_text, shortened, time_text, values_text
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
-from mycomesh.sync.schema.names import Names
+from mycomesh.sync.schema.names import Names, unknown_table
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key, read_table, user_tables
@@ -113,7 +113,7 @@ def _table(store: Store, name: str) -> Table:
     known = {names.table(row[1]): row for row in store.db.execute(listing, (SCHEMA_TABLE,)).fetchall()}
     found = next((row for here, row in known.items() if fold(here) == fold(name)), None)
     if found is None:
-        raise PolicyError(f"{store.path} has no replicated table {name!r}; there are {', '.join(known) or 'none'}")
+        raise PolicyError(unknown_table(store.db, store.path, name, known))
     table_id, canonical, bits = found
     here = next((each for each in user_tables(store.db)[0] if fold(each) == fold(name)), None)
     if here is None:

@@ -31,6 +31,7 @@ from mycomesh.sync.feed.touched import Touched
 from mycomesh.sync.feed.windows import SetPage, read_windows
 from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.schema.names import unknown_table
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.collector import CollectorPause
@@ -126,8 +127,8 @@ class Feed:
         for table in tables:
             if fold(table.spec.name) == fold(name):
                 return table
-        known = ", ".join(table.spec.name for table in tables) or "none"
-        raise NoTableError(f"no replicated table {name!r} in {self._store.path}; there are: {known}")
+        known = [table.spec.name for table in tables]
+        raise NoTableError(unknown_table(self._store.db, self._store.path, name, known))
 
     # ---- cursors
 

@@ -11,17 +11,23 @@ Invariant: two replicas with the same facts use the same names, even where two t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable
 from mycomesh.sync.storage.internal_tables import create_rare, has_rare
 
-__all__ = ["Names", "distinct_names", "free_name"]
+__all__ = ["Names", "distinct_names", "free_name", "unknown_table"]
 
 _RECORDS = "mycomesh_names"
 _TABLE = ""  # in place of a column: the table itself
+_OTHER_KINDS = {
+    "view": "which is a view: its rows are those of the tables that it reads",
+    "trigger": "which is a trigger: its effect is in the rows of the tables that it writes",
+    "index": "which is an index",
+    "table": "but one that is not replicated: 'mycomesh status' says why",
+}
 
 
 class Names:
@@ -131,3 +137,11 @@ def distinct_names(wishes: Mapping[str, str]) -> dict[str, str]:
         names[canonical] = wish if fold(wish) not in taken else free_name(canonical, taken)
         taken.add(fold(names[canonical]))
     return names
+
+
+def unknown_table(db: Any, path: str, name: str, known: Iterable[str]) -> str:
+    """Return a line for people about a name that is no replicated table: what else it is, and the tables that there are."""
+    listing = "SELECT type FROM sqlite_schema WHERE name = ? COLLATE NOCASE ORDER BY type <> 'table', type LIMIT 1"
+    found = None if fold(name).startswith(INTERNAL_PREFIX) else db.execute(listing, (name,)).fetchone()
+    other = f", {_OTHER_KINDS[found[0]]}" if found else ""
+    return f"no replicated table {name!r} in {path}{other}; there are: {', '.join(known) or 'none'}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.control import area_requests, retention_requests
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.schema.policy import OWN_IDS, SHARED_IDS
 from mycomesh.sync.sqlite.identifiers import fold
 
@@ -99,9 +100,7 @@ def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
 
 def _retry_parked(replica: Replica, name: str) -> int:
     """Queue the parked rows of a table for the next drain; return how many there are."""
-    table = replica.tables.get(fold(name))
-    if table is None:
-        raise NodeError(f"no replicated table {name!r}; 'mycomesh tables' lists them")
+    table = find_table(replica.store, replica.registry, name)
     replica.outbox.retry(table)
     return next((each.parked for each in replica.status().tables if fold(each.name) == fold(name)), 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync.admin.provenance import read_provenance
-from mycomesh.sync.errors import DatabaseError, ForeignFileError, PolicyError
+from mycomesh.sync.errors import DatabaseError, FeedError, ForeignFileError, PolicyError
 from tests.sync.peers import Peer, converge
 
 
@@ -148,3 +148,37 @@ def test_what_cannot_be_told_is_one_line(peers, tmp_path):
     (tmp_path / "text.db").write_text("not a database" * 100)
     with pytest.raises(DatabaseError, match="not an SQLite database"):
         read_provenance(tmp_path / "text.db", "t", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "V",
+            "no replicated table 'V' in .*, which is a view: its rows are those of the tables that it reads; there are: t$",
+        ),
+        ("tr", "no replicated table 'tr' in .*, which is a trigger: its effect is in the rows of .*; there are: t$"),
+        ("i", "no replicated table 'i' in .*, which is an index; there are: t$"),
+        (
+            "f",
+            "no replicated table 'f' in .*, but one that is not replicated: 'mycomesh status' says why; there are: t$",
+        ),
+        ("nowhere", "no replicated table 'nowhere' in [^,]*; there are: t$"),
+        ("mycomesh_meta", "no replicated table 'mycomesh_meta' in [^,]*; there are: t$"),
+    ],
+)
+def test_a_name_of_no_table_says_what_it_is(peers, name, line):
+    one, _ = peers
+    one.sql(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE VIEW v AS SELECT a FROM t; CREATE INDEX i ON t(a);"
+        " CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END; CREATE VIRTUAL TABLE f USING fts5(a)"
+    )
+    one.drain()
+    for ask in (
+        lambda: read_provenance(one.path, name, "1"),
+        lambda: one.replica.decisions.declare_counter(name, "a"),
+        lambda: one.replica.feed.table(name),
+    ):
+        with pytest.raises((PolicyError, FeedError), match=line) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
