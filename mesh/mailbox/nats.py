@@ -49,7 +49,8 @@ BASE_DEFAULT = "box"
 CALL_S = 60  # of one verb, with a new connection
 REQUEST_S = 10  # of one answer of the server
 JOIN_S = 30  # between tries to have the hub collect this base's stream
-CONFIRMED = 2  # such looks are enough
+CONFIRMED = 2  # such looks are enough for a while
+CHECK_S = 300  # until the next one: the hub may have lost its disk
 HUB_REMOVE_S = 2  # a right that is missing at the hub shows as silence
 LIST_PAGE = 1_000
 FEW = 16  # messages that are listed one by one: a consumer costs more than these
@@ -105,6 +106,7 @@ class NatsMailbox:
         self._prepared_s = 0.0
         self._joined = 0  # how often in a row the hub was seen to collect this base's stream
         self._scanned: dict[tuple[str, str], _Scanned] = {}
+        self._made: dict[str, Any] = {}  # stream of NATS -> when it was made
         self._bases: dict[tuple[bytes, bytes], str] = {}  # mesh and stream -> the base that writes it
         self._known: dict[bytes, dict[bytes, None]] = {}  # mesh -> its streams that were seen
         self._watched: dict[int, tuple[bytes, Callable[[], None]]] = {}
@@ -232,7 +234,13 @@ class NatsMailbox:
     async def _listing(self, stream: str, filtered: str, after: int) -> tuple[list[tuple[str, int, int]], int]:
         """Return subject, sequence and size of the messages behind a sequence, and the sequence up to which these are all."""
         jetstream = await self._jetstream()
-        last = (await jetstream.stream_info(stream)).state.last_seq
+        info = await jetstream.stream_info(stream)
+        if self._made.setdefault(stream, info.created) != info.created:
+            # Its numbers begin again, and the watch has ended with the old one: a connection has nothing of either.
+            reason = f"the stream {stream} was made again"
+            self._on_lost(reason)
+            raise NatsConnectError(f"{self._server}: {reason}", refused=False)
+        last = info.state.last_seq
         if last <= after:
             return [], after
         if last - after > FEW:
@@ -413,19 +421,20 @@ class NatsMailbox:
                     await self._prepare()
                     self._hub_removes = True
                     self._scanned.clear()  # a stream may have been made again meanwhile
+                    self._made.clear()
                     for number in self._watched:
                         await self._subscribe(number)
                 except BaseException:
                     await self._disconnect()
                     raise
-            elif self._joined < CONFIRMED and time.monotonic() - self._prepared_s > JOIN_S:
+            elif self._hub and time.monotonic() - self._prepared_s > (JOIN_S if self._joined < CONFIRMED else CHECK_S):
                 await self._prepare()
             self._connection.last_error = ""
         return self._domain("")
 
     async def _prepare(self) -> None:
-        """Find or make the streams. A later verb looks again: the hub was away, or another base has overwritten this one."""
-        self._streams = await prepare(self._domain, self._base, self._hub)
+        """Find or make the streams. A later verb looks again: the hub may be away, lose its disk, or forget this base."""
+        self._streams = await prepare(self._domain, self._base, self._hub, self._streams)
         self._joined += 1 if self._streams.joined else -self._joined
         self._prepared_s = time.monotonic()
 

@@ -9,6 +9,7 @@ rights to make streams.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +37,19 @@ class Streams:
     """The stream that is written, and those that are read, the one with what other bases have written last.
 
     `joined`: the hub collects the stream of this base; else `prepare` is to be called again.
+    `hub_made`: when the hub's stream was made, None if that is not known.
     """
 
     write: str
     read: tuple[str, ...]
     joined: bool = True
+    hub_made: dt.datetime | None = None
 
 
-async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str) -> Streams:
-    """Return the streams of a base, and make those that are missing.
+async def prepare(
+    domain: Callable[[str], JetStreamContext], base: str, hub: str, before: Streams | None = None
+) -> Streams:
+    """Return the streams of a base, and make those that are missing. `before` is what was returned last.
 
     Raises:
         MailboxError: a stream that somebody else has made does not allow what a mailbox needs.
@@ -60,17 +65,35 @@ async def prepare(domain: Callable[[str], JetStreamContext], base: str, hub: str
     if local == hub:  # a base at the hub itself
         await _add_source(here, StreamSource(name=own))
         return Streams(own, (own, _ALL))
-    joined = False
+    mirror = StreamConfig(
+        name=_ALL, mirror=StreamSource(name=_ALL, external=_external(hub)), mirror_direct=True, max_age=AGE_S
+    )
+    joined, made = False, None if before is None else before.hub_made
     with contextlib.suppress(
         NatsError, APIError
     ):  # the hub is away: what it has to collect stays in this base's stream
         await _add_source(domain(hub), StreamSource(name=own, external=_external(local)))
+        made = await _follow(here, domain(hub), made)
         joined = True
-    mirror = StreamConfig(
-        name=_ALL, mirror=StreamSource(name=_ALL, external=_external(hub)), mirror_direct=True, max_age=AGE_S
-    )
     await _ensure(here, mirror)
-    return Streams(own, (own, _ALL), joined)
+    return Streams(own, (own, _ALL), joined, made)
+
+
+async def _follow(here: JetStreamContext, hub: JetStreamContext, made: dt.datetime | None) -> dt.datetime | None:
+    """Let the mirror begin again if the hub's stream has; return when that was made.
+
+    After the loss of its disk, or with an older copy of it, the hub counts from a lower number, and a mirror waits until that
+    has passed its own: for ever, if the stream was long.
+    """
+    try:
+        mirror = await here.stream_info(_ALL)
+    except NotFoundError:
+        return (await hub.stream_info(_ALL)).created
+    source = await hub.stream_info(_ALL)  # asked second: while all is well it is not behind
+    if mirror.state.last_seq > source.state.last_seq or (made is not None and made != source.created):
+        await here.delete_stream(_ALL)
+        await here.add_stream(mirror.config)
+    return source.created
 
 
 def _external(domain: str) -> ExternalStream:

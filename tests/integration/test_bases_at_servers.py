@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import time
 
 import pytest
@@ -123,7 +124,9 @@ def objects(bucket):
 @WHOLE
 def test_three_bases_at_a_hub_lose_nothing(machine, joined, tmp_path, monkeypatch):
     """Minutes of waiting: the hub dies, its disk is full, it shuts a base out, it forgets what one has not read."""
-    monkeypatch.setattr(machines, "WAIT_S", 400)  # the base that was away needs parcels, which are asked for after a minute
+    monkeypatch.setattr(
+        machines, "WAIT_S", 400
+    )  # the base that was away needs parcels, which are asked for after a minute
     with Nats(tmp_path, (HUB, *LEAVES), known={name: f"of-{name}" for name in LEAVES}) as servers:
         urls = [servers.url(name, f"?base={name}&hub={HUB}") for name in LEAVES]
         bases = three_bases(machine, joined, tmp_path, urls)
@@ -161,6 +164,26 @@ def test_three_bases_at_a_hub_lose_nothing(machine, joined, tmp_path, monkeypatc
         assert len(kept) > 10_000
         for word in HIDDEN:
             assert word.encode() not in kept, word
+
+
+@WHOLE
+def test_bases_go_on_after_a_hub_lost_everything(machine, joined, tmp_path, monkeypatch):
+    """Up to 7 minutes: gateways look for that each 5."""
+    monkeypatch.setattr(machines, "WAIT_S", 500)
+    with Nats(tmp_path, (HUB, *LEAVES)) as servers:
+        urls = [servers.url(name, f"?base={name}&hub={HUB}") for name in LEAVES]
+        bases = three_bases(machine, joined, tmp_path, urls, 1)
+        made, oracle = [base[0] for base in bases], {}
+        create(bases)
+        for number in range(21):
+            write(made[number % 3], oracle, number)
+        settled(made, oracle)
+        servers.kill(HUB)
+        shutil.rmtree(tmp_path / HUB)
+        servers.start(HUB)
+        for one in made:
+            write(one, oracle, 22)
+        settled(made, oracle)
 
 
 def log(servers):

@@ -1,13 +1,15 @@
 """The configuration in docs/mailboxes.md, as it is written there: TLS, a login for each base, and no deleting at the hub."""
 
 import re
+import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from mycomesh.mesh.mailbox import nats
-from mycomesh.mesh.mailbox.mailbox import Listed
+from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.mailbox.nats_streams import AGE_S
 from mycomesh.mesh.mailbox.storages import open_mailbox
 from tests.mesh.mailbox.servers import Nats, eventually
@@ -122,3 +124,38 @@ def test_a_base_starts_while_the_hub_is_away(servers, monkeypatch):
     eventually(lambda: alps.list_after(MESH, STREAM, 0) and alps._streams.joined, "the hub collects the base's stream")
     alps.close()
     bay.close()
+
+
+def test_a_hub_without_its_disk_carries_again(servers, monkeypatch):
+    """Its numbers begin again, and mirrors would wait until it has passed theirs."""
+    monkeypatch.setattr(nats, "JOIN_S", 0.02)
+    monkeypatch.setattr(nats, "CHECK_S", 0.1)
+    alps, bay = bases(servers)
+    for position in range(1, 30):
+        assert alps.append(MESH, STREAM, position, b"before")
+    eventually(lambda: len(bay.list_after(MESH, STREAM, 0)) == 29, "all have come to bay")
+    for each in alps.list_after(MESH, STREAM, 0)[:-1]:
+        alps.remove(MESH, each)
+    news = threading.Event()
+    bay.watch(MESH, news.set)
+    servers.kill("hub")
+    shutil.rmtree(servers.folder / "hub")
+    servers.start("hub")
+    assert alps.append(MESH, STREAM, 30, b"after")
+
+    def positions():
+        try:
+            alps.list_after(MESH, STREAM, 0)  # each look of a gateway checks the hub, if it is time
+            return [each.position for each in bay.list_after(MESH, STREAM, 0)]
+        except MailboxError:  # a gateway tries again
+            return []
+
+    eventually(lambda: positions() == [29, 30], "the hub and the mirror begin again")
+    eventually(lambda: bay._streams.joined and alps._streams.joined, "the hub collects both")
+    monkeypatch.setattr(nats, "CHECK_S", 300)
+    news.clear()
+    assert alps.append(MESH, STREAM, 31, b"watched")
+    assert news.wait(30)
+    assert positions() == [29, 30, 31]
+    for each in (alps, bay):
+        each.close()
