@@ -107,8 +107,7 @@ class TablePass:
             try:
                 spec = registry.spec(name, here)
             except UnsupportedTable as reason:
-                registry.forget(name)
-                registry.notes.put(name, f"not replicated: {reason}")
+                self._leave_out(name, reason)
                 continue
             refused = ""
             if registry.record(name) is None and registry.defined(name) is None:
@@ -127,6 +126,10 @@ class TablePass:
             if not captured or fold(here) in self._created or not self._key_matches(spec):
                 changed.append((name, spec))
         return changed
+
+    def _leave_out(self, name: str, reason: UnsupportedTable) -> None:
+        self._registry.forget(name)
+        self._registry.notes.put(name, f"not replicated: {reason}")
 
     def _find_removed(self, present: Collection[str]) -> None:
         """Note the registered tables that the file has not, and remove the capture that a renamed one still has.
@@ -199,7 +202,11 @@ class TablePass:
     def _update(self, spec: TableSpec, record: Record) -> None:
         """Capture a registered table as it is by now."""
         registry, name = self._registry, spec.folded
-        spec = self._follow_renames(spec, record)
+        try:
+            spec = self._follow_renames(spec, record)
+        except UnsupportedTable as reason:
+            self._leave_out(name, reason)
+            return
         if not self._key_matches(spec):
             self._park(spec)
             return
@@ -270,21 +277,43 @@ class TablePass:
         """Tell the mesh of columns that a client has renamed; return the table under their canonical names.
 
         A column is known by its position: none can have gone while the triggers are there, whose text SQLite has rewritten.
+        One that the mesh has dropped while the table was parked is left in the file. A fact about it would say nothing, and
+        every pass would write it again.
+
+        Raises:
+            UnsupportedTable: the mesh has dropped all of its columns.
         """
         registry, db = self._registry, self._store.db
-        captured, canonical = record.captured, spec.canonical_names
-        names = column_names(db, spec.name)
-        if len(names) < len(captured) or any(fold(name) not in canonical for name in names):
+        canonical, dropped = spec.canonical_names, registry.policies.dropped_of(spec.folded)
+        left = self._left_columns(spec, dropped)
+        names = [name for name in column_names(db, spec.name) if fold(name) in canonical]
+        captured = [column for column in record.captured if column not in left.values()]
+        if len(names) < len(captured):
             return spec
         renamed = {was: name for was, name in zip(captured, names, strict=False) if canonical[fold(name)] != was}
         if not renamed:
             return spec
-        here = dict(zip(map(fold, names), captured, strict=False))
+        here = {name: column if column in record.captured else "" for name, column in left.items()}
+        here |= zip(map(fold, names), captured, strict=False)
         under_old_names = registry.policies.applied(registry.file.spec(spec.name).known_as(spec.folded, here))
-        if not is_current(db, under_old_names, record.table_id, captured):
+        if not is_current(db, under_old_names, record.table_id, record.captured):
             return spec
-        registry.names.record(spec.folded, spec.name, dict(zip(captured, names, strict=False)))
+        present = {was: name for was, name in zip(captured, names, strict=False) if was not in dropped}
+        registry.names.record(spec.folded, spec.name, present)
+        for was in [was for was in renamed if was in dropped]:
+            registry.names.leave(spec.folded, was, renamed.pop(was))
         return self._record_renames(spec, renamed)
+
+    def _left_columns(self, spec: TableSpec, dropped: Collection[str]) -> dict[str, str]:
+        """Return the canonical names of columns that the mesh has dropped and this file still has, by their folded names here.
+
+        One that has gone from the file since is forgotten: the next column of that name is another one.
+        """
+        names = self._registry.names
+        left = {here: column for here, column in names.columns(spec.folded).items() if column in dropped}
+        present = set(map(fold, column_names(self._store.db, spec.name))) if left else set()
+        names.forget(spec.folded, [column for here, column in left.items() if here not in present])
+        return {here: column for here, column in left.items() if here in present}
 
     def _record_renames(self, spec: TableSpec, renamed: Mapping[str, str]) -> TableSpec:
         registry = self._registry

@@ -6,7 +6,7 @@ from tests.fuzz import __main__ as command
 from tests.fuzz.targets import TARGETS, fuzz_test
 from tests.sync.scale import examples
 
-REPLICA_TARGETS = {"changes", "facts", "repairs"}  # each example opens files
+REPLICA_TARGETS = {"answers", "changes", "facts", "repairs"}  # each example opens files
 
 
 @pytest.mark.slow
