@@ -11,7 +11,8 @@ __all__ = ["Notes", "Source"]
 class Source(enum.Enum):
     """The origin of a note, in the order in which `Notes` looks for the main note of a table."""
 
-    SCHEMA = "schema"  # why a table, a column or an index is not replicated or not as the mesh has it
+    STAYS = "stays"  # why a table of this file is not replicated
+    SCHEMA = "schema"  # why a table, a column, an index, a view or a trigger is not as the mesh has it
     DRIFT = "drift"  # how a definition differs from the canonical one
     WAITS = "waits"  # why rows of other nodes are not taken in yet
     SPACE = "space"  # that the disk has less free space than the table leaves

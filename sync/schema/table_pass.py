@@ -14,6 +14,7 @@ from mycomesh.sync.schema.facts import KINDS, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.left_out_columns import LeftOutColumns
+from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.policy import dropped_fact, name_fact
 from mycomesh.sync.schema.record_facts import drop_index_facts, record_definition
 from mycomesh.sync.schema.registry import Record, Registry
@@ -74,12 +75,12 @@ class TablePass:
         """Look at every table; register at most `most` new ones."""
         registry = self._registry
         names, skipped = user_tables(self._store.db)
-        for name, why in skipped:
-            registry.notes.put(fold(name), f"not replicated: {why}")
+        stays = {fold(name): f"not replicated: {why}" for name, why in skipped}
         for name in names:
             owner = registry.owner(name)
             if owner:
-                registry.notes.put(fold(name), _OF_OTHERS.format(owner, fold(name)))
+                stays[fold(name)] = _OF_OTHERS.format(owner, fold(name))
+        registry.notes.replace(Source.STAYS, stays)
         names = sorted(names, key=lambda name: is_ledger(fold(name)))  # they speak of the others
         present = registry.canonical_names(names)
         for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
@@ -113,7 +114,7 @@ class TablePass:
             if registry.record(name) is None and registry.defined(name) is None:
                 refused = registry.too_new(spec.sql) or definition_refusal(spec.sql) or _like_a_fact(name)
             if refused:
-                registry.notes.put(name, f"not replicated: {refused}")
+                registry.notes.put(name, f"not replicated: {refused}", Source.STAYS)
                 continue
             known = registry.tables.get(name)
             captured = (
@@ -129,7 +130,7 @@ class TablePass:
 
     def _leave_out(self, name: str, reason: UnsupportedTable) -> None:
         self._registry.forget(name)
-        self._registry.notes.put(name, f"not replicated: {reason}")
+        self._registry.notes.put(name, f"not replicated: {reason}", Source.STAYS)
 
     def _find_removed(self, present: Collection[str]) -> None:
         """Note the registered tables that the file has not, and remove the capture that a renamed one still has.

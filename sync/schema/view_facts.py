@@ -63,7 +63,7 @@ class ViewFacts:
         self._failed: dict[
             str, tuple[str, str, str]
         ] = {}  # by fact: its SQL, the file's schema, and why SQLite refused it
-        self._homely = False  # whether the last pass has left some text at home
+        self._stayed: set[str] = set()  # the names of the facts of texts that the last pass has left at home
         self.unfinished = False  # whether the next pass has to follow more of them
 
     # ---- what this file states
@@ -74,6 +74,8 @@ class ViewFacts:
         Nothing is written if the node itself has `followed` other nodes since then.
         """
         here = self._here()
+        for key in self._stayed - here.keys():  # nothing else knows those that were dropped
+            self._note(key, "")
         stored = self._store.meta(_SEEN)
         seen: dict[str, str] = json.loads(stored) if isinstance(stored, str) else {}
         now = {key: _digest(sql) for key, (_, sql) in here.items()}
@@ -96,7 +98,7 @@ class ViewFacts:
         `adopted` if they are from before the mesh. The next pass tries again those that do not travel: it may have their tables.
         """
         marks = {}
-        self._homely = False
+        self._stayed.clear()
         facts = self._registry.facts
         with trial(self._store.db, self._functions()) as tried:
             for key, (owner, sql) in changed.items():
@@ -109,8 +111,9 @@ class ViewFacts:
                     if not refused:
                         facts.write(key, kind, sql, early=adopted)
                 self._note(key, f"it stays on this node: {refused}" if refused else "")
-                self._homely |= bool(refused)
-                if not refused:
+                if refused:
+                    self._stayed.add(key)
+                else:
                     marks[key] = (_OWN if adopted else "") + _digest(sql)
         return marks
 
@@ -206,7 +209,7 @@ class ViewFacts:
                     break
         created = not all(notes.values())
         # A text that was refused, or stays at home, may name what has been created.
-        self.unfinished = len(notes) < len(due) or (created and (any(notes.values()) or self._homely))
+        self.unfinished = len(notes) < len(due) or (created and (any(notes.values()) or bool(self._stayed)))
         for key, refused in notes.items():
             if refused:
                 self._failed[key] = due[key], signature, refused

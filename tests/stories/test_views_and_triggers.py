@@ -411,3 +411,18 @@ def test_values_of_a_trigger_are_limited(size, is_kept):
         body = f"SELECT length(zeroblob({RUN_VALUE_BYTES_MAX + size}) || '')"
         refused = tried.add("trigger", "x", f"CREATE TRIGGER x AFTER INSERT ON t BEGIN {body}; END").refused
     assert (refused == "") is is_kept
+
+
+def test_the_note_of_what_is_dropped_goes(tmp_path):
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.sql("CREATE TABLE t(a);")
+    peer.sql(
+        "CREATE TABLE _litestream_seq(a); CREATE TRIGGER home AFTER INSERT ON t BEGIN INSERT INTO _litestream_seq VALUES(1); END"
+    )
+    peer.drain()
+    assert any("trigger home: it stays on this node" in note for note in notes(peer))
+    assert any("_litestream_seq: " in note for note in notes(peer))
+    peer.sql("DROP TRIGGER home; DROP TABLE _litestream_seq")
+    peer.drain()
+    assert not notes(peer)
+    peer.close()
