@@ -248,7 +248,7 @@ def _group(draw, table, hlc):
 
 @st.composite
 def _changes(draw):
-    """Draw bundles of one member, no stamp twice."""
+    """Draw bundles of one member, no stamp twice, and none in the range of an earlier bundle, which says that it has come."""
     bundles, hlc = [], HLC
     for _ in range(draw(st.integers(1, 4))):
         sections = []
@@ -257,7 +257,7 @@ def _changes(draw):
             for _ in range(draw(st.integers(1, 3))):
                 groups.append(draw(_group(table, hlc)))
                 hlc += 10
-            sections.append(Section(table, [(MEMBER, first - 1, hlc)], groups))
+            sections.append(Section(table, [(MEMBER, first - 1, hlc - 1)], groups))
         bundles.append(Bundle(sections))
     return bundles
 
