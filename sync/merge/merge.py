@@ -439,16 +439,23 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Insert a row under its identity; return its name, which is its rowid if its insert identifies it."""
+    """Insert a row under its identity; return its name, which is its rowid if its insert identifies it.
+
+    A row that already had a rowid keeps it, unless its id has changed.
+    """
     if table.rows.condition(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
         # A later write may own the spelling of the key ('a' became 'A'). Until that write arrives, the row gets the identity.
         identity = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
         values = {column.folded: value for column, value in zip(table.spec.key, identity, strict=False)} | values
-    rowid = table.rows.insert(values)
-    if isinstance(row, bytes) and row[:1] == b"\x00":
+    if (isinstance(row, bytes) and row[:1] != b"\x00") or table.spec.kind is KeyKind.ROWID:
+        table.rows.insert(values)
+        return row
+    # Its entries go by the rowid: SQLite would choose another one, and the change log would have no entries of the row.
+    kept = row if isinstance(row, int) and table.spec.id_column not in values else None
+    rowid = table.rows.insert(values, rowid=kept)
+    if rowid != row:
         table.log.rename_row(row, rowid)
-        return rowid
-    return row
+    return rowid
 
 
 def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:

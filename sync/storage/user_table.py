@@ -173,27 +173,30 @@ class UserTable:
 
     # ---- writing
 
-    def insert(self, values: dict[str, Any], *, replacing: bool = False) -> int:
+    def insert(self, values: dict[str, Any], *, rowid: int | None = None, replacing: bool = False) -> int:
         """Insert a row with these columns; return its rowid (0 without one). `REFUSALS` pass through.
 
-        With `replacing`, it removes the rows with which it collides; the ON CONFLICT clauses of the table have no effect.
+        `rowid` is for a row that had one before: no column of `values` may be the rowid then. With `replacing`, the row removes
+        those with which it collides; the ON CONFLICT clauses of the table have no effect.
         """
         self._check_text(values)
         names = tuple([name for name in self._names if name in values])
-        insert = self._insert_sql(names, tuple([placeholder(values[name]) for name in names]), replacing)
+        insert = self._insert_sql(
+            names, tuple([placeholder(values[name]) for name in names]), replacing, rowid is not None
+        )
         # The own values of a large row may be more than the limit, which is for what expressions make of a row.
         own = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
         self.execute(
             insert,
-            tuple([bind_value(values[name]) for name in names]),
+            tuple([bind_value(values[name]) for name in names] + ([] if rowid is None else [rowid])),
             bytes_max=INSERTED_BYTES_MAX if own < INSERTED_BYTES_MAX // 2 else 0,
         )
-        rowid = self._store.db.last_insert_rowid() if self._spec.rowid else 0
+        inserted = self._store.db.last_insert_rowid() if self._spec.rowid else 0
         if self._store.on_write is not None:
             key = tuple(values.get(column.folded) for column in self._spec.key)
             keyed = self._spec.kind is KeyKind.KEYED and not (self._spec.nullable_key and None in key)
-            self._on_write([encode_key(self._spec, key) if keyed else rowid])
-        return rowid
+            self._on_write([encode_key(self._spec, key) if keyed else inserted])
+        return inserted
 
     def update(self, row: Row, values: dict[str, Any]) -> None:
         """Set columns of one row; `REFUSALS` pass through."""
@@ -205,10 +208,14 @@ class UserTable:
         self.execute(f"{update} WHERE {found[0]}{self._computing}", (*map(bind_value, values.values()), *found[1]))
         self._on_write([row])
 
-    def _insert_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...], replacing: bool) -> str:
+    def _insert_sql_of(
+        self, names: tuple[str, ...], placeholders: tuple[str, ...], replacing: bool, numbered: bool
+    ) -> str:
         by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
-        columns = ", ".join(by_name[name] for name in names)
-        body = f"({columns}) VALUES({', '.join(placeholders)})" if names else "DEFAULT VALUES"
+        columns = [by_name[name] for name in names]
+        if numbered:
+            columns, placeholders = [*columns, quoted(self._spec.rowid)], (*placeholders, "?")
+        body = f"({', '.join(columns)}) VALUES({', '.join(placeholders)})" if columns else "DEFAULT VALUES"
         conflict = " OR REPLACE" if replacing else self.or_abort
         return f"INSERT{conflict} INTO {quoted(self._spec.name)}{body}{self._computing}"
 
