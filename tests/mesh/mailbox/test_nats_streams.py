@@ -105,8 +105,9 @@ def test_a_withdrawn_base_is_shut_out_by_a_restart(servers, monkeypatch):
     text = BLOCKS["hub"]
     assert "{ user: bay," in text
     monkeypatch.setitem(BLOCKS, "hub", text.replace("{ user: bay,", "{ user: nobody,"))
-    servers.reload("hub")
     log = servers.folder / "hub.log"
+    eventually(lambda: 'remote "bay"' in log.read_text(), "the leaf of bay is linked")  # else the reload shuts it out
+    servers.reload("hub")
     eventually(lambda: "Reloaded server configuration" in log.read_text(), "it is reloaded")
     assert "authentication error" not in log.read_text()  # the page says so: the leaf's link stays
     servers.kill("hub")
