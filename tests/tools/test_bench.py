@@ -12,6 +12,7 @@ import pytest
 from mycomesh.tools.bench import __main__ as bench
 from mycomesh.tools.bench import (
     adopt,
+    areas,
     bulk,
     feed,
     files,
@@ -88,6 +89,10 @@ def small(monkeypatch):
     monkeypatch.setattr(nodes, "ROUNDS", 2)
     monkeypatch.setattr(nodes, "ROWS", 2_000)
     monkeypatch.setattr(adopt, "ROWS", 2_000)
+    monkeypatch.setattr(areas, "FLEETS", (1, 2))
+    monkeypatch.setattr(areas, "BEFORE", 200)
+    for name in ("WRITING_S", "IDLE_S", "SETTLE_S"):
+        monkeypatch.setattr(areas, name, 0.5)
     monkeypatch.setattr(bulk, "ROWS", 2_000)
     monkeypatch.setattr(bulk, "STEP_ROWS", 1_000)
     monkeypatch.setattr(nodes, "WRITES", 20)
@@ -149,6 +154,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "edits",
         "file",
         "adopt",
+        pytest.param("areas", marks=pytest.mark.slow),
         "bulk",
         "crypto",
         "feed",
@@ -170,7 +176,7 @@ def test_a_suite_measures_exactly_its_figures(small, suite):
     assert all(figure.value >= 0 for figure in found.values())
     # So little work may take no memory and no tick of the processor's clock.
     nothing = {"idle_cpu_percent", "catch_up_rss_mb", "bulk_1m_rss_mb", "web_100_clients_mb", "web_moving_cpu_percent"}
-    nothing |= {"spread_here_us", "spread_there_us", "idle_link_bytes_per_s"}
+    nothing |= {"area_idle_bytes_per_s", "spread_here_us", "spread_there_us", "idle_link_bytes_per_s"}
     assert [name for name, figure in found.items() if figure.value <= 0 and name not in nothing] == []
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from mycomesh.tools import exits
 from mycomesh.tools.bench import (
     adopt,
+    areas,
     bridges,
     bulk,
     feed,
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "node": nodes.node,
     "feed": feed.feed,
     "retain": retain.retain,
+    "areas": areas.areas,
     "bridges": bridges.bridges,
     "vehicles": vehicles.vehicles,
     "flows": flows.flows,
