@@ -43,7 +43,7 @@ _INSERT = "INSERT INTO telemetry VALUES(?, ?, ?, ?, ?, ?)"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a drone of one fleet costs, the median of its drones: MB, and bytes received or bytes received a second."""
+    """Costs of one fleet, each the median of its drones: MB, and bytes received or bytes received a second."""
 
     file_mb: float
     rss_mb: float
