@@ -65,7 +65,9 @@ class NodeProcess:
         return done.stdout.strip()
 
     def up(self, *words: str) -> int:
-        """Start `mycomesh up` with a log file beside the home; return the process id."""
+        """Start `mycomesh up` with a log file beside the home; return the process id. A process from before has to be ending."""
+        if self.process is not None:
+            self.process.wait(STOP_S_MAX)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
                 [*self.prefix, *_COMMAND, "--home", str(self.home), "up", str(self.file), *words],
