@@ -8,10 +8,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mycomesh.sync.schema.facts import SCHEMA_TABLE
-from mycomesh.sync.schema.registry import Registry
-from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.identifiers import fold, is_internal
+
+if TYPE_CHECKING:  # readers of the settings, as the processes of bridges, do without a replica
+    from mycomesh.sync.schema.registry import Registry
 
 __all__ = ["TableSetting", "TableSettings"]
 
@@ -44,7 +46,7 @@ class TableSettings:
 
     def of(self, name: str) -> TableSetting | None:
         """Return the setting of the table or area of that canonical name; None for a table without, and for facts."""
-        if not self._settings or name == SCHEMA_TABLE:
+        if not self._settings or is_internal(name):
             return None
         table = self._registry.table_of(name)
         local = fold(name if table is None else table.spec.name)

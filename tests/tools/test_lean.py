@@ -27,6 +27,11 @@ def said(program):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
+def test_reading_the_settings_loads_no_replica():
+    program = "import sys, mycomesh.mesh.node.config; print('apsw' in sys.modules, 'cbor2' in sys.modules)"
+    assert said(program) == ["False", "False"]
+
+
 def test_whoever_asks_for_tls_afterwards_gets_the_real_one():
     program = """
 from tools import lean
