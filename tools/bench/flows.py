@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.home import Home
+from mycomesh.tools.bench.child_node import node_with, running_child
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import cpu_s
@@ -45,9 +39,9 @@ def flows(quick: bool) -> dict[str, Figure]:
     rows = ROWS // scale
     with (
         tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory,
-        _node(Path(directory)) as (node, home, app),
+        node_with(Path(directory), _SECTION, _CREATE) as (node, home, app),
     ):
-        _running_child(home)
+        running_child(home)
         ask(home, "children", action="pause", kind="flow", name="bench")
         app.execute(_FILL.format(1, rows))
         app.commit()
@@ -55,7 +49,7 @@ def flows(quick: bool) -> dict[str, Figure]:
         before = cpu_s(node)
         app.execute("BEGIN IMMEDIATE")  # the flow starts, and can write nothing yet
         ask(home, "children", action="resume", kind="flow", name="bench")
-        child = _running_child(home)["pid"]
+        child = running_child(home)["pid"]
         started = cpu_s(child)
         app.rollback()
         _wait_for(app, rows)
@@ -80,37 +74,6 @@ def flows(quick: bool) -> dict[str, Figure]:
 def _own_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-@contextlib.contextmanager
-def _node(folder: Path) -> Iterator[tuple[int, Home, sqlite3.Connection]]:
-    """Run a node with a flow; yield its process id, its home, and a stock client of its file."""
-    home, path = Home.locate(folder / "home", {}), folder / "fleet.db"
-    run = [sys.executable, "-m", "mycomesh.tools", "--home", str(home.config)]
-    subprocess.run([*run, "init"], check=True, capture_output=True)  # noqa: S603 -- our own command
-    home.config_file.write_text(_SECTION)
-    home.config_file.chmod(0o600)
-    app = sqlite3.connect(path, timeout=30)
-    app.executescript(_CREATE)
-    words = [*run, "up", str(path), "--port", "0", "--no-multicast"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
-        try:
-            yield process.pid, home, app
-        finally:
-            app.close()
-            process.terminate()
-
-
-def _running_child(home: Home) -> dict[str, Any]:
-    end = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < end:
-        with contextlib.suppress(NodeError):
-            for child in ask(home, "status")["children"]:
-                if child["state"] == "running" and child["pid"]:
-                    found: dict[str, Any] = child
-                    return found
-        time.sleep(0.02)
-    raise BenchError("the flow did not start")
 
 
 def _wait_until_quiet(node: int) -> None:

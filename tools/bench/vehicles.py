@@ -6,7 +6,6 @@ time is dropped by the kernel, and counted.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import socket
@@ -15,17 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.home import Home
+from mycomesh.tools.bench.child_node import node_with, running_child
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import cpu_s, memory_mb
-from mycomesh.tools.bench.servers import running
 
 __all__ = ["vehicles"]
 
@@ -33,6 +28,11 @@ VEHICLES = 50
 POSITIONS = 400  # of each vehicle
 PACE = 2_000  # messages a second: 50 vehicles with 40 each, as a telemetry link of each gives them
 WAIT_S_MAX = 60
+_SECTION = """[bridge.fc]
+url = "mavlink://udpin:127.0.0.1:{port}"
+create = true
+in = {{ vehicles = "drones", track = "track" }}
+"""
 _BARE = """
 import socket, sys
 from pymavlink.dialects.v20 import ardupilotmega
@@ -94,15 +94,15 @@ def _measure(folder: Path, frames: list[bytes], bare_mb: float) -> dict[str, Fig
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with _node(folder, port) as (node, home, app):
-        pid = _child(home)["pid"]
+    with node_with(folder, _SECTION.format(port=port)) as (node, home, app):
+        pid = running_child(home)["pid"]
         idle_mb = memory_mb(pid, "VmRSS")
         before = cpu_s(pid), cpu_s(node)
         _send(port, frames)
         rows = _settled(app)
         spent_s = [late - early for early, late in zip(before, (cpu_s(pid), cpu_s(node)), strict=True)]
         end = time.monotonic() + WAIT_S_MAX
-        while (figures := _child(home)["figures"])["received"] < rows and time.monotonic() < end:
+        while (figures := running_child(home)["figures"])["received"] < rows and time.monotonic() < end:
             time.sleep(0.1)
         dropped = figures["dropped"]
         own_mb = memory_mb(pid, "VmRSS")
@@ -125,34 +125,6 @@ def _settled(app: sqlite3.Connection) -> int:
         known = count
         time.sleep(1)
     raise BenchError(f"the track still grows after {WAIT_S_MAX} s")
-
-
-@contextlib.contextmanager
-def _node(folder: Path, port: int) -> Iterator[tuple[int, Home, sqlite3.Connection]]:
-    """Run a node with a bridge; yield its process id, its home, and a stock client of its file."""
-    home, path = Home.locate(folder / "home", {}), folder / "fleet.db"
-    run = [sys.executable, "-m", "mycomesh.tools", "--home", str(home.config)]
-    subprocess.run([*run, "init"], check=True, capture_output=True)  # noqa: S603 -- our own command
-    topics = 'in = { vehicles = "drones", track = "track" }'
-    home.config_file.write_text(f'[bridge.fc]\nurl = "mavlink://udpin:127.0.0.1:{port}"\ncreate = true\n{topics}\n')
-    home.config_file.chmod(0o600)
-    app = sqlite3.connect(path, timeout=30)
-    with running([*run, "up", str(path), "--port", "0", "--no-multicast"]) as pid:
-        yield pid, home, app
-        app.close()
-
-
-def _child(home: Home) -> dict[str, Any]:
-    """Return the bridge as `status` has it, once it runs."""
-    end = time.monotonic() + WAIT_S_MAX
-    while time.monotonic() < end:
-        with contextlib.suppress(NodeError):
-            for child in ask(home, "status")["children"]:
-                if child["state"] == "running":
-                    found: dict[str, Any] = child
-                    return found
-        time.sleep(0.05)
-    raise BenchError("the bridge did not start")
 
 
 def _bare_mb(frames: list[bytes]) -> float:
