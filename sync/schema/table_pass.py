@@ -8,7 +8,7 @@ from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.capture.install import has_log_triggers, keep_both_key, keeps_rowids
 from mycomesh.sync.capture.rebuilt_columns import renamed_columns
 from mycomesh.sync.capture.rebuilt_rows import match_rows
-from mycomesh.sync.capture.triggers import is_current
+from mycomesh.sync.capture.triggers import is_current, trigger_names
 from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.facts import KINDS, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
@@ -21,6 +21,7 @@ from mycomesh.sync.schema.registry import Record, Registry
 from mycomesh.sync.sqlite.definitions import definition_refusal
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, user_tables
 from mycomesh.sync.sqlite.virtual_tables import CACHES, virtual_tables
 from mycomesh.sync.storage.store import Store
@@ -85,7 +86,7 @@ class TablePass:
         present = registry.canonical_names(names)
         for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
             registry.forget(name)
-        self._find_removed(present.keys())
+        self._find_removed(present)
         new = 0
         for name, spec in self._changed_specs(present):
             record = registry.record(name)
@@ -132,7 +133,7 @@ class TablePass:
         self._registry.forget(name)
         self._registry.notes.put(name, f"not replicated: {reason}", Source.STAYS)
 
-    def _find_removed(self, present: Collection[str]) -> None:
+    def _find_removed(self, present: Mapping[str, str]) -> None:
         """Note the registered tables that the file has not, and remove the capture that a renamed one still has.
 
         A table that has become a shadow table, or was replicated by an earlier version that did not know it for one, loses its
@@ -147,15 +148,43 @@ class TablePass:
                 registry.uninstall(table_id)
             if name in present or not registry.selects(name):
                 continue
+            holder = self._holder(table_id)
             registry.uninstall(table_id)  # RENAME has taken the triggers along
             self._left_out.mark_missing(table_id)
             if name in registry.removed:
+                continue
+            replaced = next((registry.record(other) for other, here in present.items() if fold(here) == holder), None)
+            if replaced is not None:
+                self._left_out.record_present(replaced.table_id)  # rebuilt, though it was missing for a while
+                self._drop_copy(name, table_id)
                 continue
             defined = registry.defined(name)
             if defined is not None and defined.identity != identity:
                 # It was parked. The user has renamed it, as its note asks, to make room for the table of the mesh.
                 self.unfinished |= self._follower.make(name)
                 continue
+            registry.removed.add(name)
+            registry.notes.put(name, _REMOVED)
+
+    def _holder(self, table_id: int) -> str:
+        """Return the folded name of the table that has the triggers of a registered one, "" if none has."""
+        listing = f"SELECT {raw_select('tbl_name')} FROM sqlite_schema WHERE type = 'trigger' AND name = ?"
+        found = self._store.db.execute(listing, (trigger_names(table_id)[0],)).fetchone()
+        return "" if found is None else fold(lenient_text(restore(found)[0]))
+
+    def _drop_copy(self, name: str, table_id: int) -> None:
+        """Drop a table on the mesh that a program made, in a transaction of its own, to put it in the place of another one.
+
+        Its rows are in that one. The table stays on the mesh, with the note of one that was removed, if other nodes wrote to it.
+        """
+        registry = self._registry
+        written = (
+            "SELECT 1 FROM mycomesh_vectors v JOIN mycomesh_sites s USING(place) WHERE v.id = ? AND s.site <> ? LIMIT 1"
+        )
+        if self._store.db.execute(written, (table_id, self._store.meta("site"))).fetchone() is None:
+            registry.discard(name)
+            registry.facts.write(*dropped_fact((name,)))
+        else:
             registry.removed.add(name)
             registry.notes.put(name, _REMOVED)
 

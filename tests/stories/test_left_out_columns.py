@@ -119,6 +119,44 @@ def test_two_nodes_may_do_the_same_rebuild(trio, case):
     assert one.sql("SELECT b FROM t ORDER BY id") == [(1,), (2,), (3,)]
 
 
+@pytest.mark.parametrize("seen", [1, 2, 3], ids=["empty", "filled", "alone"])
+@pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
+def test_a_copy_seen_before_it_replaces_its_table_goes(trio, case, seen, down):
+    """Alembic and Prisma commit the empty copy, and a slow program the filled one, before they drop the table."""
+    one, *_ = trio
+    for _ in range(2):  # a second migration makes a copy of the same name
+        steps = [table(case[1], "n"), "INSERT INTO n(id, a, b) SELECT id, a, b FROM t", "DROP TABLE t"]
+        for step in steps[:seen]:
+            one.shell(f"{step};")
+            converge(trio)
+        assert all(peer.sql("SELECT count(*) FROM n") == [(3 * (seen > 1),)] for peer in trio)
+        if down:
+            one.close()
+        one.shell("; ".join(["BEGIN", *steps[seen:], "ALTER TABLE n RENAME TO t", "COMMIT;"]))
+        if down:
+            one.open()
+        converge(trio)
+        converge(trio)
+        assert_gone(*trio)
+        assert all(peer.sql("SELECT 1 FROM sqlite_schema WHERE name = 'n'") == [] for peer in trio)
+    one.shell("UPDATE t SET a = 'later' WHERE id = 2;")
+    converge(trio)
+    assert_gone(*trio)
+    assert trio[2].sql("SELECT id + 0, a, b FROM t ORDER BY id + 0") == [(1, "a1", 1), (2, "later", 2), (3, "a3", 3)]
+
+
+def test_a_copy_that_another_node_wrote_to_stays(trio, case):
+    one, two, _ = trio
+    one.shell(f"{table(case[1], 'n')};")
+    converge(trio)
+    two.shell("INSERT INTO n(id, a, b) VALUES(7, 'of two', 7);")
+    converge(trio)
+    one.shell("BEGIN; DROP TABLE t; ALTER TABLE n RENAME TO t; COMMIT;")
+    converge(trio)
+    assert two.sql("SELECT a FROM n") == [("of two",)]
+    assert any("it stays on the other nodes" in note for note in notes(one))
+
+
 def test_a_column_added_again_is_another_one(trio, case):
     one, two, _ = trio
     one.shell(rebuild(case))
