@@ -89,8 +89,12 @@ def test_why_leads_back_over_two_flows(machine):
 def test_a_flow_waits_for_its_tables(machine):
     alpha = machine(LOW, "")
     eventually(is_in("waiting", alpha), "it waits")
+    assert child(alpha)["text"] == "there is no table drones and no table alerts yet"
+    drones, alerts = TABLES.split(";")
+    alpha.sql(drones)
+    eventually(lambda: child(alpha)["text"] == "there is no table alerts yet", "it says which")
     alpha.done("flow", "pause", "low")
-    alpha.sql(f"{TABLES}; INSERT INTO drones VALUES('d1', 10)")
+    alpha.sql(f"{alerts}; INSERT INTO drones VALUES('d1', 10)")
     alpha.done("flow", "resume", "low")
     alpha.shows("SELECT drone FROM alerts", "d1\n")
 

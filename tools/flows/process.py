@@ -178,7 +178,7 @@ class Flow:
         """Return once the tables exist: whether the flow is new, so that it begins with what comes after it."""
         older = await asyncio.to_thread(writer.note_wait)
         while writer.columns() is None:
-            self._set("waiting", f"there is no table {self._settings.table} or {self._settings.into} yet")
+            self._set("waiting", writer.missing())
             await asyncio.sleep(TABLE_PAUSE_S)
         writer.check()
         return not older

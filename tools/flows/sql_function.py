@@ -104,6 +104,11 @@ class SqlFunction:
         found = self._shape(self._settings.table)
         return None if not found or not self._shape(self._settings.into) else tuple(name for name, *_ in found)
 
+    def missing(self) -> str:
+        """Say which table does not exist, "" if both do."""
+        lacking = [table for table in (self._settings.table, self._settings.into) if not self._shape(table)]
+        return f"there is no table {' and no table '.join(lacking)} yet" if lacking else ""
+
     def statement(self, columns: tuple[str, ...]) -> str:
         """Return the statement for rows with these columns.
 

@@ -109,6 +109,10 @@ class Writer:
         self._refresh()
         return self.function.columns()
 
+    def missing(self) -> str:
+        """Say which table of the flow does not exist, "" if both do."""
+        return self.function.missing()
+
     def check(self) -> None:
         """Compile the SQL against the tables; raises `FunctionError`."""
         columns = self.columns()
@@ -313,7 +317,7 @@ class Writer:
         """Run the function for the latest rows and write nothing; return each row with its results, or why it fails."""
         columns = self.columns()
         if columns is None:
-            raise FunctionError(f"there is no table {self._settings.table} or {self._settings.into} yet")
+            raise FunctionError(self.missing())
         self.function.statement(columns)
         listing = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(self._settings.table)}"
         found: list[Any] = self._db.execute(f"{listing} ORDER BY rowid DESC LIMIT ?", (count,)).fetchall()
