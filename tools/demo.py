@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from mycomesh.tools import exits
 from mycomesh.tools.data import Position, Report, quadcopter, wildfire
 from mycomesh.tools.processes import NodeProcess, ProcessError, ending
+from mycomesh.tools.render import short_hash
 
 __all__ = ["TABLES", "Proof", "play", "prove"]
 
@@ -223,7 +224,7 @@ class _Play:
         proofs = prove([node.file for node in self._nodes])
         for proof in proofs:
             verdict = "[green]equal on all three[/]" if proof.equal else "[bold red]DIFFERENT[/]"
-            self._say(f"{proof.table:<9} {proof.rows:>6,} rows  hash {hashes[proof.table][-16:]}  {verdict}")
+            self._say(f"{proof.table:<9} {proof.rows:>6,} rows  hash {short_hash(hashes[proof.table])}  {verdict}")
         return all(proof.equal for proof in proofs)
 
     # ---- waiting and printing

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.tools.render import short_hash
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
 
 ORM_FIGURES = re.compile(
@@ -323,6 +324,9 @@ def test_verify_says_whether_peers_and_files_are_equal(pair):
     (table,) = answer["tables"]
     assert (table["name"], table["rows"], [peer["equal"] for peer in table["peers"]]) == ("t", 2, [True])
     assert len(table["hash"]) == 32
+    for command in ("verify", "tables"):
+        (line,) = [line for line in one.done(command).splitlines() if line.startswith("t ")]
+        assert line.split()[2] == short_hash(table["hash"])
     assert "equal on this node and 1 linked peer(s)" in one.run("verify").stderr
     two.done("isolate")
     eventually(lambda: not linked(one), "cut off")

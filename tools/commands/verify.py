@@ -13,7 +13,7 @@ from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.numbers import whole
 from mycomesh.tools.progress import progress
-from mycomesh.tools.render import duration, print_json, print_table
+from mycomesh.tools.render import duration, print_json, print_table, short_hash
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -81,11 +81,11 @@ def _live(home: Home, *, as_json: bool) -> int:
 def _row(table: dict[str, Any]) -> tuple[str, ...]:
     if not table["hash"]:
         return table["name"], "-", "-", "-", "-", "not compared"
-    return table["name"], str(table["rows"]), table["hash"][:16], *_equality(table["peers"])
+    return table["name"], str(table["rows"]), short_hash(table["hash"]), *_equality(table["peers"])
 
 
 def _area_row(area: dict[str, Any]) -> tuple[str, ...]:
-    return area["table"], area["area"], str(area["changes"]), area["hash"][:16], *_equality(area["peers"])
+    return area["table"], area["area"], str(area["changes"]), short_hash(area["hash"]), *_equality(area["peers"])
 
 
 def _equality(peers: list[dict[str, Any]]) -> tuple[str, str, str]:
