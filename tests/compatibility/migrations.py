@@ -41,7 +41,7 @@ def _tool(*command: object, version: str) -> object:
             for one in (other, here):
                 names.append(f"{one.name} {number}")
                 act(one, "insert", number, names[-1])
-                _until(lambda one=one: _state(first) == _state(second), f"{names[-1]} is on both")
+                _until(lambda one=one: _state(first) == _state(second), lambda: _difference(first, second, names[-1]))
         found = _state(first)
         if not all(any(name in str(rows) for _, rows in found.values()) for name in names):
             raise TrialError(f"a row is missing: {found}")
@@ -76,7 +76,14 @@ def _state(one: Machine) -> dict[str, tuple[object, object]]:
         }
 
 
-def _until(check: object, what: str) -> None:
+def _difference(first: Machine, second: Machine, name: str) -> str:
+    """Say in which tables the files differ."""
+    here, there = _state(first), _state(second)
+    differing = [table for table in sorted({*here, *there}) if here.get(table) != there.get(table)]
+    return f"{name} is on both; these differ: " + ", ".join(f"{t}: {here.get(t)}, {there.get(t)}" for t in differing)
+
+
+def _until(check: object, what: object) -> None:
     try:
         eventually(check, what)
     except AssertionError as error:
