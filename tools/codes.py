@@ -344,7 +344,8 @@ _DATABASE = (
         "merge.parked",
         "a constraint of the local table refuses a peer's row",
         "the row violates UNIQUE, CHECK or NOT NULL here; it is parked and enters the table once the cause is gone",
-        "mycomesh parked shows the reason; change the row that it collides with, or the constraint",
+        "mycomesh parked shows the reason; change the row that it collides with, or the constraint; UPDATE does not find a parked"
+        " row: INSERT it again, whole, with values that fit, and DELETE it then if it should go",
     ),
     Code(
         "site.renewed",

@@ -111,6 +111,29 @@ def test_an_evicted_rows_reused_rowid_is_another_row(pair):
     assert one.sql("SELECT * FROM t") == [(2, "other")]
 
 
+def test_an_insert_takes_the_place_of_a_parked_row(pair):
+    """UPDATE and DELETE do not find a parked row, which is in no table (docs/LIMITS.md)."""
+    one, two = pair
+    one.sql("CREATE TABLE t(id TEXT PRIMARY KEY, mail UNIQUE, n)")
+    converge(pair)
+    for peer, names in ((one, "ab"), (two, "cd")):
+        for number, name in enumerate(names):
+            peer.sql("INSERT INTO t VALUES(?, ?, 1)", name, number)
+        peer.drain()
+    converge(pair)
+    assert [key for (key,) in one.sql("SELECT row_key FROM mycomesh_parked ORDER BY 1")] == ["c", "d"]
+    two.sql("UPDATE t SET mail = 'other' WHERE id = 'c'; DELETE FROM t WHERE id = 'd'")
+    converge(pair)
+    assert one.sql("SELECT count(*) FROM mycomesh_parked") == [(2,)]
+    two.sql("INSERT INTO t VALUES('c', 'fits', 2)")
+    one.sql("INSERT INTO t VALUES('d', 'goes', 2); DELETE FROM t WHERE id = 'd'")
+    converge(pair)
+    assert_equal(one, two)
+    for peer in pair:
+        assert peer.sql("SELECT id, mail FROM t ORDER BY id") == [("a", 0), ("b", 1), ("c", "fits")]
+        assert peer.sql("SELECT count(*) FROM mycomesh_parked") == [(0,)]
+
+
 @pytest.mark.parametrize(
     ("ddl", "why"),
     [
