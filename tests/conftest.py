@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from tests.integration.netns import why_not
+from tests.sync.scale import SCALE, each_value
 
 ROOT = Path(__file__).parents[1]
 MEMORY = Path("/dev/shm")
@@ -41,7 +42,7 @@ SLOW = (
     "tests/tools/test_bench.py",
 )
 QUICK_PARAMETERS_MAX = 2  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
-WORKERS_PER_CPU = 1.5  # a third of the time, tests of real processes wait for one
+WORKERS_PER_CPU = 2.5  # half of the time, tests of real processes wait for one; a worker's own cost is 3 s to collect
 
 settings.load_profile("ci")
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and os.access(MEMORY, os.W_OK):
@@ -100,9 +101,8 @@ def pytest_collection_finish():
 
     Looking through them again and again was a seventh of the time of a run. A test of memory collects for itself.
     """
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _quick(items):
@@ -117,11 +117,27 @@ def _quick(items):
     return chosen
 
 
+def _sampled(config, items):
+    """Return the tests without those rows of a test marked `each_value` that add no value of a parameter."""
+    if SCALE != 1 or any("[" in word for word in config.args):  # `make long`, or a row that somebody names
+        return items
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("each_value") is not None:
+            row = tuple((name, repr(value)) for name, value in item.callspec.params.items())
+            tests.setdefault(item.nodeid.partition("[")[0], {})[item] = row
+    left_out = {item for rows in tests.values() for item in rows.keys() - each_value(rows)}
+    return [item for item in items if item not in left_out]
+
+
 def pytest_collection_modifyitems(config, items):
     """Choose and order the tests; skip those marked `netns` where no namespace can be made."""
+    chosen = _sampled(config, items)
     if os.environ.get("MYCOMESH_TEST_QUICK"):
-        chosen = _quick(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        chosen = _quick(chosen)
+    if len(chosen) < len(items):
+        kept = set(chosen)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
     _slow_first(items)
     needy = [item for item in items if item.get_closest_marker("netns")]

@@ -47,7 +47,7 @@ WHOLE = {"MYCOMESH_TEST_SCALE": "1.01"}  # at 1 the tests run their samples
 
 def sampled_tests() -> list[str]:
     """Return the test files of which `make test` runs a sample."""
-    marks = re.compile(r"\b(sweep|each_pair)\(|SCALE [!=<]= 1\b")
+    marks = re.compile(r"\b(sweep|each_pair)\(|\bsample=|\bmark\.each_value\b|SCALE [!=<]= 1\b")
     paths = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(path.relative_to(ROOT)) for path in paths if marks.search(path.read_text())]
 

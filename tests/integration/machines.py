@@ -20,20 +20,23 @@ ROOT = Path(__file__).parents[2]
 MYCOMESH = [sys.executable, "-m", "tools"]
 SQLITE = shutil.which("sqlite3")
 WAIT_S = 60
-STEP_S = 0.02
+STEP_S = 0.02  # between two checks at first; later a tenth of what was waited: a check takes time from what it awaits
+STEP_S_MAX = 0.1
+CHANGED_S = 0.3  # a change of a file that its times and sizes do not show is seen this late
 FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
 
 def eventually(check, what, wait_s=None):
     """Call `check` until its result is true; return the result. `what` is a text, or a function that makes it when time is up."""
     wait_s = wait_s or WAIT_S  # read when it is called, so that a long test may raise it
-    end = time.monotonic() + wait_s
+    began = time.monotonic()
     while True:
         answer = check()
         if answer:
             return answer
-        assert time.monotonic() < end, f"not within {wait_s} s: {what() if callable(what) else what}"
-        time.sleep(STEP_S)
+        waited_s = time.monotonic() - began
+        assert waited_s < wait_s, f"not within {wait_s} s: {what() if callable(what) else what}"
+        time.sleep(min(max(STEP_S, waited_s / 10), STEP_S_MAX))
 
 
 class Machine:
@@ -122,10 +125,29 @@ class Machine:
         return done.stdout if done.returncode == 0 else done.stderr
 
     def shows(self, select, answer):
-        eventually(
-            lambda: self.sql(select) == answer,
-            lambda: f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.output()}",
-        )
+        """Wait for this answer of the stock shell, which is started only when somebody has written to the file."""
+        seen, asked_at = None, 0.0
+
+        def is_shown():
+            nonlocal seen, asked_at
+            state, now = self._written(), time.monotonic()
+            if state == seen and now - asked_at < CHANGED_S:
+                return False
+            seen, asked_at = state, now
+            return self.sql(select) == answer
+
+        eventually(is_shown, lambda: f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.output()}")
+
+    def _written(self):
+        """Return what differs after most writes to the file: sizes and times of the file and of its log."""
+        found = []
+        for path in (self.file, self.file.with_name(self.file.name + "-wal")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_size, status.st_mtime_ns))
+        return found
 
     def kill(self):
         """End the process with SIGKILL, which is as close to a power cut as a process gets."""

@@ -76,25 +76,31 @@ def alpha(tmp_path_factory):
     machine.terminate()
 
 
+@pytest.fixture(scope="module")
+def desk(browser, alpha):
+    context = browser.new_context(bypass_csp=True)  # for axe
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{alpha[1].port}/")
+    yield page
+    context.close()
+
+
 @pytest.fixture
-def router(browser, alpha):
+def router(desk, alpha):
     """Return a function that opens the Router at a width."""
-    contexts = []
 
     def opened(width=1440, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
-        context.set_default_timeout(WAIT_MS)
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(f"http://127.0.0.1:{alpha[1].port}/#token={alpha[1].token}")
-        page.wait_for_selector("#state:has-text('alpha')")
-        go(page, "#/router")
-        page.wait_for_selector(".flows .flow.bad")
-        return page
+        desk.set_viewport_size({"width": width, "height": 900})
+        desk.emulate_media(color_scheme=scheme)
+        desk.evaluate("token => { localStorage.clear(); location.hash = `#token=${token}` }", alpha[1].token)
+        desk.reload()
+        desk.wait_for_selector("#state:has-text('alpha')")
+        go(desk, "#/router")
+        desk.wait_for_selector(".flows .flow.bad")
+        return desk
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened
 
 
 def box(page, name):

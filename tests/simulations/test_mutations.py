@@ -13,7 +13,7 @@ from mycomesh.simulations.mutations import CASES, StaleMutationError, hunt, plan
 from mycomesh.simulations.planted_bugs import MUTATIONS, Edit
 from mycomesh.sync.crdt import lattice
 
-QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded", "refused-rows-not-shown-as-gone")
+QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded")
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 
 

@@ -34,6 +34,7 @@ def note(peer, table="t"):
     return next((status.note for status in peer.replica.status().tables if status.name == table), "")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 @pytest.mark.parametrize(
     ("clause", "kept"),

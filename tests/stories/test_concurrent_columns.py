@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 import apsw
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sync.machine import Mail
-from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.peers import assert_equal, converge
 from tests.sync.scale import examples
+from tests.sync.templates import equal_peers
 
 KEYS = ("INTEGER PRIMARY KEY", "TEXT PRIMARY KEY", "")
 # `v` has a value of its own for every write; `g` is stored to one and computed to another.
@@ -56,11 +56,11 @@ class Columns(Mail):
 
     def __init__(self, clocks, key):
         super().__init__(tempfile.TemporaryDirectory(prefix="mycomesh-columns-"))
-        for number, wall_ms in enumerate(clocks):
-            self.peers.append(Peer(Path(self.folder.name) / f"{number}.db", number, wall_ms=wall_ms))
-        self.peers[0].sql(f"CREATE TABLE t(id {key}, v, a, b); INSERT INTO t VALUES('6', 'w0', 0, 'y')")
+        table = f"CREATE TABLE t(id {key}, v, a, b); INSERT INTO t VALUES('6', 'w0', 0, 'y')"
+        self.peers += equal_peers(self.folder.name, 3, table, wall_ms=1_000)
+        for peer, wall_ms in zip(self.peers, clocks, strict=True):
+            peer.wall_ms = wall_ms
         self.written.add("w0")
-        converge(self.peers)
 
     def step(self, what, number, pick):
         peer = self.peers[number]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 import apsw
 from hypothesis import strategies as st
@@ -13,8 +12,9 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from mycomesh.sync.errors import MigrationError
 from tests.sync.machine import NUMBERS, Mail
-from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.peers import assert_equal, converge
 from tests.sync.scale import examples
+from tests.sync.templates import equal_peers
 
 # `v` has a value of its own for every write and is never dropped; the others come and go.
 TABLES = {
@@ -39,10 +39,9 @@ class Migrations(Mail):
 
     @initialize(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3))
     def start(self, clocks):
-        for number, wall_ms in enumerate(clocks):
-            self.peers.append(Peer(Path(self.folder.name) / f"{number}.db", number, wall_ms=wall_ms))
-        self.peers[0].sql("; ".join(TABLES.values()))
-        converge(self.peers)
+        self.peers += equal_peers(self.folder.name, 3, "; ".join(TABLES.values()), wall_ms=1_000)
+        for peer, wall_ms in zip(self.peers, clocks, strict=True):
+            peer.wall_ms = wall_ms
 
     def spec(self, peer, mesh):
         peer.app.execute("SELECT 1 FROM sqlite_schema").fetchall()  # SQLite reads a schema that others have changed
@@ -131,4 +130,4 @@ class Migrations(Mail):
 
 
 def test_migrations_at_once_end_equal_and_nothing_is_lost():
-    run_state_machine_as_test(Migrations, settings=examples(40, stateful_step_count=25))
+    run_state_machine_as_test(Migrations, settings=examples(40, sample=20, stateful_step_count=25))

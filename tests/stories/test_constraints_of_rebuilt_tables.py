@@ -49,6 +49,7 @@ def at_rest(peer, script):
     peer.open()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 @pytest.mark.parametrize("added", [True, False], ids=["added", "removed"])
 @pytest.mark.parametrize(("columns", "told", "refuses"), REBUILT)
@@ -227,6 +228,7 @@ def columns_of(peer):
     return [(name, default, bool(not_null)) for _, name, _, not_null, default, _ in peer.sql("PRAGMA table_info(t)")]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 @pytest.mark.parametrize("rows", [0, 2])
 @pytest.mark.parametrize(

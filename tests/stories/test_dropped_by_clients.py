@@ -9,6 +9,7 @@ import pytest
 
 from mycomesh.sync.capture import triggers
 from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.templates import equal_peers
 
 NO_ROWID = "CREATE TABLE t(id INT, j INT, gone, a, b, PRIMARY KEY(j, id)) WITHOUT ROWID"
 # (name, the table and its indexes, what has to be dropped before column `gone`)
@@ -34,13 +35,9 @@ def case(request):
 @pytest.fixture
 def pair(tmp_path, case):
     """Two equal replicas with three rows."""
-    made = one, _ = [Peer(tmp_path / f"{number}.db", number) for number in range(2)]
     more = "j, " if "j INT" in case[0] else ""
-    one.sql(
-        f"{case[0]}; INSERT INTO t(id, {more}gone, a, b) VALUES"
-        + ", ".join(f"({n}, {f'{n}, ' * bool(more)}{n}, 'a{n}', {n})" for n in (1, 2, 3))
-    )
-    converge(made)
+    rows = ", ".join(f"({n}, {f'{n}, ' * bool(more)}{n}, 'a{n}', {n})" for n in (1, 2, 3))
+    made = equal_peers(tmp_path, 2, f"{case[0]}; INSERT INTO t(id, {more}gone, a, b) VALUES{rows}")
     yield made
     for peer in made:
         peer.close()
@@ -61,6 +58,7 @@ def stock(peer, script):
     db.close()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("client", [Peer.shell, Peer.sql, stock], ids=["shell", "apsw", "python"])
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 def test_writes_go_on_after_a_client_drops_a_column(pair, case, client, down):
@@ -124,6 +122,7 @@ def test_both_nodes_may_drop_the_same_column(pair, case):
     assert one.sql("SELECT a FROM t ORDER BY id") == [("0",), ("1",), ("a3",)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 def test_one_is_dropped_while_others_are_renamed_and_added(pair, case, down):
     one, two = pair

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -12,8 +11,9 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from tests.sync.exchanges import World
 from tests.sync.machine import NUMBERS, Mail
-from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.peers import assert_equal, converge
 from tests.sync.scale import examples
+from tests.sync.templates import equal_peers
 
 TWINS = [("1", "1.0"), ("1.0", "1"), ("0.0", "-0.0"), ("-0.0", "0"), ("-9223372036854775808", "-9223372036854775808.0")]
 
@@ -132,11 +132,14 @@ class Numbers(Mail):
 
     def __init__(self):
         super().__init__(tempfile.TemporaryDirectory(prefix="mycomesh-numbers-"))
-        self.peers = [Peer(Path(self.folder.name) / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
-        self.peers[0].sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b, c); CREATE TABLE bag(id, b, c)")
-        for script in ("INSERT INTO t(id) VALUES(1)", "UPDATE t SET b = 0", "UPDATE t SET c = 0.0"):
-            self.peers[0].sql(f"{script}; {script.replace(' t', ' bag')}")
-            converge(self.peers)  # each cell is a write of its own
+        tables = "CREATE TABLE t(id INTEGER PRIMARY KEY, b, c); CREATE TABLE bag(id, b, c)"
+        cells = (
+            "INSERT INTO t(id) VALUES(1)",
+            "UPDATE t SET b = 0",
+            "UPDATE t SET c = 0.0",
+        )  # each is a write of its own
+        scripts = (f"{script}; {script.replace(' t', ' bag')}" for script in cells)
+        self.peers = equal_peers(self.folder.name, 3, tables, *scripts, wall_ms=1_000)
 
     @rule(number=NUMBERS, script=st.lists(STEPS, min_size=1, max_size=3))
     def write(self, number, script):
@@ -165,4 +168,4 @@ class Numbers(Mail):
 
 @pytest.mark.slow
 def test_replicas_of_such_numbers_end_equal():
-    run_state_machine_as_test(Numbers, settings=examples(60, stateful_step_count=6))
+    run_state_machine_as_test(Numbers, settings=examples(60, sample=30, stateful_step_count=6))

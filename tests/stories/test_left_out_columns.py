@@ -72,6 +72,7 @@ def assert_gone(*peers):
     assert not [bundle for peer in peers for bundle in peer.drain()]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 def test_writes_around_a_rebuild_are_captured(trio, case, down):
     one, two, three = trio
@@ -168,6 +169,7 @@ def test_a_column_added_again_is_another_one(trio, case):
         assert peer.sql("SELECT gone FROM t ORDER BY id") == [("new",), ("set",), ("new",)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("reopened", [False, True])
 def test_the_drop_waits_for_a_long_scan(trio, case, reopened, monkeypatch):
     """Programs go on writing meanwhile, rebuild again, drop another column; the node may end in the middle."""

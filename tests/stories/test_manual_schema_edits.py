@@ -6,6 +6,7 @@ import pytest
 
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from tests.sync.peers import Peer, converge, shell
+from tests.sync.templates import equal_peers
 
 WIDE = ", ".join(f"c{number}" for number in range(70))
 # (name, definition, columns of the rows written)
@@ -25,9 +26,7 @@ def ddl(request):
 @pytest.fixture
 def pair(tmp_path, ddl):
     """Two equal replicas with two rows of `t`; the second has written a third that the first has not seen."""
-    one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
-    one.sql(f"{ddl}; INSERT INTO t(id, x, y) VALUES(1, 'a', 'b'), (2, 'c', 'd')")
-    converge([one, two])
+    one, two = equal_peers(tmp_path, 2, f"{ddl}; INSERT INTO t(id, x, y) VALUES(1, 'a', 'b'), (2, 'c', 'd')")
     two.sql("INSERT INTO t(id, x, y) VALUES(3, 'e', 'f')")
     yield one, two
     one.close()
@@ -247,6 +246,7 @@ def test_a_view_named_like_a_peers_table_is_reported(tmp_path):
     two.close()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     "script",
     ["ALTER TABLE t RENAME COLUMN x TO w;", "ALTER TABLE t RENAME TO u;", "DROP TABLE t;"],
@@ -271,6 +271,7 @@ def test_a_changed_schema_breaks_no_reader_of_rows(pair, script):
         assert rows(one, "y")[1] == ("later",)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("running", [True, False], ids=["running", "down"])
 @pytest.mark.parametrize(
     "default", ["", "DEFAULT 5", "TEXT NOT NULL DEFAULT 'it''s'", 'DEFAULT "word"', "DEFAULT (1 -- one\n)"]

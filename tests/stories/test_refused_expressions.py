@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 import apsw
 import pytest
@@ -18,8 +17,9 @@ from mycomesh.sync.errors import StatementError
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.storage import user_table
 from tests.sync.machine import NUMBERS, Mail
-from tests.sync.peers import Peer, converge
+from tests.sync.peers import converge
 from tests.sync.scale import examples
+from tests.sync.templates import equal_peers
 
 # Most fail for some of the values below, each in its own way; some SQLite takes nowhere.
 EXPRESSIONS = (
@@ -267,13 +267,13 @@ class Refusing(Mail):
 
     @initialize(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3))
     def start(self, clocks):
-        for number, wall_ms in enumerate(clocks):
-            self.peers.append(Peer(Path(self.folder.name) / f"{number}.db", number, wall_ms=wall_ms))
-        self.peers[0].sql(
+        tables = (
             "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a, b); CREATE TABLE w(id TEXT PRIMARY KEY, v, a, b) WITHOUT ROWID;"
             "CREATE TABLE bag(id, v, a, b)"
         )
-        converge(self.peers)
+        self.peers += equal_peers(self.folder.name, 3, tables, wall_ms=1_000)
+        for peer, wall_ms in zip(self.peers, clocks, strict=True):
+            peer.wall_ms = wall_ms
 
     def attempt(self, number, sql):
         try:
@@ -333,4 +333,4 @@ class Refusing(Mail):
 
 def test_no_expression_and_no_row_stops_a_replica():
     """A sample of 40 runs of 25 steps, some 12 s; MYCOMESH_TEST_SCALE tries as many more as it says."""
-    run_state_machine_as_test(Refusing, settings=examples(40, stateful_step_count=25))
+    run_state_machine_as_test(Refusing, settings=examples(40, sample=20, stateful_step_count=25))

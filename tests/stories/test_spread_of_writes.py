@@ -20,7 +20,7 @@ NODES = min(200, round(32 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))
 DELAY_MS = 10
 VIEW = MeshConfig(full_mesh_max=16, view_min=6, view_max=8)
 FORMING_MS = 40_000
-WRITES = 40
+WRITES = 20 if NODES == 32 else 40
 SPACING_MS = 500
 KNOWN_AT_FIRST = 6  # addresses that each node gets; it learns the others from members
 

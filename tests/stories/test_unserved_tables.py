@@ -155,6 +155,7 @@ def served_bytes(tmp_path_factory):
     return size
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("sides", [1, 2], ids=["one side", "both sides"])
 @pytest.mark.parametrize("kind", IN_THE_FILE)
 def test_an_unserved_table_costs_nothing_at_rest(two_of, served_bytes, kind, sides):

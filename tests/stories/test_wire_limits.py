@@ -33,6 +33,7 @@ from mycomesh.sync.wire.messages import (
     TABLES_READ_MAX,
     decode,
 )
+from tests.sync.scale import sweep
 
 SITE = b"a" * 16
 
@@ -126,8 +127,9 @@ def test_objects_up_to_the_limit_are_made(item, memory):
     assert len(codec.decode(listed(most + 1), bytes_max=1 << 25, own=True)) == most + 1
 
 
-@pytest.mark.parametrize("item", [each for each, _ in ITEMS.values()], ids=ITEMS)
-def test_message_of_items_without_end_makes_no_object(item):
+@pytest.mark.parametrize("name", sweep(ITEMS, 2))
+def test_message_of_items_without_end_makes_no_object(name):
+    item, _ = ITEMS[name]
     data = codec.array_head((1 << 24) // len(item)) + item * ((1 << 24) // len(item))
     tracemalloc.start()
     try:

@@ -10,6 +10,7 @@ from tests.sync.migrations import migrating  # noqa: F401
 from tests.sync.pairs import both  # noqa: F401
 from tests.sync.peers import Peer, converge
 from tests.sync.scans import scanned, shape  # noqa: F401
+from tests.sync.templates import equal_peers
 
 
 @pytest.fixture
@@ -42,10 +43,10 @@ def equals(tmp_path):
     made = []
 
     def make(count, sql):
-        first = not made
+        if not made:
+            made.extend(equal_peers(tmp_path, count, sql))
+            return made
         made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
-        if first:
-            made[0].sql(sql)
         converge(made)
         return made
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import Counter
 
 from hypothesis import HealthCheck, settings
 
@@ -31,12 +32,30 @@ def each_pair(*choices):
     return chosen
 
 
+def each_value(rows):
+    """Return those keys of {key: pairs of (parameter, value)} in whose rows each value of each parameter occurs.
+
+    Values of a parameter with few of them take turns beside the values of one with many.
+    """
+    chosen, used = [], Counter()
+    missing = {pair for row in rows.values() for pair in row}
+    while missing:
+        chosen.append(
+            max(rows, key=lambda key: (len(missing.intersection(rows[key])), -sum(used[pair] for pair in rows[key])))
+        )
+        used.update(rows[chosen[-1]])
+        missing.difference_update(rows[chosen[-1]])
+    return chosen
+
+
 def _pairs(row):
     return set(itertools.combinations(enumerate(row), 2))
 
 
-def examples(count, **more):
-    """Settings for that many examples times the scale; no example is judged by how long it took."""
+def examples(count, *, sample=None, **more):
+    """Settings for that many examples times the scale, for `sample` of them at scale 1; no example is judged by its time."""
+    if SCALE == 1 and sample is not None:
+        count = sample
     return settings(
         max_examples=max(1, round(count * SCALE)),
         deadline=None,

@@ -63,6 +63,7 @@ def test_a_zero_of_the_other_sign_is_restored(pair):
     assert_equal(*pair)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("ddl", "key"),
     [

@@ -11,6 +11,7 @@ from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.replica import ReplicaConfig
 from tests.sync.pairs import handed_over
 from tests.sync.peers import Peer, assert_equal, catch_up, content, converge, shell
+from tests.sync.scale import sweep
 from tests.sync.shapes import SHAPES
 
 
@@ -275,7 +276,7 @@ def test_every_shape_written_in_this_way_ends_equal(emptied, way):
     assert_equal_to_plain(first, second, plain)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", sweep(WAYS, 14), ids=lambda way: way.__name__)
 def test_every_shape_drained_after_each_step_ends_equal(emptied, way):
     first, second, plain = emptied
     first.shell(EMPTY)

@@ -231,6 +231,7 @@ def test_repeated_clock_corrections_cost_ever_fewer_sites(world):
     assert node.sql("SELECT count(*) FROM t") == [(60,)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("junk", [b"", b"\xff", b"\x82\x01\x02", "[1]", "{}", '["a", 1]', 7, 1.5])
 @pytest.mark.parametrize("fact", ["taken", "members", "scrub", "moving"])
 def test_a_fact_that_somebody_else_wrote_is_ignored(world, fact, junk):

@@ -26,7 +26,7 @@ FILL = """
     INSERT INTO t SELECT i, 'value ' || i FROM n"""
 CHUNK_ROWS = 60
 MEETING_MS = 10_000  # the part of the meeting in which the file may fail: a repair takes two comparisons
-STRIDE = max(1, round(13 / SCALE))  # of all calls; a multiple of no number of kinds
+STRIDE = max(1, round(29 / SCALE))  # of all calls; a multiple of no number of kinds
 ERRORS = {
     "locked": lambda: apsw.BusyError("database is locked"),
     "full": lambda: apsw.FullError("database or disk is full"),

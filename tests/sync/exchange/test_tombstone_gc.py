@@ -197,7 +197,7 @@ HASTY = ExchangeConfig(
 )
 
 
-@pytest.mark.parametrize("seed", sweep(range(round(40 * SCALE)), 14))
+@pytest.mark.parametrize("seed", sweep(range(round(40 * SCALE)), 8))
 def test_random_histories_resurrect_nothing_and_lose_nothing(fleet_of, seed):
     rng = random.Random(seed)
     fleet = fleet_of(rng.choice([2, 3, 4]), HASTY)

@@ -171,7 +171,7 @@ STEPS = st.lists(
 )
 
 
-@examples(60)
+@examples(60, sample=30)
 @given(STEPS)
 def test_no_history_gives_a_child_another_parent(steps):
     with tempfile.TemporaryDirectory() as folder:

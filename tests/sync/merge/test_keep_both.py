@@ -15,6 +15,7 @@ from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples
+from tests.sync.templates import equal_peers
 
 COUNT_TO = "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i LIMIT {})"
 LOG = "CREATE TABLE log(id INTEGER PRIMARY KEY, what, n INTEGER)"
@@ -434,12 +435,10 @@ WRITES = st.tuples(
     script=st.lists(st.one_of(WRITES, st.tuples(st.integers(0, 2), st.integers(0, 40))), min_size=1, max_size=25),
     decided=st.integers(0, 25),
 )
-@examples(60)
+@examples(60, sample=30)
 def test_every_replica_shows_same_rows_and_none_is_lost(tmp_path_factory, script, decided):
     folder = tmp_path_factory.mktemp("keep-both")
-    peers = [Peer(folder / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
-    peers[0].sql(LOG)
-    converge(peers)
+    peers = equal_peers(folder, 3, LOG, wall_ms=1_000)
     mail = []
     for number, step in enumerate(script):
         if number == decided:

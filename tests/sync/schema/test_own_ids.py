@@ -105,7 +105,7 @@ STEPS = st.lists(
 )
 
 
-@examples(40)
+@examples(40, sample=20)
 @given(STEPS)
 def test_no_history_of_replicas_loses_a_row(steps):
     with tempfile.TemporaryDirectory() as folder:
@@ -445,7 +445,7 @@ def test_a_rolled_back_transaction_moves_no_sequence(pair):
     assert one.sql("SELECT seq FROM sqlite_sequence") == before
 
 
-@examples(300)
+@examples(300, sample=100)
 @given(st.text(), st.text() | st.integers(-5, 9_999).map(str))
 def test_a_claim_of_any_other_form_is_no_claim(name, sql):
     for text in (name, f"slot:{name}", f'slot:["{name}"]', f'slot:["{b"s" * 16!r}"]'):

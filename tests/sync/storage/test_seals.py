@@ -267,7 +267,11 @@ def altered(replica, bundle, alterations):  # noqa: PLR0912  (one branch an alte
     return bundle
 
 
-@settings(max_examples=int(60 * SCALE), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30 if SCALE == 1 else int(60 * SCALE),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(alterations=ALTERATIONS, repair=st.booleans())
 def test_no_alteration_brings_a_row_in_anothers_name(mesh, tmp_path_factory, alterations, repair):
     writer, relay, _ = mesh
