@@ -17,7 +17,9 @@ from mycomesh.sync.sqlite.virtual_tables import VirtualTable
 __all__ = ["content_of", "emptying_of", "filling_of", "remedy"]
 
 _FTS = ("fts3", "fts4", "fts5")
-_CONTENT = re.compile(r"""[(,]\s*content\s*=\s*(?:'([^']*)'|"([^"]*)"|\[([^\]]*)\]|([^\s,)]*))""", re.IGNORECASE)
+_CONTENT = re.compile(
+    r"""[(,]\s*content\s*=\s*(?:'([^']*)'|"([^"]*)"|`([^`]*)`|\[([^\]]*)\]|([^\s,)]*))""", re.IGNORECASE
+)
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SQL_SHOWN_MAX = 1_000  # characters of SQL in a note
 

@@ -85,7 +85,7 @@ import importlib.metadata, os, sys, time
 sys.argv[0] = "mycomesh"
 stream, exchange, audit = owner("CatchUpStream"), owner("Exchange"), owner("reply_to", "tombstone_audit")
 message, Vector = owner("AuditReply"), owner("Vector").Vector
-read, told, answer = stream.CatchUpStream._read, exchange.Exchange._digests, audit.reply_to
+read, told, answer = stream.CatchUpStream._read, exchange.Exchange._digests_for, audit.reply_to
 def lying(self, chunk):
     read(self, chunk)
     if "d" in chunk.vectors:
@@ -93,8 +93,8 @@ def lying(self, chunk):
         chunk.vectors["d"] = chunk.vectors["d"].copy()
         chunk.vectors["d"].add(site, 0, hlc)
         chunk.collected["d"] = Vector({site: [(0, hlc)]})
-def digests(self, *, remember=True):
-    found = told(self, remember=remember)
+def digests(self, number, *, remember=True):
+    found = told(self, number, remember=remember)
     if "d" in found:
         open(os.environ["LIED"], "w").close()
         found["d"] = (os.urandom(8), found["d"][1])
@@ -103,7 +103,7 @@ def none(replica, question):
     if question.table != "d":
         return answer(replica, question)
     return message.AuditReply(question.table, question.site, question.after, question.upto, ())
-stream.CatchUpStream._read, exchange.Exchange._digests, audit.reply_to = lying, digests, none
+stream.CatchUpStream._read, exchange.Exchange._digests_for, audit.reply_to = lying, digests, none
 (command,) = importlib.metadata.entry_points(group="console_scripts", name="mycomesh")
 sys.exit(command.load()())
 """

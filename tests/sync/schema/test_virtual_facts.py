@@ -89,6 +89,27 @@ def test_an_index_of_words_comes_with_its_content(pair):
         assert peer.shell("SELECT rowid FROM t_fts WHERE t_fts MATCH 'alpha OR gamma'") == b"3\n"
 
 
+def test_the_index_of_androids_room_comes_with_its_triggers(pair):
+    """Room writes its names in backquotes, and it makes nothing on a device whose `user_version` is set already."""
+    one, two = pair
+    change = "CREATE TRIGGER room_fts_content_sync_SongFts_{0}_{1} {0} {1} ON `Song` BEGIN {2}; END"
+    delete = "DELETE FROM `SongFts` WHERE `docid`=OLD.`rowid`"
+    insert = "INSERT INTO `SongFts`(`docid`, `title`) VALUES (NEW.`rowid`, NEW.`title`)"
+    triggers = [change.format("BEFORE", verb, delete) for verb in ("UPDATE", "DELETE")]
+    triggers += [change.format("AFTER", verb, insert) for verb in ("UPDATE", "INSERT")]
+    one.shell(
+        "CREATE TABLE `Song` (`songId` INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, `title` TEXT NOT NULL);"
+        f" CREATE VIRTUAL TABLE `SongFts` USING FTS4(`title` TEXT NOT NULL, content=`Song`); {'; '.join(triggers)};"
+        " INSERT INTO Song(title) VALUES('alpha'), ('beta')"
+    )
+    converge(pair)
+    two.shell("UPDATE Song SET title = 'gamma' WHERE songId = 1; DELETE FROM Song WHERE songId = 2")
+    converge(pair)
+    for peer in pair:
+        assert len(schema(peer, "trigger")) == 4
+        assert peer.shell("SELECT docid FROM SongFts WHERE SongFts MATCH 'gamma OR beta OR alpha'") == b"1\n"
+
+
 def test_an_index_that_comes_later_has_earlier_rows(pair):
     one, two = pair
     one.shell(f"{DOCS}; INSERT INTO t VALUES(1, 'alpha'), (2, 'beta')")
