@@ -14,16 +14,19 @@ KEPT_MAX = 64  # of each worker, in memory
 
 def equal_peers(folder, count, *scripts, wall_ms=WALL_MS):
     """Return so many replicas in the folder, equal after each of the scripts of SQL, which ran on the first."""
-    for path in sorted(Path(_template(count, scripts, wall_ms).name).iterdir()):
+    template, drawn = _template(count, scripts, wall_ms)
+    for path in sorted(Path(template.name).iterdir()):
         shutil.copy(path, folder)
     peers = [Peer(Path(folder) / f"{number}.db", number, wall_ms=wall_ms) for number in range(count)]
-    for peer in peers:
+    for peer, number in zip(peers, drawn, strict=True):
+        peer.drawn = number  # else it would draw the random bytes of its site again, for another site
         peer.sql("SELECT count(*) FROM sqlite_schema")  # the application has used its connection
     return peers
 
 
 @functools.lru_cache(maxsize=KEPT_MAX)
 def _template(count, scripts, wall_ms):
+    """Return the folder of the files, and how often each replica has drawn entropy."""
     folder = tempfile.TemporaryDirectory(prefix="mycomesh-template-")
     peers = [Peer(Path(folder.name) / f"{number}.db", number, wall_ms=wall_ms) for number in range(count)]
     for script in scripts:
@@ -31,4 +34,4 @@ def _template(count, scripts, wall_ms):
         converge(peers)
     for peer in peers:
         peer.close()
-    return folder
+    return folder, [peer.drawn for peer in peers]
