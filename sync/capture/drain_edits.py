@@ -18,12 +18,12 @@ from typing import Any
 from mycomesh.sync.capture.pending_rows import PendingRow
 from mycomesh.sync.capture.stamps import Chunk
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge.restored import note_restored, recorded_keys
+from mycomesh.sync.merge.restored import note_restored_many
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
 from mycomesh.sync.storage.row_batch import Lost, Record, Taken, cells_of, digests_of, encode_cells
-from mycomesh.sync.storage.row_view import LEAST, RowView, encode_prior, has_equal, prior_to_wire, priors_of
+from mycomesh.sync.storage.row_view import LEAST, Priors, has_equal, prior_to_wire
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind
 
@@ -130,8 +130,7 @@ def note_restored_by(table: Table, groups: Groups) -> None:
     """Note the conflicts that the edits in these groups have restored."""
     for (_, _, mask), group in groups.items():
         columns = table.columns.names_of(mask & ~EXISTENCE)
-        for key in recorded_keys(table, group.keys or ()):
-            note_restored(table, key, columns, group.hlcs[(group.keys or []).index(key)])
+        note_restored_many(table, dict(zip(group.keys or (), group.hlcs, strict=False)), columns)
 
 
 @dataclass(slots=True)
@@ -156,7 +155,7 @@ def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) 
     table, site_number = chunk.table, chunk.site.site_number
     dead = mask == EXISTENCE
     priors: list[bytes | None] = []
-    taken = Taken()
+    taken, stamped = Taken(), Priors(table, site_number, mask)
     for number, edit in enumerate(edits):
         _, _, run, stored_entries, _ = edit
         seen = False
@@ -171,7 +170,7 @@ def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) 
             if cells:
                 taken.lost.append((stored, owned ^ cells, number))
                 seen = seen or stored[0] != site_number or stored[5] is not None
-        priors.append(_prior(table, edit, site_number, mask) if seen else None)
+        priors.append(stamped.of(edit[0], _entries(edit)) if seen else None)
     keys, rows = _keys(table, edits), [edit[0] for edit in edits]
     hlcs = [edit[1].hlc for edit in edits]
     records = [edit[1].values or () for edit in edits]
@@ -210,8 +209,7 @@ def _keys(table: Table, edits: Sequence[PlainEdit]) -> list[Any]:
     return [insert_key(site(place), hlc) for _, _, _, _, (place, hlc) in edits]
 
 
-def _prior(table: Table, edit: PlainEdit, site_number: int, mask: int) -> bytes | None:
+def _entries(edit: PlainEdit) -> Sequence[StoredEntry]:
+    """Return all entries of the row, that of a run among them."""
     row, _, run, stored_entries, insert = edit
-    if run is not None:
-        stored_entries = [(*insert, row, run.mask, 0, None), *stored_entries]
-    return encode_prior(priors_of(RowView(table, row, None, stored_entries, holds=False), site_number, mask))
+    return stored_entries if run is None else [(*insert, row, run.mask, 0, None), *stored_entries]

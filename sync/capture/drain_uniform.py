@@ -27,7 +27,7 @@ from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_keys
 from mycomesh.sync.storage.insert_runs import InsertRun, StoredEntry
 from mycomesh.sync.storage.pending_log import OP_DELETE, key_names, word_names
 from mycomesh.sync.storage.row_batch import Lost, Record, Taken, digests_of
-from mycomesh.sync.storage.row_view import LEAST
+from mycomesh.sync.storage.row_view import LEAST, Priors
 from mycomesh.sync.storage.table import Table, insert_key
 
 __all__ = ["stamp_uniform"]
@@ -71,13 +71,13 @@ def stamp_uniform(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tu
     elif table.held.among(stored_entries):
         return None
     found = _Found(chunk, mask, names)
-    if not mask or not (found.take_runs(runs) and found.take_entries(stored_entries)):
+    if not mask or not found.take(stored_entries, runs):
         return None
     keys = found.keys(values)
     if keys is None:
         return None
     hlcs = stamps_of(chunk.site, times, [record[1] for record in records], what)
-    edits = Edits(mask, names, keys, hlcs, values, [None] * len(names), found.taken, counts.shares if counts else ())
+    edits = Edits(mask, names, keys, hlcs, values, found.priors(), found.taken, counts.shares if counts else ())
     parts = enter_edits(chunk, edits, groups)
     if counts is not None:
         counts.hold(chunk, found.taken.lost, hlcs)
@@ -177,13 +177,20 @@ class _Found:
         self._loose = 0 if mask == EXISTENCE else columns.loose_mask
         self.taken = Taken()
         self._inserts: list[Any] = [None] * len(names)  # the stamps of the entries that own the rows' existence
+        self._entries: tuple[Sequence[StoredEntry], Sequence[tuple[InsertRun, Sequence[int]]]] = (), ()
+        # The changes that overwrite a cell of another site, or one whose writer had seen some: they have priors.
+        self._seen: set[int] = set()
         self._unowned = [self._loose] * len(names) if self._loose else []
         self._doubts: list[
             Lost
         ] = []  # entries that lose nothing and whose digests show whether a number has another type
 
-    def take_runs(self, runs: Iterable[tuple[InsertRun, Sequence[int]]]) -> bool:
-        """Take cells from entries in runs; return False if some entry is not plain."""
+    def take(self, stored_entries: Sequence[StoredEntry], runs: Sequence[tuple[InsertRun, Sequence[int]]]) -> bool:
+        """Take cells from the entries; return False if some entry is not plain."""
+        self._entries = stored_entries, runs
+        return self._take_runs(runs) and self._take_entries(stored_entries)
+
+    def _take_runs(self, runs: Iterable[tuple[InsertRun, Sequence[int]]]) -> bool:
         names, loose = self._names, self._loose
         for run, numbers in runs:
             shift, owned = run.hlc - run.row, run.mask
@@ -191,8 +198,8 @@ class _Found:
                 return False
             cells = owned & self._mask
             if cells:
-                if run.site_number != self._own:  # the change has a prior
-                    return False
+                if run.site_number != self._own:
+                    self._seen.update(numbers)
                 self.taken.take_run(run, owned ^ cells, numbers)
             for number in numbers:
                 self._inserts[number] = run.site_number, names[number] + shift  # type: ignore[operator]
@@ -203,8 +210,7 @@ class _Found:
                     self._doubts += [(run.entry(names[number] - run.row), owned, number) for number in numbers]  # type: ignore[operator]
         return True
 
-    def take_entries(self, stored_entries: Sequence[StoredEntry]) -> bool:
-        """Take cells from entries in no run; return as `take_runs`."""
+    def _take_entries(self, stored_entries: Sequence[StoredEntry]) -> bool:
         places = dict(zip(self._names, itertools.count())) if stored_entries else {}
         own, foreign, last, mask, loose = self._own, self._foreign, self._last, self._mask, self._loose
         for stored in stored_entries:
@@ -216,15 +222,38 @@ class _Found:
                 self._inserts[number] = place, hlc
             cells = owned & mask
             if cells:
-                # The change has a prior, or what the entry holds has to be written again.
-                if place != own or prior is not None or (owned != cells and owned & self._shares):
+                if owned != cells and owned & self._shares:  # what the entry holds has to be written again
                     return False
+                if place != own or prior is not None:
+                    self._seen.add(number)
                 self.taken.lost.append((stored, owned ^ cells, number))
             if loose:
                 self._unowned[number] &= ~owned
                 if owned & loose and not cells:
                     self._doubts.append((stored, owned, number))
         return True
+
+    def priors(self) -> list[bytes | None]:
+        """Return the prior of each change."""
+        priors: list[bytes | None] = [None] * len(self._names)
+        if not self._seen:
+            return priors
+        found: dict[int, list[StoredEntry]] = {number: [] for number in sorted(self._seen)}
+        stored_entries, runs = self._entries
+        for run, numbers in runs:
+            for number in numbers:
+                if number in found:
+                    row = self._names[number]
+                    found[number].append((run.site_number, run.hlc + row - run.row, row, run.mask, 0, None))  # type: ignore[operator]
+        places = dict(zip(self._names, itertools.count()))
+        for stored in stored_entries:
+            number = places[stored[2]]
+            if number in found:
+                found[number].append(stored)
+        stamped = Priors(self._table, self._own, EXISTENCE if self._mask == -1 else self._mask)
+        for number, entries in found.items():
+            priors[number] = stamped.of(self._names[number], entries)
+        return priors
 
     def keys(self, records: Sequence[Record]) -> list[Any] | None:
         """Return the keys of the rows, or None if one is not there or a number in it has another type."""

@@ -16,19 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge.conflicts import same
+from mycomesh.sync.merge.bulk_conflicts import BulkConflicts
 from mycomesh.sync.merge.counters import share_column
-from mycomesh.sync.merge.records import Loser, record_conflict
 from mycomesh.sync.merge.registers import Registers, learn_columns, share_mask, shares_among
-from mycomesh.sync.merge.restored import note_restored, recorded_keys
+from mycomesh.sync.merge.restored import note_restored_many
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
-    CONFLICT_WEIGHT,
-    EDIT_WEIGHT,
     GROUP_WEIGHT,
+    MANY_CONFLICTS_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     WorkBudget,
-    bytes_weight,
     bytes_weight_of,
 )
 from mycomesh.sync.sqlite.refusals import REFUSALS
@@ -150,8 +147,7 @@ class _Edits:
         self._parts: list[tuple[InsertRun, RunPart]] = []  # of what is written
         self._shares = shares_among(table, group.columns)
         self._registers: Registers | None = None  # of a table with counters
-        # By number of a change: the entries that lose cells to it which its writer had not seen, with these cells.
-        self._rivals: dict[int, list[tuple[StoredEntry, int]]] = {}
+        self._conflicts = BulkConflicts(table, group, keys)
         self.later: set[int] = set()  # changes whose conflicts exceed the budget
         self._written: list[int] = []
         self._plain = 0  # how many changes are plain
@@ -169,12 +165,11 @@ class _Edits:
         for run, numbers in runs:
             self._take_run(run, numbers, mask, alive, other)
         self._take_entries(stored_entries, mask, alive, other)
-        rivals = [number for number in sorted(self._rivals) if alive[number] and not other[number]]
-        room = max(1, budget.room // CONFLICT_WEIGHT)
-        self.later.update(rivals[room:])
-        self._rivals = {number: self._rivals[number] for number in rivals[:room]}
-        for number in self.later:
-            other[number] = 1
+        if self._conflicts:
+            kept = {number for number in self._conflicts.numbers if alive[number] and not other[number]}
+            self.later.update(self._conflicts.keep(kept, max(1, budget.room // MANY_CONFLICTS_WEIGHT)))
+            for number in (*self.later, *self._conflicts.losers):
+                other[number] = 1
         if 0 not in alive and 1 not in other:
             return [*range(len(alive))]
         return self._only([number for number, each in enumerate(alive) if each and not other[number]])
@@ -210,8 +205,8 @@ class _Edits:
                 if hlc >= group.hlcs[number]:
                     other[number] = 1
                     continue
-                unseen = 0 if own else self._unseen(number, run.site_number, hlc, cells, whole=whole)
-                if unseen and not self._records_loss(number, run.entry(hlc - run.hlc), unseen):
+                unseen = 0 if own else self._conflicts.unseen(number, run.site_number, hlc, cells, whole=whole)
+                if unseen and not self._conflicts.wins(number, run.entry(hlc - run.hlc), unseen):
                     other[number] = 1
                 else:
                     seen.append(number)
@@ -239,7 +234,8 @@ class _Edits:
                 continue
             if stored[1] >= hlcs[number]:
                 # It keeps its cells. Of one stamp there may be another part, and of one clock another site.
-                if stored[1] == hlcs[number] or whole or owned & (mask | EXISTENCE):
+                apart = stored[1] == hlcs[number] or whole or owned & EXISTENCE
+                if apart or (owned & mask and not self._conflicts.loses(number, stored, mask)):
                     other[number] = 1
                 continue
             if owned & EXISTENCE:
@@ -248,9 +244,9 @@ class _Edits:
             if cells:
                 left, unseen = owned ^ cells, 0
                 if stored[0] != own:
-                    unseen = self._unseen(number, stored[0], stored[1], cells, whole=whole)
+                    unseen = self._conflicts.unseen(number, stored[0], stored[1], cells, whole=whole)
                 held_apart = left & foreign or (left and owned & shares)
-                if held_apart or (unseen and not self._records_loss(number, stored, unseen)):
+                if held_apart or (unseen and not self._conflicts.wins(number, stored, unseen)):
                     other[number] = 1
                 else:
                     self._lost.append((stored, left, number))
@@ -264,7 +260,9 @@ class _Edits:
         if self._table.rows.counts_changes:
             parts = [numbers for _, left, numbers in self._packed if left]
             lost = [number for _, left, number in self._lost if left]
-            needed = sorted({*itertools.chain(*parts), *lost, *self._rivals})
+            needed = [*itertools.chain(*parts), *lost]
+        if self._conflicts or needed is not plain:
+            needed = sorted({*needed, *self._conflicts.numbers})
         if not needed:
             return plain
         rows = self._rows
@@ -279,40 +277,17 @@ class _Edits:
                 record = self._registers.with_base(number, record)
             self._records[number] = record
         refused = {number for number in needed if self._records[number] is None}
-        # The conflict of a large change is recorded in a transaction of its own.
-        refused.update(number for number in self._rivals if bytes_weight(self._group.rows[number]) > EDIT_WEIGHT)
+        if self._conflicts:
+            refused |= self._conflicts.forget_large(refused)
         if not refused:
             return plain
         return self._only([number for number in plain if number not in refused])
 
-    def _unseen(self, number: int, site_number: int, hlc: int, cells: int, *, whole: bool) -> int:
-        """Return those cells of an entry that the writer of a change overwrote and had not seen."""
-        if self._group.priors is None:
-            return cells
-        site, seen, row, named = self._table.store.site(site_number), 0, False, False
-        for names, origin, upto in self._group.priors[number]:
-            if origin == site and names is None:
-                row = row or upto >= hlc
-            elif origin == site:
-                named = True
-                if upto >= hlc:
-                    seen |= self._table.columns.known_mask_of(names)  # type: ignore[arg-type]
-        if whole and named:
-            return cells & ~(seen | EXISTENCE if row else seen)
-        if row:
-            return 0
-        return cells if whole else cells & ~seen
-
-    def _records_loss(self, number: int, stored: StoredEntry, cells: int) -> bool:
-        """Note cells that an entry loses to a change whose writer had not seen them; return False if the row path has to."""
-        if self._group.kind is Kind.DELETE or self._table.columns.counters:
-            return False
-        self._rivals.setdefault(number, []).append((stored, cells))
-        return True
-
     def write_all(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
-        """Merge the plain changes; return how many of them SQLite took. `left` becomes False for these."""
+        """Merge the plain changes; return how many SQLite took. `left` becomes False for these and for those that lose."""
         self._plain = len(numbers)
+        for number in self._conflicts.losers:
+            left[number] = False
         return self._write(numbers, left, budget)
 
     def _write(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
@@ -386,29 +361,15 @@ class _Edits:
         """Write what has become of the runs; record conflicts, and note earlier ones that the changes have restored."""
         table, group = self._table, self._group
         table.log.reshape(self._parts)
-        if table.store.conflict_room.empty and not self._rivals:
+        # Earlier records first: the rows show the winners of those that are made next.
+        if not table.store.conflict_room.empty:
+            note_restored_many(
+                table, {self._keys[number]: group.hlcs[number] for number in self._written}, group.columns
+            )
+        if not self._conflicts:
             return 0
-        numbers = {self._keys[number]: number for number in self._written}
-        recorded = recorded_keys(table, list(numbers))
-        made = sum(self._record(number, wall_ms) for number in self._written if number in self._rivals)
-        budget.spend(CONFLICT_WEIGHT * made)
-        # The rows show the winners of the conflicts that have just been recorded, so only earlier ones can be restored.
-        for key in recorded:
-            note_restored(table, key, group.columns, group.hlcs[numbers[key]])
-        return made
-
-    def _record(self, number: int, wall_ms: int) -> int:
-        """Record the values of a row that a change has overwritten and its writer had not seen; return how many records."""
-        table, group = self._table, self._group
-        stamp = group.hlcs[number], group.site
-        won = dict(zip(group.columns, group.rows[number], strict=True))
-        before = dict(zip(table.columns.local, self._records[number], strict=True))
-        made = 0
-        for stored, cells in sorted(self._rivals[number], key=lambda rival: rival[0][:2]):
-            lost = {name: before[name] for name in table.columns.names_of(cells) if not same(won[name], before[name])}
-            if lost:
-                loser = Loser(self._keys[number], lost, (stored[1], table.store.site(stored[0])), dead=False)
-                made += record_conflict(table, loser, stamp, won, wall_ms)
+        made = self._conflicts.record(sorted([*self._written, *self._conflicts.losers]), self._records, wall_ms)
+        budget.spend(MANY_CONFLICTS_WEIGHT * made)
         return made
 
     def _enter(self, numbers: list[int]) -> None:

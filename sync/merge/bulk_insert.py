@@ -11,36 +11,47 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import apsw
+
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.bulk_park import park_new_rows
 from mycomesh.sync.merge.counters import hold_bases
-from mycomesh.sync.merge.work_budget import GROUP_WEIGHT, WorkBudget
+from mycomesh.sync.merge.work_budget import GROUP_WEIGHT, MANY_PARKED_WEIGHT, WorkBudget
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.row_codec import encode_rows
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, filtered
 
-__all__ = ["insert_new_rows", "slice_group"]
-
-_SAVEPOINT = "mycomesh_births"
-# A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
-_BATCH_MIN = 16
+__all__ = ["NewRows", "insert_new_rows", "slice_group"]
 
 
-def insert_new_rows(
-    table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
-) -> tuple[int, Group | None]:
-    """Insert the new rows of a group; return how many, and the changes that have to be merged row by row.
+@dataclass(slots=True)
+class NewRows:
+    """Effect of a group: how many changes are merged, how many of their rows are parked, and the changes that are left.
+
+    rest: to be merged row by row.
+    later: to be passed to `insert_new_rows` in another transaction, which has room for rows that SQLite refuses.
+    """
+
+    changes: int = 0
+    parked: int = 0
+    rest: Group | None = None
+    later: Group | None = None
+
+
+def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget) -> NewRows:
+    """Insert the new rows of a group, or park them.
 
     `keys` are the keys of the group's rows, in order. Runs inside a transaction. The rows are off the budget
-    already; rows that are tried in vain are taken off it here.
+    already; what SQLite refuses is taken off it here.
     """
     if not _is_plain(table, group):
-        return 0, group
+        return NewRows(rest=group)
     mask = table.columns.mask_of(group.columns) | EXISTENCE
     existing = table.log.entries_between(site_number, group.hlcs[0], group.hlcs[-1])
     not_new = existing.keys() | _not_new(table, group, keys)
@@ -55,13 +66,14 @@ def insert_new_rows(
     }
     fresh = [hlc not in not_new for hlc in group.hlcs]
     left = not_new - complete
-    done = 0
+    found = NewRows()
     if any(fresh):
         new, new_keys = filtered(group, fresh), list(itertools.compress(keys, fresh))
-        done, refused = _insert(table, new, site_number, new_keys, budget)
-        left |= set(refused.hlcs) if refused is not None else set()
+        found = _insert(table, new, site_number, new_keys, budget)
+        left |= set(found.rest.hlcs) if found.rest is not None else set()
     rest = [hlc in left for hlc in group.hlcs]
-    return done, filtered(group, rest) if any(rest) else None
+    found.rest = filtered(group, rest) if any(rest) else None
+    return found
 
 
 def slice_group(group: Group, start: int, end: int) -> Group:
@@ -108,32 +120,9 @@ def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
     return {hlc for hlc, key in zip(group.hlcs, keys, strict=True) if key in rows or (unnamed and key[:1] == b"\x00")}
 
 
-def _insert(
-    table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
-) -> tuple[int, Group | None]:
-    """Insert rows, all at once or in halves; return how many, and the changes of batches that SQLite refuses."""
-    before = int(table.store.db.total_changes())
-    if _try_insert(table, group, site_number, keys):
-        return len(keys), None
-    budget.spend(GROUP_WEIGHT + (int(table.store.db.total_changes()) - before) // 2)  # without digests and log entries
-    if len(keys) <= _BATCH_MIN:
-        return 0, group
-    done, left = 0, [False] * len(keys)
-    middle = len(keys) // 2
-    for start, end in ((0, middle), (middle, len(keys))):
-        count, refused = _insert(table, slice_group(group, start, end), site_number, keys[start:end], budget)
-        done += count
-        if refused is not None:
-            hlcs = set(refused.hlcs)
-            left[start:end] = [hlc in hlcs for hlc in group.hlcs[start:end]]
-    return done, filtered(group, left) if any(left) else None
-
-
-def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> bool:
-    """Insert rows at once; return False, with nothing done, if SQLite refuses one of them."""
-    spec, log = table.spec, table.log
-    keyless = spec.kind is KeyKind.KEYLESS
-    mask = table.columns.mask_of(group.columns) | EXISTENCE
+def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget) -> NewRows:
+    """Insert rows that the change log does not know, and park those that SQLite refuses where that needs no look at each."""
+    spec = table.spec
     by_name = {column.folded: quoted(column.name) for column in spec.columns}
     names = [by_name[name] for name in group.columns]
     values: Sequence[Sequence[Any]] = group.rows
@@ -141,22 +130,41 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     if spec.id_column:
         at = group.columns.index(spec.id_column)
         rows = [row[at] for row in group.rows]
-    elif keyless:
+    elif spec.kind is KeyKind.KEYLESS:
         first = _next_rowid(table)
         if first is None:
-            return False
+            return NewRows(rest=group)
         rows = list(range(first, first + len(keys)))
         names.append(quoted(spec.rowid))
         values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
-    db = table.store.db
-    db.execute(f"SAVEPOINT {_SAVEPOINT}")
-    try:
-        table.rows.insert_many(names, values)
-    except REFUSALS:
-        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-        db.execute(f"RELEASE {_SAVEPOINT}")
-        return False
-    db.execute(f"RELEASE {_SAVEPOINT}")
+    tried, errors = table.rows.insert_each(names, values, max(1, budget.room // MANY_PARKED_WEIGHT))
+    if not errors:
+        _enter(table, group, site_number, keys, rows)
+        return NewRows(len(keys))
+    budget.spend(GROUP_WEIGHT + MANY_PARKED_WEIGHT * len(errors))
+    flags = [number not in errors for number in range(tried)]
+    if any(flags):
+        kept = itertools.compress
+        _enter(
+            table,
+            filtered(slice_group(group, 0, tried), flags),
+            site_number,
+            list(kept(keys, flags)),
+            list(kept(rows, flags)),
+        )
+    refused = {number: str(error) for number, error in errors.items() if isinstance(error, apsw.ConstraintError)}
+    parked = park_new_rows(table, group, site_number, keys, refused) if table.rows.counts_changes else []
+    left = errors.keys() - set(parked)
+    rest = [number in left for number in range(len(keys))]
+    later = slice_group(group, tried, len(keys)) if tried < len(keys) else None
+    return NewRows(tried - len(left), len(parked), filtered(group, rest) if any(rest) else None, later)
+
+
+def _enter(table: Table, group: Group, site_number: int, keys: Sequence[Any], rows: Sequence[Row]) -> None:
+    """Add the entries of inserted rows to the change log; `rows` are the names that they have got."""
+    log = table.log
+    keyless = table.spec.kind is KeyKind.KEYLESS
+    mask = table.columns.mask_of(group.columns) | EXISTENCE
     digests = table.digests.many(site_number, mask, group.hlcs, None if keyless else keys, encode_rows(group.rows))
     log.add_inserts(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
@@ -166,7 +174,6 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
         for row, hlc in zip(rows, group.hlcs, strict=True):
             if covers(group.site, hlc):
                 on_write(table.table_id, row, False)
-    return True
 
 
 def _next_rowid(table: Table) -> int | None:

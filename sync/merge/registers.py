@@ -19,6 +19,9 @@ from mycomesh.sync.wire.bundle import Group
 __all__ = ["Registers", "learn_columns", "share_mask", "shares_among"]
 
 _UNREAD = object()
+# Of held values with the same names: their mask, the places of bases and where these go, the places of shares with the sums of
+# their counters and where these go, and whether all are registers.
+_Kind = tuple[int, list[tuple[int, list[Any]]], list[tuple[int, list[int], dict[int, int]]], bool]
 
 
 def learn_columns(table: Table, group: Group, budget: WorkBudget) -> None:
@@ -66,34 +69,43 @@ class Registers:
             if type(run.mask) is not int or run.mask & self._mask:
                 self.other.update(numbers)
         self._read(stored_entries, dict(zip(rows, itertools.count())))
+        for name, bases in self._bases.items():
+            default = default_base(table, name)
+            found = self._bases[name] = [default if base is _UNREAD else base for base in bases]
+            if set(map(type, found)) != {int}:
+                self.other.update(number for number, base in enumerate(found) if type(base) is not int)
 
     def _read(self, stored_entries: Sequence[StoredEntry], places: Mapping[Any, int]) -> None:
-        contents = self._table.held.read_many(stored_entries)
-        self.holders.update(contents)
-        masks: dict[tuple[str, ...], int] = {}
-        for stored in stored_entries:  # runs for each entry
-            number, owned = places[stored[2]], stored[3]
-            names, values = contents.get(stored[:2], ((), ()))
-            held = masks.get(names)
-            if held is None:
-                held = masks[names] = self._table.columns.mask_of(names)
-            if type(owned) is not int or owned & self._mask & ~held:
+        numbers = [places[stored[2]] for stored in stored_entries]
+        owned = [stored[3] & self._mask if type(stored[3]) is int else -1 for stored in stored_entries]
+        kinds: dict[tuple[str, ...], _Kind] = {}
+        for at, names, values in self._table.held.read_many(stored_entries):  # runs for each entry
+            kind = kinds.get(names)
+            if kind is None:
+                kind = kinds[names] = self._kind(names)
+            held, bases, shares, known = kind
+            number = numbers[at]
+            owned[at] &= ~held
+            self.holders.add(stored_entries[at][:2])
+            if not known:
                 self.other.add(number)
-            for name, value in zip(names, values, strict=True):
-                if name in self._bases:
-                    self._bases[name][number] = value
-                elif (column := share_column(name)) in self._sums:
-                    self._sums[column][number] += number_of(value)
-                    self._shares.setdefault(name, {})[number] = number_of(value)
-                else:
-                    self.other.add(number)
-        for name, bases in self._bases.items():
-            default = default_base(self._table, name)
-            for number, base in enumerate(bases):
-                if base is _UNREAD:
-                    base = bases[number] = default  # noqa: PLW2901
-                if type(base) is not int:
-                    self.other.add(number)
+            for place, cells in bases:
+                cells[number] = values[place]
+            for place, sums, own in shares:
+                own[number] = number_of(values[place])
+                sums[number] += own[number]
+        self.other.update(itertools.compress(numbers, owned))  # a base is not held, or the mask has many bits
+
+    def _kind(self, names: Sequence[str]) -> _Kind:
+        """Return the registers among the held values with these names."""
+        bases, shares = [], []
+        for place, name in enumerate(names):
+            column = share_column(name)
+            if name in self._bases:
+                bases.append((place, self._bases[name]))
+            elif column in self._sums:
+                shares.append((place, self._sums[column], self._shares.setdefault(name, {})))
+        return self._table.columns.mask_of(names), bases, shares, len(bases) + len(shares) == len(names)
 
     def with_bases(self, records: Sequence[Record]) -> list[Record]:
         """Return rows' values with the bases in place of the totals, which is what their entries own."""

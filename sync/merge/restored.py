@@ -6,34 +6,22 @@ No message says so. The row itself does: it shows the losing values although the
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mycomesh.sync.crdt.hlc import ms_from_hlc, time_text
 from mycomesh.sync.merge.conflicts import same
-from mycomesh.sync.merge.records import DELETE_LOST, KEPT, key_text, shortened_value, value_of
+from mycomesh.sync.merge.records import DELETE_LOST, KEPT, key_text, recorded_rows, shortened_value, value_of
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["AS_NEW_ROW", "COMPARED_BYTES_MAX", "UNDO_PREFIX", "note_restored", "recorded_keys"]
+__all__ = ["AS_NEW_ROW", "COMPARED_BYTES_MAX", "UNDO_PREFIX", "note_restored", "note_restored_many"]
 
 UNDO_PREFIX = "undo/"  # in mycomesh_meta, before the number of a conflict that this node has restored
 AS_NEW_ROW = "new"
 # A larger record is not compared, because each write of its row would read it under the write lock: it stays open on the nodes
 # that have not restored it themselves.
 COMPARED_BYTES_MAX = 1 << 20
-
-
-def recorded_keys(table: Table, keys: Sequence[Any]) -> list[Any]:
-    """Return those of some rows' keys about which there are conflicts."""
-    store = table.store
-    if store.conflict_room.empty:
-        return []
-    texts = dict(zip(map(key_text, keys), keys, strict=True))
-    listing = (
-        "SELECT k.value FROM json_each(?) k WHERE EXISTS"
-        " (SELECT 1 FROM mycomesh_conflicts WHERE table_name = ? AND row_key = k.value) ORDER BY k.key"
-    )
-    return [texts[text] for (text,) in store.db.execute(listing, (json.dumps([*texts]), table.spec.name))]
+_BLOCK = 64  # rows whose records are read at once: each may be large
 
 
 def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) -> None:
@@ -41,27 +29,41 @@ def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) ->
 
     `columns` are those that the write owns; none for a delete. `hlc` is its clock.
     """
-    store = table.store
-    if store.conflict_room.empty:
-        return
+    if not table.store.conflict_room.empty:
+        _note(table, {key_text(key): key}, columns, {key: hlc})
+
+
+def note_restored_many(table: Table, hlcs: Mapping[Any, int], columns: Collection[str]) -> None:
+    """Note as `note_restored` does for one what writes of the same columns have restored; `hlcs` are their clocks by key."""
+    recorded = list(recorded_rows(table, hlcs).items())
+    for at in range(0, len(recorded), _BLOCK):
+        _note(table, dict(recorded[at : at + _BLOCK]), columns, hlcs)
+
+
+def _note(table: Table, keys: Mapping[str, Any], columns: Collection[str], hlcs: Mapping[Any, int]) -> None:
+    """Note what writes have restored of the rows with these keys, by their texts in the records."""
+    db = table.store.db
     listing = (
-        "SELECT seq, lost, won, reason, restored_at FROM mycomesh_conflicts"
-        " WHERE table_name = ? AND row_key = ? AND lost_hlc < ? AND octet_length(lost) <= ? ORDER BY seq"
+        "SELECT c.seq, c.row_key, c.lost_hlc, c.lost, c.won, c.reason, c.restored_at"
+        " FROM json_each(?) k CROSS JOIN mycomesh_conflicts c ON c.table_name = ? AND c.row_key = k.value"
+        " WHERE octet_length(c.lost) <= ? ORDER BY c.seq"
     )
-    found = store.db.execute(listing, (table.spec.name, key_text(key), hlc, COMPARED_BYTES_MAX)).fetchall()
-    if not found:
-        return
-    present = table.rows.read(table.locate(key))
-    for number, lost, won, reason, restored_at in found:
+    found = db.execute(listing, (json.dumps([*keys]), table.spec.name, COMPARED_BYTES_MAX)).fetchall()
+    later = [record for record in found if record[2] < hlcs[keys[record[1]]]]
+    texts = list(dict.fromkeys(record[1] for record in later))
+    rows = table.locate_many([keys[text] for text in texts])
+    values_of = table.rows.read_many(rows)
+    present = {text: values_of[row] for text, row in zip(texts, rows, strict=True)}
+    for number, text, _, lost, won, reason, restored_at in later:
         if reason.startswith(KEPT):
             continue
-        values = json.loads(lost)
-        if _shows(present, values, deleted=reason == DELETE_LOST):
+        row, values = present[text], json.loads(lost)
+        if _shows(row, values, deleted=reason == DELETE_LOST):
             if restored_at is None:
-                time = time_text(ms_from_hlc(hlc))
-                store.db.execute("UPDATE mycomesh_conflicts SET restored_at = ? WHERE seq = ?", (time, number))
-        elif restored_at is not None and _is_taken_back(present, values, won, columns) and not _has_undo(table, number):
-            store.db.execute("UPDATE mycomesh_conflicts SET restored_at = NULL WHERE seq = ?", (number,))
+                time = time_text(ms_from_hlc(hlcs[keys[text]]))
+                db.execute("UPDATE mycomesh_conflicts SET restored_at = ? WHERE seq = ?", (time, number))
+        elif restored_at is not None and _is_taken_back(row, values, won, columns) and not _has_undo(table, number):
+            db.execute("UPDATE mycomesh_conflicts SET restored_at = NULL WHERE seq = ?", (number,))
 
 
 def _shows(present: dict[str, Any] | None, lost: dict[str, Any], *, deleted: bool) -> bool:

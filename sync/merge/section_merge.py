@@ -202,14 +202,16 @@ class SectionMerge:
         keys = keys_of(table, group)
         if group.kind is Kind.INSERT:
             budget.spend(new_row_weight(group) * len(group.hlcs))
-            done, rest = insert_new_rows(table, group, site_number, keys, budget)
-            merged.changes += done
-            return rest
-        edits = merge_edits(table, group, site_number, keys, wall_ms, budget)
-        merged.add(Merged(edits.changes, conflicts=edits.conflicts))
-        if edits.later is not None:
-            self._groups.appendleft(_Rest(edits.later))
-        return edits.rest
+            new = insert_new_rows(table, group, site_number, keys, budget)
+            merged.add(Merged(new.changes, parked=new.parked))
+            later, left = new.later, new.rest
+        else:
+            edits = merge_edits(table, group, site_number, keys, wall_ms, budget)
+            merged.add(Merged(edits.changes, conflicts=edits.conflicts))
+            later, left = edits.later, edits.rest
+        if later is not None:
+            self._groups.appendleft(_Rest(later))
+        return left
 
     def _merge_alone(
         self,

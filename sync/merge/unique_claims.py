@@ -7,7 +7,7 @@ generated column. Nothing is changed here: `merge` parks the losers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
@@ -16,9 +16,11 @@ from mycomesh.sync.sqlite.indexes import UniqueIndex, column_names
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
+from mycomesh.sync.storage.change_log import unpack_mask
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Group
 
-__all__ = ["later_claims", "rows_where"]
+__all__ = ["giving_way", "later_claims", "rows_where"]
 
 _SAVEPOINT = "mycomesh_rivals"
 
@@ -52,6 +54,41 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
                 return {}
             found[claimant] = ", ".join(others)
     return found
+
+
+def giving_way(table: Table, group: Group, numbers: Sequence[int]) -> list[int]:
+    """Return those of some refused inserts, by their numbers in the group, that give way: for which `later_claims` is empty.
+
+    None if only SQLite can evaluate some index: such rows need a look each.
+    """
+    if not all(index.columns for index in table.spec.unique):
+        return []
+    in_the_way: list[tuple[int, int, Row]] = []  # number of the insert, mask of the index, the other row
+    for index in table.spec.unique:
+        names = [table.spec.to_canonical(name) for name, _ in index.columns]
+        if not set(names) <= set(group.columns):
+            continue
+        mask, places = table.columns.mask_of(names) | EXISTENCE, [group.columns.index(name) for name in names]
+        wanted = [(number, *[group.rows[number][place] for place in places]) for number in numbers]
+        found = _rows_with_any(table, index, [values for values in wanted if None not in values])
+        in_the_way += [(number, mask, other) for number, other in found]
+    entries = table.log.entries_of_rows(list(dict.fromkeys(row for _, _, row in in_the_way)))
+    site = table.store.site
+    earlier: set[int] = set()
+    for number, mask, other in in_the_way:
+        stamps = ((entry[1], site(entry[0])) for entry in entries[other] if unpack_mask(entry[3])[0] & mask)
+        if max(stamps, default=(0, b"")) < (group.hlcs[number], group.site):
+            earlier.add(number)
+    contested = {number for number, _, _ in in_the_way}
+    return [number for number in numbers if number in earlier or number not in contested]
+
+
+def _rows_with_any(table: Table, index: UniqueIndex, wanted: Sequence[tuple[Any, ...]]) -> list[tuple[int, Row]]:
+    """Return (number, row that holds the values after that number in the columns of a UNIQUE index)."""
+    match = " AND ".join(f"t.{quoted(name)} = ? COLLATE {quoted(collation)}" for name, collation in index.columns)
+    terms, name_of = _row_terms(table)
+    listing = f"SELECT ?, {', '.join(terms)} FROM {quoted(table.spec.name)} t WHERE {match}"
+    return [(record[0], name_of(record[1:])) for record in table.store.db.executemany(listing, wanted)]
 
 
 def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
@@ -125,14 +162,22 @@ def _replace(table: Table, row: Row, values: Mapping[str, Any], *, compare: bool
 
 def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
     """Return the change log's names of the rows of the user's table that meet an SQL condition on the table `t`."""
+    terms, name_of = _row_terms(table)
+    listing = f"SELECT {', '.join(terms)} FROM {quoted(table.spec.name)} t WHERE {condition}"
+    return [name_of(record) for record in table.store.db.execute(listing, parameters).fetchall()]
+
+
+def _row_terms(table: Table) -> tuple[list[str], Callable[[Sequence[Any]], Row]]:
+    """Return the SQL terms of a row `t` that name it in the change log, and what makes its name of their values."""
     spec = table.spec
     keys = spec.key if spec.kind is KeyKind.KEYED else ()
     terms = [raw_select(f"t.{quoted(column.name)}") for column in keys]
     if spec.rowid:
         terms.append(f"t.{quoted(spec.rowid)}")
-    listing = f"SELECT {', '.join(terms)} FROM {quoted(spec.name)} t WHERE {condition}"
-    found: list[Row] = []
-    for record in table.store.db.execute(listing, parameters).fetchall():
+
+    def name_of(record: Sequence[Any]) -> Row:
         key = tuple(restore(record[: 2 * len(keys)]))
-        found.append(encode_key(spec, key) if key and None not in key else record[-1])
-    return found
+        name: Row = encode_key(spec, key) if key and None not in key else record[-1]
+        return name
+
+    return terms, name_of

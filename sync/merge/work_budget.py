@@ -23,6 +23,8 @@ __all__ = [
     "FACT_WEIGHT",
     "GROUP_WEIGHT",
     "ID_WEIGHT",
+    "MANY_CONFLICTS_WEIGHT",
+    "MANY_PARKED_WEIGHT",
     "PARK_WEIGHT",
     "PLAIN_EDIT_WEIGHT",
     "PRIOR_BYTES",
@@ -45,6 +47,8 @@ PLAIN_EDIT_WEIGHT = 3  # one that is looked up with many others
 # A batch of an honest node is one chunk at its writer. Where each of its edits loses, or is refused here, it costs three.
 TRANSACTION_WEIGHT_MAX = 3 * CHUNK_ROWS_MAX
 CONFLICT_WEIGHT = 16
+MANY_CONFLICTS_WEIGHT = 4  # each of those that are recorded at once
+MANY_PARKED_WEIGHT = 8  # each of the new rows that are parked at once
 # A refused row is tried, the rows in its way are looked up, its values are held, and the refusal is recorded.
 PARK_WEIGHT = 48
 # In a table that keeps both rows of one id, a row is written in a savepoint and its rivals are read.

@@ -7,7 +7,6 @@ restored. No row has more than `ROW_RECORDS_MAX` records, so one contested row d
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,14 +67,14 @@ class ConflictRoom:
         """Count again when needed."""
         self._filled = self._expired = None
 
-    def on_record(self, number: int, sizes: Iterable[int], wall_ms: int) -> None:
-        """Make room after a record was added: `number` is its seq, `sizes` are the bytes of its values."""
+    def on_records(self, numbers: range, size: int, wall_ms: int) -> None:
+        """Make room after records were added: `numbers` are their seqs, `size` are the bytes of all their values."""
         if self._filled is None:
             self._count()
         else:
-            records, size = self._filled
-            self._filled = records + 1, size + RECORD_BYTES + sum(sizes)
-        if number % ROW_CHECK == 0:
+            records, before = self._filled
+            self._filled = records + len(numbers), before + RECORD_BYTES * len(numbers) + size
+        for number in numbers[-numbers.start % ROW_CHECK :: ROW_CHECK]:
             self._trim_row(number)
         self.expire(wall_ms)
         if self._is_full(*self._count()):

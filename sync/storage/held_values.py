@@ -6,12 +6,13 @@ row or here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry
+from mycomesh.sync.storage.row_codec import encode_rows
 from mycomesh.sync.storage.statement_cache import may_stay
 from mycomesh.sync.storage.store import Store
 
@@ -51,20 +52,23 @@ class HeldValues:
         names, values = codec.decode(found[0], bytes_max=len(found[0]))
         return dict(zip(names, values, strict=True))
 
-    def read_many(
-        self, stored_entries: Iterable[StoredEntry]
-    ) -> dict[tuple[int, int], tuple[tuple[str, ...], list[Any]]]:
-        """Return (column names, held values) by stamp (site number, hlc), of those entries that have some."""
-        stamps: list[tuple[int, int]] = []
+    def read_many(self, stored_entries: Sequence[StoredEntry]) -> Iterator[tuple[int, tuple[str, ...], list[Any]]]:
+        """Yield (place of the entry, column names, held values) of those of some entries that have some."""
+        places: list[int] = []
         contents: list[bytes] = []
-        for site_number, clocks in _by_site(stored_entries).items():
+        by_site: dict[int, list[int]] = {}
+        for at, stored in enumerate(stored_entries):
+            by_site.setdefault(stored[0], []).append(at)
+        for site_number, own in by_site.items():
             where = f"t.id = {self._table_id} AND t.place = {site_number}"
-            for hlc, content in join_numbers(self._store.db, "t.hlc, t.content", "mycomesh_held", "hlc", clocks, where):
-                stamps.append((site_number, hlc))
+            clocks = [stored_entries[at][1] for at in own]
+            for key, content in join_numbers(self._store.db, "k.key, t.content", "mycomesh_held", "hlc", clocks, where):
+                places.append(own[key])
                 contents.append(content)
         encoded = codec.encode_array(contents)
         decoded = codec.decode(encoded, bytes_max=len(encoded), own=True)
-        return {stamp: (tuple(names), values) for stamp, (names, values) in zip(stamps, decoded, strict=True)}
+        for at, (names, values) in zip(places, decoded, strict=True):
+            yield at, tuple(names), values
 
     def remove_many(self, stamps: Iterable[tuple[int, int]]) -> None:
         """Remove the held values of many entries."""
@@ -91,10 +95,15 @@ class HeldValues:
 
     def write_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
         """Set the held values of these columns for many entries, (site number, hlc, values) each, that had none."""
-        names = list(names)
+        stamps = [(site_number, hlc) for site_number, hlc, _ in values]
+        self.write_encoded(names, stamps, encode_rows([cells for _, _, cells in values]))
+
+    def write_encoded(self, names: Sequence[str], stamps: Sequence[tuple[int, int]], rows: Sequence[bytes]) -> None:
+        """Set them as `write_many` does, by the stamps (site number, hlc) of the entries, to values that are encoded already."""
+        head = codec.array_head(2) + codec.encode(list(names))
         self._store.db.executemany(
             f"INSERT INTO mycomesh_held VALUES({self._table_id}, ?, ?, ?)",
-            [(site_number, hlc, codec.encode([names, list(cells)])) for site_number, hlc, cells in values],
+            [(site_number, hlc, head + row) for (site_number, hlc), row in zip(stamps, rows, strict=True)],
         )
 
 

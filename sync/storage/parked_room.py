@@ -32,9 +32,9 @@ class ParkedRoom:
         self._told: set[bytes] = set()
         self._news: list[bytes] = []
 
-    def on_park(self, size: int) -> None:
-        """Count a row that was parked; `size` is about the bytes that it takes."""
-        self._since = self._since[0] + 1, self._since[1] + size
+    def on_park(self, size: int, rows: int = 1) -> None:
+        """Count rows that were parked; `size` is about the bytes that they take."""
+        self._since = self._since[0] + rows, self._since[1] + size
 
     def on_unpark(self) -> None:
         """Note that a row is parked no more."""

@@ -22,6 +22,7 @@ from mycomesh.sync.wire.bundle import COLUMNS_MAX, Part
 
 __all__ = [
     "LEAST",
+    "Priors",
     "RowView",
     "Seen",
     "decode_prior",
@@ -42,6 +43,8 @@ PRIORS_MAX = 256
 # Names in all parts of one prior: finding their columns takes 50 ns each, and a member can name all of them in each part.
 PRIOR_NAMES_MAX = 1 << 13
 AHEAD_BYTES_MAX = 1 << 20  # of values that are read before they are needed
+# CBOR of a prior with one part that is about all cells: an array of [NULL, a site number below 24, an integer of eight bytes].
+_ONE_PART, _SMALL, _EIGHT_BYTES, _ONE_PART_SIZE = b"\x81\x83\xf6", 24, 0x1B, 13
 ALL_CELLS = -1  # of a row, also those of columns that this file does not know
 # (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
@@ -284,6 +287,42 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
     return sorted(newest, key=lambda part: (part[0] is not None, part[0] or 0, part[1], part[2]))
 
 
+class Priors:
+    """The stored priors of one site's changes of `mask` to visible rows without held values, as `priors_of` finds them.
+
+    Most overwrite one write, which says it without a look at the rest.
+    """
+
+    __slots__ = ("_mask", "_own", "_table", "_uptos")
+
+    def __init__(self, table: Table, own_number: int, mask: int) -> None:
+        self._table = table
+        self._own = own_number
+        self._mask = mask
+        self._uptos: dict[int, int] = {}
+
+    def of(self, row: Row, stored_entries: Sequence[StoredEntry]) -> bytes | None:
+        """Return the prior of the change of a row with these entries, None for an empty one."""
+        mask, whole = self._mask, self._mask & EXISTENCE
+        touched = [stored for stored in stored_entries if whole or stored[3] & mask]
+        if len(touched) == 1 and not mask & ~touched[0][3]:
+            place, hlc, _, owned, _, prior = touched[0]
+            if prior is None:
+                return None if place == self._own else self._one_part(place, hlc)
+            parts = decode_prior(prior)
+            if place == self._own and not owned & EXISTENCE and len(parts) == 1 and parts[0][0] is None:
+                return self._one_part(parts[0][1], parts[0][2])
+        view = RowView(self._table, row, None, stored_entries, holds=False)
+        return encode_prior(priors_of(view, self._own, mask))
+
+    def _one_part(self, place: int, hlc: int) -> bytes | None:
+        upto = self._uptos.get(place)
+        if upto is None:
+            upto = self._uptos[place] = self._table.coverage.staged.upto(self._table.store.site(place))
+        hlc = min(hlc, upto)
+        return encode_prior([(None, place, hlc)]) if hlc and place != self._own else None
+
+
 def _parts_of(stored: StoredEntry, entry: Entry) -> Iterator[tuple[int | None, int, int, int]]:
     """Yield what an entry and its prior say that its writer had seen: (mask of the part, cells, site number, hlc).
 
@@ -345,6 +384,10 @@ def encode_prior(parts: Sequence[Prior]) -> bytes | None:
     """Return the stored form of a prior, None for an empty one. A mask of more than 63 bits is bytes, as in the change log."""
     if not parts:
         return None
+    if len(parts) == 1:
+        mask, number, hlc = parts[0]
+        if mask is None and number < _SMALL and hlc >> 32:  # most are of one other site, and runs for each edit
+            return _ONE_PART + bytes((number, _EIGHT_BYTES)) + hlc.to_bytes(8, "big")
     return codec.encode([(mask and pack_mask(mask), number, hlc) for mask, number, hlc in parts])
 
 
@@ -352,6 +395,8 @@ def decode_prior(stored: bytes | None) -> list[Prior]:
     """Return a stored prior."""
     if stored is None:
         return []
+    if len(stored) == _ONE_PART_SIZE and stored[:3] == _ONE_PART and stored[4] == _EIGHT_BYTES:
+        return [(None, stored[3], int.from_bytes(stored[5:], "big"))]
     return [
         (mask and unpack_mask(mask)[0], number, hlc)
         for mask, number, hlc in codec.decode(stored, bytes_max=len(stored))
@@ -364,7 +409,10 @@ def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
     The prior of an update is without columns outside `mask`, which the change has lost.
     """
     parts: list[Part] = []
-    for part_mask, number, hlc in _newest(decode_prior(stored), COLUMNS_MAX):  # version 0.1 stored any number
+    found = decode_prior(stored)
+    if len(found) == 1 and found[0][0] is None:
+        return [(None, table.store.site(found[0][1]), found[0][2])]
+    for part_mask, number, hlc in _newest(found, COLUMNS_MAX):  # version 0.1 stored any number
         names = None
         if part_mask is not None:
             names = table.columns.names_of(part_mask if mask & EXISTENCE else part_mask & mask)

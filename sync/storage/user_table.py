@@ -283,10 +283,32 @@ class UserTable:
             return self._key_condition, key_values(rows)
         return f"t.{quoted(self._spec.rowid)} = ?", [(row,) for row in rows]
 
-    def insert_many(self, names: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
-        """Insert rows with these columns, quoted. Errors are those of `execute_many`."""
+    def insert_each(
+        self, names: Sequence[str], values: Sequence[Sequence[Any]], most: int
+    ) -> tuple[int, dict[int, apsw.Error]]:
+        """Insert rows with these columns, quoted, until SQLite has refused `most` of them.
+
+        Returns how many rows were tried, and the `REFUSALS` by the number of the row. Other errors are those of `execute_many`.
+        """
         into = f"INSERT{self.or_abort} INTO {quoted(self._spec.name)}({', '.join(names)})"
-        self.execute_many(f"{into} VALUES({', '.join('?' * len(names))}){self._computing}", values)
+        insert = f"{into} VALUES({', '.join('?' * len(names))}){self._computing}"
+        # After an error the changes say how many rows were taken, unless index triggers follow them.
+        counted, rows, stays = self.counts_changes, iter(values), may_stay(values[-1])
+        refused: dict[int, apsw.Error] = {}
+        tried, db = 0, self._store.db
+        with self._limited(INSERTED_BYTES_MAX):
+            while tried < len(values) and len(refused) < most:
+                before = db.total_changes()
+                try:
+                    db.executemany(insert, rows if counted else (next(rows),), can_cache=stays).fetchall()
+                except apsw.Error as error:
+                    self._check_many(error)
+                    tried += db.total_changes() - before if counted else 0
+                    refused[tried] = error
+                    tried += 1
+                else:
+                    tried = len(values) if counted else tried + 1
+        return tried, refused
 
     def execute_many(self, sql: str, values: Sequence[Sequence[Any]]) -> None:
         """Run one write for many rows; an index trigger's failure is a refusal here, since a single row shows the cause."""
@@ -294,10 +316,14 @@ class UserTable:
             with self._limited(INSERTED_BYTES_MAX):
                 self._store.db.executemany(sql, values, can_cache=not values or may_stay(values[-1])).fetchall()
         except apsw.Error as error:
-            self._check_transaction(error)
-            if not isinstance(error, REFUSALS):
-                self._raise_index_error(error)
+            self._check_many(error)
             raise
+
+    def _check_many(self, error: apsw.Error) -> None:
+        self._check_transaction(error)
+        if not isinstance(error, REFUSALS):
+            self._raise_index_error(error)
+            raise error
 
     @contextlib.contextmanager
     def _limited(self, bytes_max: int) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 
 from mycomesh.sync.capture import drain, drain_edits
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.storage import row_batch
+from mycomesh.sync.storage import row_batch, row_view
 from mycomesh.sync.storage.change_log import unpack_mask
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.merge.test_bulk_edit import NAMES, ROWS, TABLES, edit, filled
@@ -128,7 +128,7 @@ def test_numbers_of_another_type_are_found(pair, tmp_path, seed):
     history(pair, tmp_path, random.Random(seed), retypes=True)
 
 
-def _keeps_no_prior(table, change, site_number, mask):
+def _keeps_no_prior(priors, row, stored_entries):
     return None
 
 
@@ -142,7 +142,8 @@ _STAMP = drain_edits._stamp
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),
     [
-        (drain_edits, "_prior", _keeps_no_prior),
+        (row_view.Priors, "of", _keeps_no_prior),
+        (row_view.Priors, "_one_part", lambda priors, place, hlc: None),
         (drain_edits, "_stamp", _forgets_entries),
         (row_batch.Taken, "take_packed", lambda taken, run, left, number: None),
         (row_batch.Taken, "supersede", lambda taken, table, keys, rows, records: []),

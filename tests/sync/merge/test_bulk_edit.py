@@ -247,7 +247,7 @@ def test_conflicts_beyond_the_budget_are_merged_later(tmp_path, monkeypatch):
     one.sql(TABLES)
     filled(one)
     converge(peers)
-    monkeypatch.setattr(bulk_edit, "CONFLICT_WEIGHT", 1_500)  # room for four of them in a transaction
+    monkeypatch.setattr(bulk_edit, "MANY_CONFLICTS_WEIGHT", 1_500)  # room for four of them in a transaction
     merges = []
     merge = section_merge.merge_edits
     monkeypatch.setattr(section_merge, "merge_edits", lambda *args: merges.append(merge(*args)) or merges[-1])
@@ -271,21 +271,49 @@ def test_conflicts_beyond_the_budget_are_merged_later(tmp_path, monkeypatch):
         peer.close()
 
 
+@pytest.mark.parametrize("late", ["whole", "part"])
+def test_late_write_that_was_seen_is_no_conflict(tmp_path, late):
+    one, two, bulk, single = peers = [Peer(tmp_path / f"{number}.db", number) for number in range(4)]
+    one.sql(TABLES)
+    filled(one)
+    converge(peers)
+    one.sql("UPDATE t SET a = 5, b = 'one'" if late == "whole" else "UPDATE t SET a = 5")
+    seen = one.drain()
+    two.take(seen, one.node_id)
+    two.sql("UPDATE t SET a = 6, b = 'two'")
+    one.sql("UPDATE t SET b = 'unseen' WHERE id < 9")
+    unseen = one.drain()
+    for bundles, writer in ((two.drain(), two), (unseen, one), (seen, one)):
+        for bundle in bundles:
+            bulk.take([bundle], writer.node_id)
+            one_by_one(single, bundle, writer.node_id)
+            assert_same(bulk, single)
+    assert len(bulk.recorded("mycomesh_conflicts")) == 9
+    for peer in peers:
+        peer.close()
+
+
+def loses_always(conflicts, number, stored, _mask):
+    conflicts._lost_to[number] = stored
+    return True
+
+
 @pytest.mark.parametrize(
     ("name", "mutant", "seed"),
     [
-        ("_Edits._unseen", lambda edits, number, site_number, hlc, cells, whole: 0, 0),
-        ("_Edits._record", lambda edits, number, wall_ms: 0, 0),
-        ("same", lambda one, other: False, 0),
-        ("Taken.take_run", lambda taken, run, left, numbers: None, 0),
-        ("Taken.supersede", lambda taken, table, keys, rows, records: [], 0),
-        ("_stored_prior", lambda table, parts: None, 0),
-        ("recorded_keys", lambda table, keys: [], 14),
-        ("_are_named", lambda table, rows: True, 1),
+        ("bulk_conflicts.BulkConflicts.unseen", lambda conflicts, number, site_number, hlc, cells, whole: 0, 0),
+        ("bulk_conflicts.BulkConflicts.record", lambda conflicts, numbers, records, wall_ms: 0, 0),
+        ("bulk_conflicts.BulkConflicts.loses", loses_always, 0),
+        ("bulk_conflicts.same", lambda one, other: False, 0),
+        ("bulk_edit.Taken.take_run", lambda taken, run, left, numbers: None, 0),
+        ("bulk_edit.Taken.supersede", lambda taken, table, keys, rows, records: [], 0),
+        ("bulk_edit._stored_prior", lambda table, parts: None, 0),
+        ("bulk_edit.note_restored_many", lambda table, hlcs, columns: None, 14),
+        ("bulk_edit._are_named", lambda table, rows: True, 1),
     ],
 )
 def test_histories_find_a_planted_fault(monkeypatch, name, mutant, seed):
-    monkeypatch.setattr(f"mycomesh.sync.merge.bulk_edit.{name}", mutant)
+    monkeypatch.setattr(f"mycomesh.sync.merge.{name}", mutant)
     with pytest.raises((AssertionError, DecodeError)):
         histories(seed, *range(60))  # the seed that found it last, then all
 

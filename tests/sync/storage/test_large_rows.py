@@ -7,7 +7,7 @@ import random
 import apsw
 import pytest
 
-from mycomesh.sync.capture import drain, pending_rows
+from mycomesh.sync.capture import drain, drain_uniform, pending_rows
 from mycomesh.sync.replication import priority
 from mycomesh.sync.storage import large_rows
 from mycomesh.sync.storage.row_view import RowView
@@ -29,6 +29,7 @@ def small(monkeypatch):
     """As if a change could hold no more than LIMIT bytes."""
     for module in (drain, pending_rows, large_rows):
         monkeypatch.setattr(module, "CHANGE_BYTES_MAX", LIMIT)
+    monkeypatch.setattr(drain_uniform, "CHUNK_BYTES_MAX", LIMIT // 4)  # the real one is far less than a change
     monkeypatch.setattr(priority, "BUNDLE_BYTES_MAX", 2 * LIMIT)
 
 
