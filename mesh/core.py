@@ -469,6 +469,7 @@ class MeshCore:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
                 link.detector.on_pong(message, turn.now_ms)
+                self._schedule_links()  # else a resting node would wake up for the probe that this reply has made needless
                 measured, signed = clock_offsets(self.links.members.values(), turn, self.membership.roster)
                 for notice in self.mesh_clock.update(measured, turn.now_ms, turn.wall_ms, signed):
                     turn.notify(notice)
@@ -530,14 +531,16 @@ class MeshCore:
                 link.refresh_keys(turn)
             elif link.paced_ms is not None and link.paced_ms <= turn.now_ms:
                 self._dirty[link.conn] = None
-        self._links_due_ms = min(
-            (link.deadline(config.handshake_ms) for link in self.links.conns.values()), default=_NEVER
-        )
+        self._schedule_links()
         excess = self._active_view.excess_member(self.links.members, self.links.droppable_members, turn.now_ms)
         if excess is not None:
             self._drop(self.links.members[excess], "enough links", turn)
         if self._overlay.deadline() <= turn.now_ms:
             self._apply(self._overlay.on_timer(turn.now_ms, turn.wall_ms), turn)
+
+    def _schedule_links(self) -> None:
+        deadlines = (link.deadline(self._context.config.handshake_ms) for link in self.links.conns.values())
+        self._links_due_ms = min(deadlines, default=_NEVER)
 
     def _after_event(self, turn: Turn) -> None:
         """Finish every event: start due dials, and write the frames that may be sent."""

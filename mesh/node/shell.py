@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mycomesh.mesh.address import is_loopback, nats_instance
 from mycomesh.mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
-from mycomesh.mesh.io.discovery import Discovery
 from mycomesh.mesh.io.interfaces import interface_with
 from mycomesh.mesh.io.netlink import Netlink
 from mycomesh.mesh.io.transport import Transport, TransportError
@@ -30,6 +29,7 @@ from mycomesh.mesh.node.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mycomesh.mesh.io.discovery import Discovery
     from mycomesh.mesh.io.nats_links import NatsLinks
     from mycomesh.mesh.node.config import NodeConfig, PeerName
 
@@ -119,6 +119,8 @@ class MeshShell:
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()
         if self._config.multicast:
+            from mycomesh.mesh.io.discovery import Discovery  # noqa: PLC0415 -- 4 MB that other nodes do not need
+
             self._discovery = Discovery(
                 self._on_address_found,
                 self._on_action,
