@@ -55,7 +55,7 @@ def doubted(cluster: Cluster) -> frozenset[str]:
 def converged(cluster: Cluster) -> bool:
     """Return whether all members are up and have equal digests, which also means that all captured writes are drained."""
     members = cluster.members()
-    if not all(host.shell is not None and host.shell.up for host in members):
+    if cluster.ordering() or not all(host.shell is not None and host.shell.up for host in members):
         return False
     beside = doubted(cluster)
     if cluster.areas:
@@ -223,10 +223,10 @@ def numbering_violations(oracle: Oracle, visible: Counter[int]) -> list[str]:
 def repair_violations(cluster: Cluster) -> list[str]:
     """Return the repairs of nodes whose files were not damaged: their vectors covered entries that they did not have.
 
-    Runs with restored or copied files are not checked, because they need repairs, nor those with a traitor, which can claim to
-    cover what it withholds.
+    Runs with restored or copied files are not checked, because they need repairs, nor those with a purge, which leaves nodes
+    different that had received different writes, nor those with a traitor, which can claim to cover what it withholds.
     """
-    if any(cluster.network.faults[kind] for kind in (*COPYING, LYING)):
+    if any(cluster.network.faults[kind] for kind in (*COPYING, LYING, "purge")):
         return []
     found = []
     for host in cluster.hosts:

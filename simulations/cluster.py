@@ -30,6 +30,7 @@ from mycomesh.sync.wire.interest import Interest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mycomesh.mesh.events import MembershipChanged
     from mycomesh.mesh.versions import Versions
     from mycomesh.simulations.members import Member
     from mycomesh.simulations.network import Network
@@ -42,6 +43,7 @@ __all__ = ["Cluster", "Host"]
 UNDRAINED_US = 2 * SECOND
 # After this time a write of a reachable member is everywhere, even if a link breaks meanwhile.
 SPREAD_US = 10 * SECOND
+ORDER_AGAIN_US = SECOND // 4
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Host:
     recalled: dict[bytes, int] = field(default_factory=dict)  # the clock notes that the node keeps outside its file
     readers: list[FeedReader] = field(default_factory=list)
     keeps: tuple[str, ...] | None = None  # areas; None: all
+    membership: list[MembershipChanged] = field(default_factory=list)  # what the node has stored of it beside its file
 
     def wake_readers(self) -> None:
         """Let the readers of the change feed look at it."""
@@ -178,6 +181,7 @@ class Cluster:
             host.wake_readers if host.readers else None,
             self.ways[self._bases[index]] if index in self._gateways else None,
             f"base{self._bases.get(index, 0)}",
+            host.membership,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
         for table in self._signed if first and creates else ():
@@ -193,10 +197,8 @@ class Cluster:
             # Until some peer has a table equal, a lie can pass for news of a restored backup.
             self.oracle.record_copy(index, host.drained_us, self._world.now_us)
             self.oracle.doubling[index] = None
-        if index == 0:  # simulated nodes store no memberships: what the root has ordered might be lost with it
-            for node, since_us in self.purged.items():
-                host.shell.revoke(self._members[node].node_id)
-                host.shell.purge(self._members[node].node_id, EPOCH_MS + since_us // 1_000)
+        if index == 0:
+            self._repeat_orders(host.shell)
         self._record(f"start {index}")
         host.wake_readers()
         if first and host.application.rates.total > 0:
@@ -264,6 +266,27 @@ class Cluster:
         self.oracle.purged[index] = None
         self.network.faults["purge"] += 1
         self._record(f"purge {index}")
+
+    def _repeat_orders(self, shell: Shell) -> None:
+        """Give the root's orders again until its node has them: it may have died before it stored one.
+
+        A node that has just started may know no certificate of the member yet, and refuses the order until then.
+        """
+        if not shell.up or not self.ordering():
+            return
+        for node in self.revoked:
+            shell.revoke(self._members[node].node_id)
+        for node, since_us in self.purged.items():
+            shell.purge(self._members[node].node_id, EPOCH_MS + since_us // 1_000)
+        self._world.after(ORDER_AGAIN_US, self._repeat_orders, shell)
+
+    def ordering(self) -> bool:
+        """Return whether the node with the root key lacks an order that its operator has given."""
+        shell = self.hosts[0].shell
+        return shell is not None and not shell.has_orders(
+            [self._members[node].node_id for node in self.revoked],
+            [self._members[node].node_id for node in self.purged],
+        )
 
     def betray(self, index: int, lies: tuple[str, ...]) -> None:
         """Let a member lie from now on; nothing that it wrote or writes has to be anywhere."""

@@ -23,6 +23,7 @@ from mycomesh.simulations.world import EPOCH_MS
 from mycomesh.sync.wire.units import topic_of
 
 if TYPE_CHECKING:
+    from mycomesh.mesh.events import MembershipChanged
     from mycomesh.mesh.node.core import MeshMachine
     from mycomesh.mesh.versions import Versions
 
@@ -37,11 +38,14 @@ Entropy = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its node id, the digest key that all members share, a function that makes its mesh machine, and its keys."""
+    """One member: its node id, the digest key that all members share, a function that makes its mesh machine, and its keys.
+
+    The function takes what an earlier run of the member has stored, None in the first.
+    """
 
     node_id: bytes
     digest_key: bytes
-    machine: Callable[[Entropy, random.Random, Versions], MeshMachine]
+    machine: Callable[[Entropy, random.Random, Versions, MembershipChanged | None], MeshMachine]
     authority: NodeAuthority | None = None
 
 
@@ -81,9 +85,12 @@ def _real(index: int, heartbeat_ms: int) -> Member:
             lifetime_s=LIFETIME_S,
         )
 
-    def machine(entropy: Entropy, rng: random.Random, versions: Versions) -> MeshMachine:
+    def machine(
+        entropy: Entropy, rng: random.Random, versions: Versions, stored: MembershipChanged | None
+    ) -> MeshMachine:
         config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions, topic_of=topic_of)
-        core = MeshCore(identity, entropy=entropy, rng=rng, config=config, root_seed=authority)
+        own, known = (identity, b"") if stored is None else (Identity.decode(stored.identity), stored.membership)
+        core = MeshCore(own, entropy=entropy, rng=rng, config=config, root_seed=authority, membership=known)
         core.advertise_port(PORT)
         return Circuits(core)
 
@@ -94,7 +101,7 @@ def _real(index: int, heartbeat_ms: int) -> Member:
 def _plain(index: int) -> Member:
     node_id = blake2b(f"node {index}".encode(), digest_size=16).digest()
 
-    def machine(_entropy: Entropy, rng: random.Random, _versions: Versions) -> MeshMachine:
+    def machine(_entropy: Entropy, rng: random.Random, _versions: Versions, _stored: object) -> MeshMachine:
         return PlainMesh(node_id, rng)
 
     return Member(node_id, blake2b(b"the key of the digests", digest_size=32).digest(), machine)

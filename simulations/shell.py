@@ -9,7 +9,7 @@ that were on their way.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import apsw
@@ -80,6 +80,7 @@ class Home:
     )
     mailbox: Mailbox | None = None  # of a gateway: its way to the storage, and the name of its base
     base: str = ""
+    stored: list[mesh_events.MembershipChanged] = field(default_factory=list)  # the last one of all runs, if any
 
 
 class Shell:
@@ -106,7 +107,7 @@ class Shell:
         self.replica.feed.on_commit = home.on_feed
         self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{start}"), config=ExchangeConfig())
         mesh_rng = world.stream(f"mesh/{index}/{start}")
-        self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions))
+        self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions, next(iter(home.stored), None)))
         network.attach(index, self)
         self._core_due = self.core.next_deadline()
         self._sql_due = self.exchange.next_deadline()
@@ -221,12 +222,22 @@ class Shell:
         return True
 
     def purge(self, node_id: bytes, since_ms: int) -> bool:
-        """Have every node drop what a revoked member has written; return False if this node cannot."""
+        """Have every node drop what a member has written; return False if this node cannot, or has not revoked it."""
         mesh = self.core.mesh
-        if not isinstance(mesh, Circuits) or mesh.membership.purgeable():
+        if not isinstance(mesh, Circuits) or mesh.membership.purgeable() or not self.has_orders([node_id], []):
             return False
         self._feed(mesh_events.PurgeWrites(node_id, since_ms))
         return True
+
+    def has_orders(self, revoked: list[bytes], purged: list[bytes]) -> bool:
+        """Return whether this node knows that these members are revoked, and that the writes of those are dropped."""
+        mesh = self.core.mesh
+        if not isinstance(mesh, Circuits):
+            return not revoked
+        roster = mesh.membership.roster
+        return all(roster.revocations.revocation(node_id) for node_id in revoked) and all(
+            roster.purges.of(node_id) for node_id in purged
+        )
 
     def learn(self, certificate: bytes) -> None:
         """Feed a member's certificate that came over a mailbox to the core."""
@@ -323,7 +334,7 @@ class Shell:
                 if self._home.observer is not None:
                     self._home.observer.on_notice(self.index, event, text, level)
             case mesh_events.MembershipChanged():
-                pass  # simulated nodes do not store memberships
+                self._home.stored[:] = [action]
             case mesh_events.Enrolled():
                 raise AssertionError("every simulated node is a member from the start")
             case _:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from mycomesh.simulations.faults import Betray
+from mycomesh.simulations.faults import Betray, Crash, Purge, Restart
 from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenario import Rates, Scenario
 from mycomesh.simulations.scenarios import build
 from mycomesh.simulations.traitor import LIES
 from tests.sync.scale import SCALE, sweep
@@ -51,3 +52,18 @@ def test_each_lie_is_told_and_harms_nobody(lie):
         if told:
             return
     assert told or lie == "audits", "the scenario never gives this lie a chance"
+
+
+@pytest.mark.parametrize("actions", [1, 2, 4])
+def test_orders_reach_all_nodes_although_the_root_dies(actions):
+    rates = Rates(edit=4.0, rows=6)
+    faults = (Crash(3.0, 0, actions=actions), Purge(3.0, 2, 0.5), Restart(4.0, 0))
+    found = []
+
+    def inspect(cluster):
+        found.extend(host.shell.core.mesh.membership.roster.purge_orders() for host in cluster.members())
+
+    result = run(Scenario("orders", 3, 5.0, rates, faults=faults), 1, inspect=inspect)
+    assert result.ok, result.violations
+    assert len(found) == 2
+    assert all(len(orders) == 1 for orders in found)
