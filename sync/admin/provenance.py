@@ -118,8 +118,9 @@ def _table(store: Store, name: str) -> Table:
     here = next((each for each in user_tables(store.db)[0] if fold(each) == fold(name)), None)
     if here is None:
         raise PolicyError(f"{store.path} no longer has a table {name!r}: a program dropped or renamed it")
-    policies = Policies.read(store.db, SCHEMA_TABLE)
-    spec = policies.applied(names.spec(read_table(store.db, here), canonical, policies.dropped_of(canonical)))
+    plain = read_table(store.db, here)
+    policies = Policies.read(store.db, SCHEMA_TABLE).keeping_keys(lambda _: names.key(plain, canonical))
+    spec = policies.applied(names.spec(plain, canonical, policies.dropped_of(canonical)))
     table = Table(store, table_id, spec, json.loads(bits), b"")
     table.columns.counters = policies.counters_of(spec)
     return table

@@ -61,6 +61,11 @@ class Names:
         """Return the canonical names of columns of a table that are on record, by their folded names here."""
         return {fold(here): column for column, here in self._records.get(canonical, {}).items() if column != _TABLE}
 
+    def key(self, plain: TableSpec, canonical: str) -> frozenset[str]:
+        """Return the canonical names of the columns by which a table of this file identifies its rows."""
+        known = self.columns(canonical)
+        return frozenset(known.get(fold(column.name), fold(column.name)) for column in plain.key)
+
     def spec(self, plain: TableSpec, canonical: str, dropped: Collection[str]) -> TableSpec:
         """Return a table of this file under canonical names, without dropped columns that this file still has.
 

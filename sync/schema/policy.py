@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mycomesh.sync.schema.retain import ADOPTED, RETAIN, adoption_of, rule_of
@@ -188,6 +188,14 @@ class Policies:
             adopted,
             areas,
         )
+
+    def keeping_keys(self, key: Callable[[str], Collection[str]]) -> Policies:
+        """Return these policies without drops of columns by which a table identifies its rows: SQLite drops none of those.
+
+        `key` returns the canonical names of these columns of a table.
+        """
+        dropped = frozenset(each for each in self.dropped if len(each) == 1 or each[1] not in key(each[0]))
+        return self if dropped == self.dropped else replace(self, dropped=dropped)
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Return the dropped columns of a table."""

@@ -32,7 +32,7 @@ from mycomesh.sync.schema.policy import GENERATED, Policies, area_refusal
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.affinity import as_stored
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
+from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable
 from mycomesh.sync.sqlite.trial import refusal_of
 from mycomesh.sync.sqlite.versions import FLOOR_DEFAULT, Version, newest_need
 from mycomesh.sync.storage.change_log import ChangeLog, changes_name
@@ -156,11 +156,20 @@ class Registry:
         self.notes.put("definitions of the mesh", excess.note)
         before = self._store.meta(_SIGNED)
         signed = frozenset(json.loads(before)) if isinstance(before, str) else frozenset()
-        self.policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names, signed=signed)
+        self.names = Names(self._store.db)
+        policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names, signed=signed)
+        self.policies = policies.keeping_keys(functools.cache(self._key))
         if self.policies.signed != signed:
             self._store.meta_set(_SIGNED, json.dumps(sorted(self.policies.signed)))
-        self.names = Names(self._store.db)
         self._kept = None
+
+    def _key(self, name: str) -> frozenset[str]:
+        """Return the canonical names of the columns of a table's key: here, or on the mesh if the table is not here."""
+        try:
+            return self.names.key(self.file.spec(self.names.table(name)), name)
+        except UnsupportedTable:
+            defined = self.facts.defined(name, {})
+            return frozenset() if defined is None else frozenset(column.folded for column in defined.key)
 
     def canonical_names(self, names: Collection[str]) -> dict[str, str]:
         """Return those tables of the file that the settings admit: their names here, by canonical name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.migrations import T, migrate, started
 from tests.sync.peers import assert_equal, converge
 
@@ -52,3 +53,31 @@ def test_a_recreated_column_has_none_of_the_old_values(migrating):
     newcomer = migrating(1)[-1]
     converge([one, two, newcomer])
     assert_equal(one, newcomer)
+
+
+def test_column_of_a_key_cannot_be_dropped_by_a_fact(peers):
+    made = peers(2)
+    one, two = made
+    one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc); CREATE TABLE w(k TEXT PRIMARY KEY, doc) WITHOUT ROWID")
+    one.sql("INSERT INTO d VALUES(1, 'a'); INSERT INTO w VALUES('k', 'b')")
+    converge(made)
+    site = b"\x77" * 16
+    facts = [["dropped", 'dropped:["d", "id"]', ""], ["dropped", 'dropped:["w", "k"]', ""]]
+    facts += [["table", "d", "CREATE TABLE sqlite_x(id)"], ["policy", 'policy:["d"]', "keep-both"]]
+    hlc = (one.wall_ms + 1_000) << 16
+    group = Group(site, Kind.INSERT, ("kind", "name", "sql"), [hlc + n for n in range(4)], None, facts, None)
+    stated = Bundle([Section("mycomesh_schema", [(site, hlc - 1, hlc + 3)], [group])]).encode()
+    for peer in made:
+        peer.take([stated], origin=site)
+    converge(made)
+    digests = [peer.digests() for peer in made]
+    for peer in made:
+        peer.close()
+        peer.open()
+        peer.drain()
+    assert [peer.digests() for peer in made] == digests
+    two.sql("UPDATE w SET doc = 'c'; UPDATE d SET doc = 'c'")
+    converge(made)
+    assert_equal(one, two)
+    assert one.sql("SELECT * FROM w") == [("k", "c")]
+    assert one.sql("SELECT id, doc FROM d") == [(1, "c")]

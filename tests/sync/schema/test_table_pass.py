@@ -94,17 +94,35 @@ def test_a_renamed_column_of_a_parked_table_is_dropped(parked):
     assert one.sql("SELECT id, n, most FROM t") == [(1, 2, "y")]
 
 
-def test_all_columns_of_a_parked_table_are_dropped(parked):
+def state_drops(peer, table, *columns):
+    with peer.replica.store.transaction():
+        for column in columns:
+            peer.replica.registry.facts.write(f'dropped:["{table}", "{column}"]', "dropped", "")
+
+
+def test_the_key_of_a_parked_table_cannot_be_dropped(parked):
     one, two, _ = parked
-    with one.replica.store.transaction():
-        for column in ("id", "n", "doc", "more"):
-            one.replica.registry.facts.write(f'dropped:["t", "{column}"]', "dropped", "")
+    state_drops(one, "t", "id", "n", "doc", "more")
     exchange(parked)
-    assert note(two) == "not replicated: the mesh has dropped all of its columns"
+    assert note(two).startswith("parked: it has PRIMARY KEY(id INTEGER COLLATE BINARY, n INTEGER COLLATE BINARY) here")
     two.close()
     two.open()
     assert two.drain() == []
-    two.sql("INSERT INTO t VALUES(3, 4, 'goes', 'on')")
+    two.sql("INSERT INTO t(id, n) VALUES(3, 4)")
+    exchange(parked)
+
+
+def test_all_columns_of_a_keyless_table_are_dropped(parked):
+    one, two, _ = parked
+    one.sql("CREATE TABLE u(x); INSERT INTO u VALUES(1)")
+    exchange(parked)
+    state_drops(one, "u", "x")
+    exchange(parked)
+    assert note(two, "u") == "not replicated: the mesh has dropped all of its columns"
+    two.close()
+    two.open()
+    assert two.drain() == []
+    two.sql("INSERT INTO u VALUES('goes on')")
     exchange(parked)
 
 
