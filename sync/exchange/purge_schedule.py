@@ -22,6 +22,8 @@ class PurgeSchedule:
 
     def next_deadline(self) -> int | None:
         """Return when `on_timer` is due."""
+        if self._step_at is None and self._replica.purges.waiting:
+            self._step_at = 0  # a write has arrived for a row that was inserted again
         return self._step_at
 
     def on_orders(self, orders: tuple[tuple[bytes, int], ...], turn: Turn) -> None:

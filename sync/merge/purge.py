@@ -10,7 +10,7 @@ Invariant: which entries are left does not depend on when a replica purges, and 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
@@ -24,7 +24,7 @@ from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.large_rows import bytes_of
 from mycomesh.sync.storage.row_view import RowView, shrink
-from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.table import Table, insert_stamp
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["PURGED", "Counted", "Purged", "count", "purge"]
@@ -42,17 +42,20 @@ class Purged:
     changes: entries of the change log that went.
     unrecorded: those among them whose values the record of conflicts had no room for.
     restored: rows to which this node has written again what of its own had lost, or what it had built on a purged row.
+    again: those among them without a key, by the key that they had and their rowids: they get other keys.
     """
 
     changes: int = 0
     unrecorded: int = 0
     restored: int = 0
+    again: list[tuple[Table, bytes, Row]] = field(default_factory=list)
 
     def add(self, other: Purged) -> None:
         """Add what another part has done."""
         self.changes += other.changes
         self.unrecorded += other.unrecorded
         self.restored += other.restored
+        self.again += other.again
 
 
 @dataclass(slots=True)
@@ -132,17 +135,18 @@ def _purge_row(
         elif values and view.visible and not alive:
             hidden.append((key, entry, values))
     # An insert of the purged member on which this node has built: its own write stays, in a row of its own.
-    mine = not alive and view.visible and _is_newest(kept, own)
+    # Also one that is gone, since a node had built on it that is revoked by now.
+    mine = not alive and (view.visible or _is_gone(table, key, kept)) and _is_newest(kept, own)
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)
     table.log.flush()
     materialize(table, view, alive, target, reinserted=True)
     table.log.flush()
-    if mine and _insert_again(table, key, target):
+    if mine and _insert_again(table, key, target, done):
         done.restored += 1
         return
     for write in hidden:  # counts as restored once its writer has inserted the row again
         _record(table, write, None, ROW_PURGED, wall_ms)
-    if not any(entry.dead for entry in kept) and _restore(table, key, order, budget):
+    if not any(entry.dead for entry in kept) and _restore(table, key, order, budget, done):
         done.restored += 1
 
 
@@ -174,7 +178,14 @@ def _is_newest(kept: list[Entry], own: bytes) -> bool:
     return newest is not None and not newest.dead and newest.stamp[1][:SITE_PREFIX] == own[:SITE_PREFIX]
 
 
-def _insert_again(table: Table, key: Any, cells: dict[str, Any]) -> bool:
+def _is_gone(table: Table, key: Any, kept: list[Entry]) -> bool:
+    """Return True if a row without a key went because its insert was purged, and this node has not inserted it again."""
+    if not isinstance(key, bytes) or key[:1] != b"\x00" or any(entry.dead for entry in kept):
+        return False
+    return table.store.purged.covers(*insert_stamp(key)) and (table.table_id, key) not in table.store.purged.again
+
+
+def _insert_again(table: Table, key: Any, cells: dict[str, Any], done: Purged) -> bool:
     """Insert a row with the cells that are left of it, as a write of this node; return False if SQLite refuses it."""
     row = table.locate(key)
     values = own_writes.key_cells(table, row)
@@ -182,13 +193,15 @@ def _insert_again(table: Table, key: Any, cells: dict[str, Any]) -> bool:
     if not values or table.rows.read(row) is not None:
         return False
     try:
-        own_writes.insert_row(table, row, values)
+        name = own_writes.insert_row(table, row, values)
     except REFUSALS:
         return False
+    if isinstance(key, bytes) and key[:1] == b"\x00":
+        done.again.append((table, key, name))
     return True
 
 
-def _restore(table: Table, key: Any, order: tuple[bytes, int, bytes], budget: WorkBudget) -> bool:
+def _restore(table: Table, key: Any, order: tuple[bytes, int, bytes], budget: WorkBudget, done: Purged) -> bool:
     """Bring back what had lost to the purged node, as far as it is on record; return whether a write of this node has to.
 
     A cell that nobody owns gets the newest write that had lost it, and the row a delete that had lost, under the stamps of these
@@ -217,7 +230,7 @@ def _restore(table: Table, key: Any, order: tuple[bytes, int, bytes], budget: Wo
         cells: dict[str, Any] = {}
         for _, values in lost:
             cells = values | cells
-        return _insert_again(table, key, cells)
+        return _insert_again(table, key, cells, done)
     for stamp, values in lost:
         if table.seals is not None and stamp[1][:SITE_PREFIX] != own[:SITE_PREFIX]:
             continue  # only its writer can sign it again

@@ -135,6 +135,7 @@ class SectionMerge:
             if head is not None:
                 part = Merged()
                 self._merge(table, head, wall_ms, part, budget, rest, repair=repair)
+                table.store.purged.note_late(table.table_id, head)
                 merged.add(part)
                 size = self._change_bytes * part.changes
                 if self._weighs_values and part.changes:

@@ -1,5 +1,6 @@
 """Purge in tables whose rows their inserts name: each row is there once, and the change log has it under its rowid."""
 
+import itertools
 import random
 
 import pytest
@@ -79,6 +80,85 @@ def test_an_updated_row_keeps_its_entries(tmp_path, kind, away):
     world.close()
 
 
+def apart(world, since, *writes):
+    """Cuts all links, has each honest node write into the row of the thief, and gives the order to each."""
+    for link in sorted(world.links):
+        if link in world.links:
+            world.cut(link)
+    honest, thief = world.nodes[:-1], world.nodes[-1]
+    for node, write in zip(honest, writes, strict=True):
+        world.write(node, write)
+        world.run(100)
+    for node in honest:
+        order(world, thief, since, [node])
+    world.run(PERIOD_MS)
+    return honest
+
+
+def settled(world, nodes):
+    """Links the nodes one after the other, and lets them settle."""
+    for one, two in itertools.pairwise(nodes):
+        world.link(one, two)
+        settle(world)
+    for node in nodes[1:]:
+        assert shown(node) == shown(nodes[0])
+        assert node.peer.digests() == nodes[0].peer.digests()
+    scrubbed(world, nodes)
+    return shown(nodes[0])
+
+
+def with_row_of_thief(folder, kind, count=3):
+    world = made(folder, kind, count)
+    since = now(world)
+    world.write(world.nodes[-1], "INSERT INTO t(at, what) VALUES(1, 'bad')")
+    world.run(PERIOD_MS)
+    return world, since
+
+
+UNNAMED = ["keyless", "null in the key", "keep-both", "signed"]
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_row_that_two_nodes_insert_again_is_there_once(tmp_path, kind):
+    world, since = with_row_of_thief(tmp_path, kind)
+    nodes = apart(
+        world, since, "UPDATE t SET what = 'one' WHERE at = 1", "UPDATE t SET at = 7, more = 'two' WHERE at = 1"
+    )
+    assert [shown(node) for node in nodes] == [[(None, "one", "none")], [(7, None, "two")]]
+    assert settled(world, nodes) == [(7, "one", "two")]
+    assert "inserts it again" in nodes[0].sql("SELECT reason FROM mycomesh_conflicts ORDER BY seq DESC")[0][0]
+    for node in nodes:
+        node.peer.close()
+        node.peer.open()
+        node.peer.drain()
+    assert shown(nodes[1]) == [(7, "one", "two")]
+    world.close()
+
+
+def test_row_of_three_nodes_is_there_once(tmp_path):
+    world, since = with_row_of_thief(tmp_path, "keyless", 4)
+    writes = [f"UPDATE t SET {column} = '{column}' WHERE at = 1" for column in ("what", "more", "at")]
+    assert settled(world, apart(world, since, *writes)) == [("at", "what", "more")]
+    world.close()
+
+
+def test_a_later_delete_ends_the_row_inserted_again(tmp_path):
+    world, since = with_row_of_thief(tmp_path, "keyless")
+    nodes = apart(world, since, "UPDATE t SET what = 'one' WHERE at = 1", "DELETE FROM t WHERE at = 1")
+    assert settled(world, nodes) == []
+    assert nodes[0].sql("SELECT count(*) FROM mycomesh_conflicts WHERE lost LIKE '%one%'") != [(0,)]
+    world.close()
+
+
+def test_row_inserted_again_and_changed_since_stays(tmp_path):
+    world, since = with_row_of_thief(tmp_path, "keyless")
+    nodes = apart(world, since, "UPDATE t SET what = 'one' WHERE at = 1", "UPDATE t SET more = 'two' WHERE at = 1")
+    world.write(nodes[0], "UPDATE t SET at = 5")
+    world.write(nodes[1], "UPDATE t SET what = 'mine'")
+    assert settled(world, nodes) == [(None, "mine", "two"), (5, "one", "none")]
+    world.close()
+
+
 class History:
     """Random writes of three nodes over links that come and go, the last of which is the thief."""
 
@@ -89,6 +169,7 @@ class History:
         self.bad = False
         self.tokens = 0
         self.purged = {}  # at -> whether the row goes
+        self.updates = []  # values of honest nodes, each written once
         self.deleted = set()  # by any node: a row that the thief deleted may come back
 
     def token(self, node):
@@ -110,6 +191,8 @@ class History:
             return
         at = rng.choice(here)
         if act < 0.9:
+            if node is not self.thief:
+                self.updates.append(value)
             self.world.write(node, f"UPDATE t SET {rng.choice(('what', 'more'))} = ? WHERE at = ?", value, at)
         else:
             self.deleted.add(at)
@@ -145,6 +228,7 @@ class History:
         found = [at for (at,) in one.sql("SELECT at FROM t ORDER BY at")]
         cells = [cell for row in shown(one) for cell in row]
         assert not [cell for cell in cells if str(cell).startswith("bad")]
+        assert not [value for value in self.updates if cells.count(value) > 1]
         parked = [text for (text,) in one.sql("SELECT content FROM mycomesh_parked")]
         for at, purged in self.purged.items():
             count = found.count(at)
