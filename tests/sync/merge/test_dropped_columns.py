@@ -55,7 +55,7 @@ def test_a_recreated_column_has_none_of_the_old_values(migrating):
     assert_equal(one, newcomer)
 
 
-def test_column_of_a_key_cannot_be_dropped_by_a_fact(peers):
+def test_a_fact_drops_no_column_of_a_key(peers):
     made = peers(2)
     one, two = made
     one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc); CREATE TABLE w(k TEXT PRIMARY KEY, doc) WITHOUT ROWID")
