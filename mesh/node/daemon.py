@@ -12,41 +12,37 @@ import functools
 import gc
 import importlib
 import os
-import random
 import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mycomesh.mesh.address import is_lasting
-from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.core import Joiner
-from mycomesh.mesh.errors import MeshError
-from mycomesh.mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
-from mycomesh.mesh.io.transport import TransportError
+from mycomesh.mesh.events import Address, MembershipChanged, Notice
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.membership.membership import expiry_hint
 from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import compare, decisions, members, wait
 from mycomesh.mesh.node.control.feed import FeedRequests
 from mycomesh.mesh.node.control.server import ControlServer
-from mycomesh.mesh.node.errors import HomeError, JoinRefusedError, KeystoreError, NodeError
+from mycomesh.mesh.node.errors import HomeError, KeystoreError, NodeError
 from mycomesh.mesh.node.home import FileLock, HomeLock
 from mycomesh.mesh.node.home_watch import HomeWatch
 from mycomesh.mesh.node.journal import Journal, as_value
-from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mycomesh.mesh.node.keystore import NO_MESH, Keystore
 from mycomesh.mesh.node.metered import MeteredBytes
+from mycomesh.mesh.node.pending_join import join_mesh
+from mycomesh.mesh.node.run_loop import run_to_end
 from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
-from mycomesh.mesh.node.shell import MeshShell, clock
+from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.snapshot import shown_areas
 from mycomesh.mesh.node.status import SCHEMA, MailboxView, Status, to_json
 from mycomesh.mesh.node.systemd import Watchdog, notify_manager
-from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.version import __version__
 from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from mycomesh.mesh.node.children import Children
@@ -56,7 +52,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.mailbox_host import GatewayHost
     from mycomesh.mesh.node.snapshot import Snapshot
 
-__all__ = ["Daemon", "as_node_errors", "enrol", "serve"]
+__all__ = ["Daemon", "serve"]
 
 STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process forever
 # The SQL thread releases Python's global lock in each statement, and takes this long to get it back from a busy event loop. With
@@ -69,68 +65,7 @@ T = TypeVar("T")
 
 def serve(home: Home, file: Path, config: NodeConfig) -> None:
     """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` if it cannot be served."""
-    _run(_serving_process(home, file, config))
-
-
-def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | None:
-    """Try the pending join for `seconds_max`; return the identity that it brought, or None. The caller has locked the home.
-
-    Raises:
-        JoinRefusedError: a reachable member did not accept the code. The code is kept, since another member may accept it.
-    """
-    store = Keystore(home)
-    join = store.pending_join()
-    assert join is not None, "the caller has just stored it"
-    journal = Journal("warning")
-    refused: list[Notice] = []
-
-    def on_notice(notice: Notice) -> None:
-        journal.write(notice)
-        if notice.event == "join.unanswered":
-            refused.append(notice)
-
-    identity = _run(_bounded(join_mesh(store, join, config, on_notice), seconds_max))
-    if identity is not None:
-        store.complete_join(identity)
-    elif refused:
-        raise JoinRefusedError(
-            "a reachable member did not accept the code: it is used up or expired, or another node created it; get a new one"
-            " with 'mycomesh invite', or run 'mycomesh up', which keeps trying"
-        )
-    return identity
-
-
-async def join_mesh(
-    store: Keystore, join: PendingJoin, config: NodeConfig, on_notice: Callable[[Notice], None]
-) -> Identity:
-    """Look for members until one admits this node; return the identity, which is not stored yet."""
-    enrolled: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def on_action(action: Any) -> None:
-        match action:
-            case Enrolled(identity):
-                if not enrolled.done():
-                    enrolled.set_result(identity)
-            case Notice():
-                on_notice(action)
-            case Close(conn, reason):
-                on_notice(Notice("conn.closed", f"connection {conn} closed: {reason}", {"conn": conn}, "debug"))
-            case _:
-                raise AssertionError(f"a joiner returned {type(action).__name__}")
-
-    joiner = Joiner(
-        join.code,
-        join.candidate,
-        entropy=os.urandom,
-        rng=random.Random(os.urandom(16)),
-        config=MeshConfig(versions=config.protocol),
-    )
-    shell = MeshShell(joiner, config, join.code.mesh_id, on_action)
-    try:
-        await shell.start(store.addresses())
-        return Identity.decode(await enrolled)
-    finally:
-        await shell.close()
+    run_to_end(_serving_process(home, file, config))
 
 
 @dataclass(slots=True)
@@ -562,26 +497,3 @@ async def _serving_process(home: Home, file: Path, config: NodeConfig) -> None:
     gc.freeze()  # imported modules stay, so no collection needs to walk through them
     sys.setswitchinterval(SWITCH_S)
     await Daemon(home, file, config).run()
-
-
-async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None:
-    try:
-        async with asyncio.timeout(seconds_max):
-            return await work
-    except TimeoutError:
-        return None
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on a new event loop; raise errors that a user can cause as `NodeError`."""
-    with asyncio.Runner(loop_factory=event_loop) as runner, as_node_errors():
-        return runner.run(work)
-
-
-@contextlib.contextmanager
-def as_node_errors() -> Iterator[None]:
-    """Turn each error that a part of the node raises on purpose into a `NodeError`."""
-    try:
-        yield
-    except (MeshError, SyncError, TransportError) as error:
-        raise NodeError.of(error) from error

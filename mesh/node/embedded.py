@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from mycomesh.mesh.node.changes import Change, ChangePage, SyncChange, SyncChangePage, change_pages
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
-from mycomesh.mesh.node.daemon import Daemon, as_node_errors
+from mycomesh.mesh.node.daemon import Daemon
 from mycomesh.mesh.node.database import WITHIN, Database, Row, Transaction, Values
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.journal import LEVELS
+from mycomesh.mesh.node.run_loop import as_node_errors
 from mycomesh.mesh.node.uv_loop import event_loop
 from mycomesh.mesh.node.watch import Watch
 from mycomesh.sync.feed.reader import PAGE_ROWS_MAX

@@ -15,11 +15,12 @@ from mycomesh.mesh.membership.enrolment import JoinCode
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.control import members
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.daemon import as_node_errors, enrol
 from mycomesh.mesh.node.errors import HomeError, NodeError, NoNodeError
 from mycomesh.mesh.node.founding import found, read_ticket, store_code, use_ticket
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.node.pending_join import enrol
+from mycomesh.mesh.node.run_loop import as_node_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

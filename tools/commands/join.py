@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.errors import EnrolmentError
 from mycomesh.mesh.membership.enrolment import JoinCode
 from mycomesh.mesh.node import config
-from mycomesh.mesh.node.daemon import enrol
 from mycomesh.mesh.node.founding import read_ticket, store_code, use_ticket
 from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.node.pending_join import enrol
 from mycomesh.tools import exits
 from mycomesh.tools.commands.up import add_network_arguments, network_overrides
 from mycomesh.tools.progress import progress

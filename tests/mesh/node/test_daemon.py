@@ -23,10 +23,11 @@ from mycomesh.mesh.membership.identity import create_mesh
 from mycomesh.mesh.node import clock_notes, home_watch, keystore
 from mycomesh.mesh.node.config import NodeConfig, PeerName
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.daemon import Daemon, enrol
+from mycomesh.mesh.node.daemon import Daemon
 from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreError, NodeError, NoNodeError, RefusedError
 from mycomesh.mesh.node.home import FileLock, Home, HomeLock
 from mycomesh.mesh.node.keystore import Keystore, PendingJoin
+from mycomesh.mesh.node.pending_join import enrol
 from mycomesh.mesh.node.serving import ServingNode
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.watch import Watch
