@@ -144,7 +144,7 @@ def sweeps(share: float) -> list[Sweep]:
             f"fuzzing {target}",
             [sys.executable, "-m", "tests.fuzz", target, "--seconds", str(seconds)],
             f"{seconds} s",
-            "20 or 150 examples",
+            "12 or 150 examples",
         )
         for target in sorted(TARGETS)
     ]

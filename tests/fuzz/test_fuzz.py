@@ -12,7 +12,7 @@ REPLICA_TARGETS = {"answers", "changes", "facts", "repairs"}  # each example ope
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_holds_against_hostile_input(name):
-    fuzz_test(name, examples(20 if name in REPLICA_TARGETS else 150))()
+    fuzz_test(name, examples(12 if name in REPLICA_TARGETS else 150))()
 
 
 def test_the_command_counts_what_it_ran(capsys, monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 from mycomesh.simulations.oracle import text_of
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import build
+from tests.sync.scale import sweep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 5])
+@pytest.mark.parametrize("seed", sweep([2, 5], 1))
 def test_readers_end_equal_to_the_tables(seed):
     read = []
 

@@ -31,8 +31,10 @@ from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
 from tests.integration.netns import needs_namespaces
+from tests.sync.scale import SCALE
 
 ROOT = Path(__file__).parents[2]
+LONG = pytest.mark.skipif(SCALE == 1, reason="starts many nodes: runs in make long")
 ASKED_FOR = [
     "capture_insert_bulk",
     "capture_insert_bulk_id",
@@ -154,7 +156,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "edits",
         "file",
         "adopt",
-        pytest.param("areas", marks=pytest.mark.slow),
+        pytest.param("areas", marks=LONG),
         "bulk",
         "crypto",
         "feed",
@@ -163,9 +165,11 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "upkeep",
         "repair",
         "screens",
-        pytest.param("mailbox", marks=pytest.mark.slow),
+        pytest.param("mailbox", marks=LONG),
         pytest.param("spread", marks=needs_namespaces),
-        pytest.param("web", marks=pytest.mark.skipif(not web.has_browser(), reason="needs chromium and the page")),
+        pytest.param(
+            "web", marks=[LONG, pytest.mark.skipif(not web.has_browser(), reason="needs chromium and the page")]
+        ),
         "worlds",
     ],
 )
