@@ -226,7 +226,8 @@ def _named(names, *parts):
     """Names of facts that begin with a word: mostly of the right form."""
     columns = st.sampled_from(("id", "doc", "n", "g", "x"))
     right = st.tuples(names, *([columns] * len(parts))).map(lambda found: json.dumps([*found]))
-    return right | right | st.sampled_from(("[]", "[1]", '["', "x", '["d", "doc", 1]', '["mycomesh_schema"]'))
+    odd = ("[]", "[1]", '["', "x", '["d", "doc", 1]', '["mycomesh_schema"]', '["\\ud800"]', '["d", "\\udfff"]')
+    return right | right | st.sampled_from(odd)
 
 
 def _fact_of(kind, names, texts):
@@ -242,9 +243,30 @@ def _generated():
     return st.builds(lambda text, column, body: text.format(column, body), texts, columns, expressions)
 
 
+def _rule():
+    """Draw the text of a rule of retention: of this time, of the far past or future, or of another form."""
+    ages = st.sampled_from((1_000, 60_000, 3_162_240_000_000, 0, -1, 1 << 70, "1", None, True))
+    texts = st.sampled_from(("", "n", "doc", "id", "x", "\ud800"))
+    times = st.sampled_from((0, 1_800_000_000_000, (1 << 47) - 1, 1 << 47, -1, "0"))
+    eras = st.sampled_from((0, 1, 1 << 31, 1 << 40, -1))
+    rules = st.fixed_dictionaries({"age_ms": ages, "by": texts, "floor_ms": times}, optional={"era": eras})
+    return (
+        rules.map(json.dumps) | eras.map(lambda era: json.dumps({"era": era})) | st.sampled_from(("{}", "[" * 900, ""))
+    )
+
+
+def _interest():
+    """Draw the text of an interest: what a member keeps of the tables that are cut."""
+    areas = st.lists(st.sampled_from(("", "1", "a", "{}", "\ud800", "\0", "x" * 300, "]", 1)), max_size=3)
+    kept = st.dictionaries(st.sampled_from((*NAMES, "fresh", "\udc00")), areas | st.none(), max_size=3)
+    stated = st.fixed_dictionaries({"keeps": kept}, optional={"again": st.sampled_from((0, 1 << 70, -1, "1"))})
+    return stated.map(json.dumps) | st.sampled_from(("{}", "[]", "[" * 5_000, '{"keeps":' * 900, "9" * 5_000))
+
+
 TABLES = st.sampled_from((*NAMES, "fresh"))
 SLOTS = st.sampled_from(("0", "7", "4095", "4096", "-1", "x", "9" * 400, ""))
 SITES = st.sampled_from(("77" * 16, "00" * 16, "x", ""))
+MEMBERS = st.sampled_from(("77" * 8, "01" * 8, "00" * 8, "7", ""))
 NUMBERS = st.sampled_from(("7", "-1", "x", "9" * 40, "1; DROP TABLE d", ""))
 INDEX_NAMES = st.sampled_from(("i1", "i2", "by_doc", "once"))
 NEW_NAMES = st.sampled_from((*TABLE_NAMES, "doc", "n", "", "x" * 300))
@@ -271,6 +293,10 @@ FACTS = st.one_of(
     _fact_of("own-ids", _named(TABLES), st.sampled_from(("own-ids", "shared-ids", "", "x"))),
     _fact_of("signed", _named(TABLES), st.just("")),
     _fact_of("slot", _named(SITES), SLOTS),
+    _fact_of("retain", _named(TABLES), _rule()),
+    _fact_of("adopted", _named(SITES), st.sampled_from(("0", "1800000000000", "9" * 15, "-1", "x", ""))),
+    _fact_of("area", _named(TABLES), st.sampled_from(("doc", "n", "id", "k", "x", "", "\ud800"))),
+    _fact_of("interest", _named(MEMBERS), _interest()),
     _fact_of("header", st.sampled_from(("user_version", "application_id", "page_size", "")), NUMBERS),
     _fact_of("name", _named(TABLES) | _named(TABLES, "column"), NEW_NAMES),
     _fact_of("floor", st.sampled_from(("sqlite", "x")), st.sampled_from(("3.31", "3.99", "x", "", "9" * 400))),
