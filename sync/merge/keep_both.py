@@ -141,11 +141,15 @@ def changed_ids_key(table_id: int) -> str:
 def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
     """Return the id under which a row is to be visible; reassign the row that has this id if it claimed the id later.
 
-    Returns None if the registers do not say which id the row wants. Then the row keeps its id.
+    Returns None if the registers say nothing of the id: the row keeps it. If no write that is left says it, because it was purged
+    (ADR 46) or is still to come, the row gets the computed one. So the id follows from the entries, whatever was once shown.
     """
     wanted = registers.get(table.spec.id_column)
     if type(wanted) is not int:
-        return None
+        left = RowView.read(table, view.row)
+        if not left.visible or _claim_entry(left) is not None:
+            return None
+        wanted = _other_id(table, left)
     if view.present is not None and view.row == wanted:
         return IdAssignment(wanted, wanted, None)
     holder = RowView.read(table, wanted)

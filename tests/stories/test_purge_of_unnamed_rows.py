@@ -160,6 +160,28 @@ def test_row_inserted_again_and_changed_since_stays(tmp_path):
     world.close()
 
 
+def test_row_whose_id_was_purged_is_shown_everywhere(tmp_path):
+    world = made(tmp_path, "keep-both")
+    one, two, thief = world.nodes
+    for link in sorted(world.links):
+        if link in world.links:
+            world.cut(link)
+    world.write(two, "INSERT INTO t(at) VALUES(1)")
+    world.run(100)
+    world.write(thief, "INSERT INTO t(at) VALUES(2)")
+    world.run(100)
+    since = now(world)
+    link = world.link(two, thief)
+    world.run(PERIOD_MS)  # both rows want one id, so the thief writes another one into its row
+    assert len(shown(two)) == 2
+    world.cut(link)
+    order(world, thief, since, [one, two])
+    world.run(PERIOD_MS)
+    assert settled(world, [one, two]) == [(1, None, "none"), (2, None, "none")]
+    assert rows(one, "SELECT id, at FROM t ORDER BY id") == rows(two, "SELECT id, at FROM t ORDER BY id")
+    world.close()
+
+
 class History:
     """Random writes of three nodes over links that come and go, the last of which is the thief."""
 
