@@ -84,6 +84,7 @@ _ACCOUNT = {
     "conflicts": "int",
     "parked": "int",
     "since": "text",
+    "stated": {"*": "int"},
 }
 _READER = {
     "cursor": "text",

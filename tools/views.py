@@ -102,12 +102,14 @@ def area_note(area: AreaView) -> str:
 
 
 def show_accounts(accounts: Sequence[AccountView]) -> None:
-    """Print what each other node's writes have brought, the most bytes first."""
+    """Print what each other node's writes have brought, the most bytes first, and the definitions that it has stated."""
     rows = []
     for each in sorted(accounts, key=lambda each: (-each.bytes, each.node_id)):
         who = each.name or each.node_id or "others"
-        rows.append((who, str(each.rows), byte_count(each.bytes), str(each.conflicts), str(each.parked), each.since))
-    print_table(("ORIGIN", "ROWS", "BYTES", "CONFLICTS", "PARKED", "SINCE"), rows)
+        stated = ", ".join(f"{count} {kind}" for kind, count in sorted(each.stated.items())) or "-"
+        figures = str(each.rows), byte_count(each.bytes), str(each.conflicts), str(each.parked)
+        rows.append((who, *figures, each.since, stated))
+    print_table(("ORIGIN", "ROWS", "BYTES", "CONFLICTS", "PARKED", "SINCE", "DEFINITIONS"), rows)
 
 
 def show_budget(budget: BudgetView) -> None:

@@ -170,7 +170,15 @@ def account_views(status: ReplicaStatus, peers: Iterable[PeerView]) -> tuple[Acc
     """Return the accounts of a replica by origin, with the names of the members."""
     members = {peer.node_id[: 2 * SITE_PREFIX]: (peer.node_id, peer.name) for peer in peers}
     return tuple(
-        AccountView(*members.get(node, (node, "")), each.rows, each.bytes, each.conflicts, each.parked, since)
+        AccountView(
+            *members.get(node, (node, "")),
+            each.rows,
+            each.bytes,
+            each.conflicts,
+            each.parked,
+            since,
+            status.stated.get(node, {}),
+        )
         for node, each, since in status.accounts
     )
 

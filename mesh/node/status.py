@@ -8,7 +8,7 @@ Invariant: a `Status` turns into JSON values and back without loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mycomesh.mesh.node.errors import NodeError
@@ -130,7 +130,7 @@ class AccountView:
     """Account of another node's writes in this file: the figures grow from the moment when the account began.
 
     `node_id` is its id; of a node that is no member, whose `name` is "", the first half; "" for all nodes beyond the limit.
-    `bytes` are those of its changes as they came.
+    `bytes` are those of its changes as they came. `stated` has the number of its definitions that count today, by kind.
     """
 
     node_id: str
@@ -140,6 +140,7 @@ class AccountView:
     conflicts: int
     parked: int
     since: str
+    stated: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +356,7 @@ def _peer(value: dict[str, Any]) -> PeerView:
 
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
-    return {field.name: value[field.name] for field in fields(kind) if field.name in value}
+    return {each.name: value[each.name] for each in fields(kind) if each.name in value}
 
 
 @dataclass(frozen=True, slots=True)

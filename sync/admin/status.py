@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mycomesh.sync.admin.limits import near_limit
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.crdt.hlc import SITE_PREFIX, ms_from_hlc
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrubbed
+from mycomesh.sync.schema.fact_limits import stated_by
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
-from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.schema.registry import DEFINITIONS, Registry
 from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.pending_log import pending_name
@@ -57,6 +58,7 @@ class ReplicaStatus:
     scrubbed: Scrubbed | None  # the last complete pass, None before the first
     warning: str = ""  # which limit comes near
     accounts: tuple[tuple[str, Account, str], ...] = ()  # as `Accounts.read` returns them
+    stated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # definitions, as `stated_by` returns them
 
 
 def read_status(
@@ -90,7 +92,8 @@ def read_status(
     clock_ms = ms_from_hlc(store.clock.last)
     warning = near_limit(store, registry)
     accounts = tuple(store.accounts.read())
-    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning, accounts)
+    stated = stated_by(registry.tables.get(SCHEMA_TABLE), DEFINITIONS)
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning, accounts, stated)
 
 
 def _retained(status: TableStatus, horizon: Horizon) -> TableStatus:

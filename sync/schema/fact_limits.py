@@ -15,7 +15,7 @@ from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.sqlite.table_spec import SQL_MAX
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess"]
+__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess", "stated_by"]
 
 # A thousand tables with three indexes and some renamed columns each; a table takes about 1 ms in a pass.
 FACTS_PER_MEMBER_MAX = 8_192
@@ -84,6 +84,24 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
         f" {COLUMNS_PER_MEMBER_MAX:,} columns in all, and all members together {FACTS_MAX:,};"
         f" they are of {members}: drop tables and indexes that nobody needs, or revoke that member",
     )
+
+
+def stated_by(table: Table | None, kinds: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return how many facts of each of these kinds a member has stated last, by the hexadecimal first half of its node id.
+
+    Empty if there are more than `FACTS_PER_MEMBER_MAX` facts: it would take too long for a status.
+    """
+    if table is None or table.log.count > FACTS_PER_MEMBER_MAX:
+        return {}
+    wanted = list(kinds)
+    listing = f"SELECT name, kind FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))}) ORDER BY name"
+    kind_of = dict(table.store.db.execute(listing, wanted).fetchall())
+    found: dict[str, dict[str, int]] = {}
+    for name, (_, site) in sorted(_newest(table).items()):
+        if name in kind_of:
+            of_member = found.setdefault(site[:SITE_PREFIX].hex(), {})
+            of_member[kind_of[name]] = of_member.get(kind_of[name], 0) + 1
+    return found
 
 
 def _newest(table: Table) -> dict[str, tuple[int, bytes]]:

@@ -44,7 +44,10 @@ from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import area_of, shown_unit, split_unit, unit_name
 
-__all__ = ["Record", "Registry", "Snapshot", "read_sums"]
+__all__ = ["DEFINITIONS", "Record", "Registry", "Snapshot", "read_sums"]
+
+# The kinds of facts that are SQL.
+DEFINITIONS = (TABLE, INDEX, GENERATED, VIRTUAL, VIEW, TRIGGER)
 
 _SIGNED = "signed"  # in mycomesh_meta: the tables that were ever signed
 # The sums of each change log (`ChangeLog.read_sums`), by table id.
@@ -151,7 +154,7 @@ class Registry:
 
     def read_decisions(self) -> None:
         """Read what the mesh has decided about tables, and what this file calls them."""
-        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED, VIRTUAL, VIEW, TRIGGER))
+        excess = find_excess(self.tables.get(SCHEMA_TABLE), DEFINITIONS)
         self.facts.without_effect = excess.names
         self.notes.put("definitions of the mesh", excess.note)
         before = self._store.meta(_SIGNED)

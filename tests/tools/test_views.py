@@ -23,11 +23,12 @@ def test_linked_and_departed_peers_fit_80_columns(capsys):
 
 def test_the_origin_with_most_bytes_comes_first(capsys):
     few, many, others = (
-        AccountView("aa", "drone1", 9, 100, 0, 0, "2026-12-01T00:00:00.000+00:00"),
+        AccountView("aa", "drone1", 9, 100, 0, 0, "2026-12-01T00:00:00.000+00:00", {"view": 2, "trigger": 1}),
         AccountView("bbbb", "", 5, 5_000_000, 1, 2, "2026-12-01T00:00:00.000+00:00"),
         AccountView("", "", 1, 1, 0, 0, "2026-12-01T00:00:00.000+00:00"),
     )
     show_accounts([few, others, many])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["ORIGIN", "bbbb", "drone1", "others"]
-    assert lines[1][-3:-1] == ["1", "2"]
+    assert lines[1][-4:-2] == ["1", "2"]
+    assert lines[2][-4:] == ["1", "trigger,", "2", "view"]

@@ -42,6 +42,15 @@ def test_changes_count_for_their_origin_once(began):
     assert row == (name(one), 2, 0, 0, time_text(two.wall_ms))
 
 
+def test_definitions_are_named_by_who_states_them(began):
+    one, two = began
+    two.sql("CREATE VIEW w AS SELECT id FROM t; CREATE INDEX i ON t(v)")
+    two.sql("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END")
+    converge([one, two])
+    assert one.replica.status().stated[name(two)] == {"index": 1, "trigger": 1, "view": 1}
+    assert two.replica.status().stated[name(one)] == {"table": 1}
+
+
 def test_a_round_counts_for_writers_not_sender(trio):
     one, two, three = trio
     one.sql(TABLE)
