@@ -14,6 +14,7 @@ from tests.sync.scale import SCALE
 from tests.sync.signing import signing_peers
 
 DAY_MS = 86_400_000
+JUMPS_MS = [sign * ms for ms in (400 * DAY_MS, 2 * DAY_MS, 3_600_000, 70_000, 30_000, 5_000) for sign in (1, -1)]
 CELLS = "at, what, more DEFAULT 'none'"
 TABLES = {
     "keyless": (f"CREATE TABLE t({CELLS})", ""),
@@ -190,6 +191,7 @@ class History:
         self.world = made(folder, kind)
         self.honest, self.thief = self.world.nodes[:2], self.world.nodes[2]
         self.bad = False
+        self.latest_ms = WALL_MS  # that any clock has shown
         self.tokens = 0
         self.purged = {}  # at -> whether the row goes
         self.updates = []  # values of honest nodes, each written once
@@ -221,8 +223,17 @@ class History:
             self.deleted.add(at)
             self.world.write(node, "DELETE FROM t WHERE at = ?", at)
 
-    def live(self, steps, nodes):
+    def jump(self):
+        """Sets the clock of one node, or of all, some time ahead or back."""
+        world, rng = self.world, self.rng
+        for node in rng.sample(world.nodes, 1) if rng.random() < 0.6 else world.nodes:
+            node.peer.wall_ms += rng.choice(JUMPS_MS)
+            self.latest_ms = max(self.latest_ms, node.peer.wall_ms)
+
+    def live(self, steps, nodes, jumps=0.0):
         for _ in range(steps):
+            if jumps and self.rng.random() < jumps:
+                self.jump()
             self.write(self.rng.choice(nodes))
             if self.rng.random() < 0.25:
                 self.shuffle_links()
@@ -282,5 +293,30 @@ def test_any_history_leaves_each_row_once(tmp_path, kind, seed):
         history.link_again(1, world.nodes if linked else history.honest)
         world.run(90_000)
         history.check()
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("seed", range(max(1, round(SCALE))))
+def test_any_clocks_leave_nodes_equal_after_a_purge(tmp_path, seed):
+    history = History(tmp_path, sorted(TABLES)[seed % len(TABLES)], f"clocks {seed}")
+    world, rng = history.world, history.rng
+    try:
+        history.live(8, world.nodes, jumps=0.3)
+        history.bad, since = True, now(world)
+        history.live(12, world.nodes, jumps=0.3)
+        for node in rng.sample(history.honest, 2):
+            order(world, history.thief, since, [node])
+            history.live(3, rng.choice((world.nodes, history.honest)), jumps=0.3)
+        for node in world.nodes:
+            node.peer.wall_ms = history.latest_ms  # no write is from the future any more
+        history.link_again(1, history.honest)
+        world.run(120_000)
+        one, two = history.honest
+        assert one.peer.tables()["t"] == two.peer.tables()["t"]
+        assert one.peer.digests() == two.peer.digests()
+        scrubbed(world, history.honest)
+        cells = [cell for row in shown(one) for cell in row]
+        assert not [value for value in history.updates if cells.count(value) > 1]
     finally:
         world.close()
