@@ -41,6 +41,6 @@ class CheckpointSchedule:
         if self._due_at is None or turn.now_ms < self._due_at:
             return
         self._due_at, self._not_before = None, turn.now_ms + BETWEEN_MS
-        if not self._store.empty_wal() and self._tries < TRIES_MAX:
+        if not self._store.wal.empty() and self._tries < TRIES_MAX:
             self._due_at = turn.now_ms + (BETWEEN_MS << self._tries)
             self._tries += 1

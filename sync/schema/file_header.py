@@ -55,7 +55,7 @@ class FileHeader:
                 continue
             elif own == known and stated != considered and (stated > own if is_version else not own):
                 self._store.db.execute(f"PRAGMA {name} = {stated}").fetchall()
-                self._store.checkpoint_later()
+                self._store.wal.request_checkpoint()
                 own = stated
             if before != [own, stated]:
                 self._store.meta_set(key, json.dumps([own, stated]))

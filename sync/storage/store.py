@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -34,6 +33,7 @@ from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 from mycomesh.sync.storage.connection import BUSY_MS_MAX, FileErrors, open_file, open_read_only
 from mycomesh.sync.storage.parked_room import ParkedRoom
 from mycomesh.sync.storage.purged import PurgedWrites
+from mycomesh.sync.storage.wal import Wal
 
 __all__ = [
     "LOCKED_MS_MAX",
@@ -47,11 +47,6 @@ FORMAT = 1
 LOCKED_MS_MAX = 100
 # Pauses between two tries for a lock, as in SQLite's own busy handler.
 BUSY_PAUSES_MS = (1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100)
-# Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
-# only once the WAL is larger than 16 MiB.
-WAL_PAGES_MAX = 4_096
-# A WAL keeps that much of the disk at rest: the size at which SQLite itself writes it from its beginning again, 1,000 pages.
-WAL_KEPT_BYTES_MAX = 4 << 20
 
 
 class Enlisted(Protocol):
@@ -104,8 +99,6 @@ class Store:
         self._finishing: list[Callable[[], None]] = []
         self._sites: list[bytes] = []
         self._site_numbers: dict[bytes, int] = {}
-        self._wal_pages = 0
-        self._checkpoint_due = False
         self._durable = False
         self._on_lock = on_lock
         self._pause = CollectorPause()
@@ -126,6 +119,7 @@ class Store:
         self._left: tuple[Any, Any] | None = None
         # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
         self.db: Any = open_read_only(path) if read_only else open_file(path, extensions)
+        self.wal = Wal(self.db, path, self._wait_for_locks)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
         self.signers = Signers(self.db, b"", None)
         self.enlist(self.conflict_room)
@@ -142,12 +136,11 @@ class Store:
                 raise
         else:
             self._wait_for_locks()
-            self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
         """Close the connection; the file stays a complete, ordinary database."""
         with contextlib.suppress(apsw.Error):
-            self.checkpoint()
+            self.wal.checkpoint()
         self.db.close()
 
     def set_authority(self, node_id: bytes, authority: Authority | None) -> None:
@@ -208,8 +201,8 @@ class Store:
         if self._durable:
             with self.translated():
                 self._sync()  # if this fails, rounds bring what was committed: no batch is published
-        if self._wal_pages > WAL_PAGES_MAX or self._checkpoint_due:
-            self.checkpoint()
+        if self.wal.is_due:
+            self.wal.checkpoint()
 
     def translated(self) -> FileErrors:
         """Return a context that raises SQLite's errors about the file as this package's, and records that the file refused."""
@@ -270,10 +263,6 @@ class Store:
         """
         self._durable = True
 
-    def checkpoint_later(self) -> None:
-        """Checkpoint after this transaction: GDAL and `file` read the header of the file itself, past SQLite and its WAL."""
-        self._checkpoint_due = True
-
     def _sync(self) -> None:
         """Sync the WAL, as `synchronous = FULL` would. With a rollback journal, each commit is synced already."""
         self._durable = False
@@ -314,47 +303,11 @@ class Store:
         """Call `act` at the end of every later transaction, before its commit."""
         self._finishing.append(act)
 
-    def checkpoint(self) -> None:
-        """Copy the WAL into the file as far as readers and the disk allow, without waiting for them; the WAL keeps the rest."""
-        self._wal_pages = 0
-        with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
-            frames, copied = self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._checkpoint_due = self._checkpoint_due and copied < frames
-
-    def empty_wal(self) -> bool:
-        """Copy the whole WAL into the file, and cut it if it is large; return False if a reader or a writer is in the way.
-
-        Nobody waits for it: call it when nobody writes.
-        """
-        with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
-            frames, copied = self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            if frames == copied:
-                self._wal_pages = 0
-                return self._wal_bytes() <= WAL_KEPT_BYTES_MAX or self._cut_wal()
-        return False
-
-    def _cut_wal(self) -> bool:
-        self.db.set_busy_timeout(0)  # else it would wait for the readers, and keep writers waiting meanwhile
-        try:
-            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        finally:
-            self._wait_for_locks()
-        return True
-
-    def _wal_bytes(self) -> int:
-        with contextlib.suppress(OSError):
-            return Path(f"{self.path}-wal").stat().st_size
-        return 0
-
     def _wait_for_locks(self) -> None:
         if self._sleep is None:
             self.db.set_busy_timeout(BUSY_MS_MAX)
         else:
             self.db.set_busy_handler(self._on_busy)
-
-    def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
 
     # ---- persisted facts
 

@@ -96,7 +96,7 @@ class Life:
             lambda: self.write(one, "DELETE FROM orders WHERE id = 2"),
             lambda: one.replica.decisions.decide_policy("orders", "keep-both"),
             one.drain,
-            one.replica.store.checkpoint,  # on the disk, as a node's own writes are before peers get them
+            one.replica.store.wal.checkpoint,  # on the disk, as a node's own writes are before peers get them
             lambda: self.write(two, "INSERT INTO orders VALUES(9, ?1)", 1),
             lambda: catch_up(two, one),
             lambda: self.write(one, "INSERT INTO orders VALUES(9, ?1)", 1),
@@ -108,13 +108,13 @@ class Life:
             lambda: self.write(one, "ALTER TABLE bag ADD COLUMN extra DEFAULT 9"),
             lambda: self.write(one, "INSERT INTO bag VALUES(?1, 10)", 1),
             lambda: two.take(one.drain(), one.node_id),
-            one.replica.store.checkpoint,
+            one.replica.store.wal.checkpoint,
             lambda: self.write(two, "DELETE FROM numbers WHERE id = 5; UPDATE bag SET v = ?1 WHERE rowid = 1", 1),
             lambda: catch_up(one, two),
             lambda: self.write(one, "CREATE TABLE late(v PRIMARY KEY) WITHOUT ROWID; INSERT INTO late VALUES(?1)", 1),
             one.drain,  # stamped, and lost on the way to the peer
             lambda: self.write(one, "UPDATE numbers SET v = ?1 WHERE id = 1", 1),
-            one.replica.store.checkpoint,
+            one.replica.store.wal.checkpoint,
             lambda: catch_up(two, one),
             lambda: catch_up(one, two),
         ):

@@ -185,7 +185,7 @@ def test_rows_from_before_the_mesh_count_from_their_adoption(tmp_path):
 def test_restored_backup_brings_nothing_back(made, tmp_path):
     world, (a, b) = made("CREATE TABLE t(at INTEGER, what TEXT)")
     fill(world, a)
-    a.peer.replica.store.checkpoint()
+    a.peer.replica.store.wal.checkpoint()
     backup = tmp_path / "backup.db"
     a.sql(f"VACUUM INTO '{backup}'")
     retain(world, b, "t", 7 * DAY_MS, "at")
@@ -296,11 +296,11 @@ def test_files_without_incremental_vacuum_keep_their_size(tmp_path):
         replica = peer.replica
         replica.retention.decide(replica.tables["t"], RetainRule(7 * DAY_MS, "at"), WALL_MS)
         peer.drain()
-        replica.store.empty_wal()
+        replica.store.wal.empty()
         before = peer.path.stat().st_size
         while replica.retention.next_due(WALL_MS) <= WALL_MS:
             replica.retention.step(WALL_MS)
-        replica.store.empty_wal()
+        replica.store.wal.empty()
         assert peer.sql("SELECT count(*) FROM t") == [(0,)]
         assert (peer.path.stat().st_size < before // 2) == shrinks
         peer.close()

@@ -60,7 +60,7 @@ def retain(quick: bool) -> dict[str, Figure]:
             app.execute(_FILL.format(count, (now_ms - 2 * AGE_MS) // 1_000 - count))
             app.execute(_FILL.format(KEPT, now_ms // 1_000 - KEPT))
             _drain(replica)
-            replica.store.empty_wal()
+            replica.store.wal.empty()
             before = path.stat().st_size
             replica.retention.decide(replica.tables["telemetry"], RetainRule(AGE_MS, "at"), now_ms)
             _drain(replica)
@@ -68,7 +68,7 @@ def retain(quick: bool) -> dict[str, Figure]:
             while (replica.retention.next_due(now_ms) or now_ms + 1) <= now_ms:
                 replica.retention.step(now_ms)
             spent_s = time.process_time() - started
-            replica.store.empty_wal()
+            replica.store.wal.empty()
             left = app.execute("SELECT count(*) FROM telemetry").fetchone()
             if left != (KEPT,):
                 raise BenchError(f"{left} rows are left of {KEPT}")

@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from mycomesh.sync.exchange.checkpoint_schedule import BETWEEN_MS, REST_MS, TRIES_MAX
-from mycomesh.sync.storage.store import WAL_KEPT_BYTES_MAX
+from mycomesh.sync.storage.wal import WAL_KEPT_BYTES_MAX
 from tests.sync.exchanges import World
 
 DDL = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(id INTEGER PRIMARY KEY, v)"
@@ -46,9 +46,9 @@ def due(node):
 
 def counted(node):
     """Count the checkpoints of a node from here on."""
-    store, tries = node.peer.replica.store, []
-    empty_wal = store.empty_wal
-    store.empty_wal = lambda: tries.append(empty_wal()) or tries[-1]
+    wal, tries = node.peer.replica.store.wal, []
+    empty = wal.empty
+    wal.empty = lambda: tries.append(empty()) or tries[-1]
     return tries
 
 
@@ -151,11 +151,11 @@ def test_a_program_that_writes_is_not_made_to_wait(linked):
     writer = apsw.Connection(str(one.peer.path))
     writer.execute("BEGIN IMMEDIATE")
     store = one.peer.replica.store
-    assert store.empty_wal() is False
+    assert store.wal.empty() is False
     writer.execute("INSERT INTO t VALUES(2, 'v')")
     writer.execute("COMMIT")
     writer.close()
-    assert store.empty_wal() is True
+    assert store.wal.empty() is True
     assert wal_bytes(one) == 0
     linked.write(one, "INSERT INTO t VALUES(3, 'v')")
     assert store.db.execute("SELECT count(*) FROM t").fetchall() == [(3,)]
