@@ -16,6 +16,7 @@ from mycomesh.simulations.numbers import numbers, numbers_text
 from mycomesh.simulations.request import Request
 from mycomesh.simulations.runner import Result
 from mycomesh.simulations.sweep import Results, spread
+from tests.sync.scale import SCALE
 
 CALM = ("two-nodes", "--duration", "2", "--mesh", "plain")
 DASK = importlib.util.find_spec("distributed") is not None
@@ -89,6 +90,7 @@ def test_a_stored_result_is_the_result(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(SCALE == 1, reason="starts a cluster: runs in make long")
 @pytest.mark.skipif(not DASK, reason="needs the extra: pip install 'mycomesh[cluster]'")
 def test_a_dask_cluster_gives_the_same_results(tmp_path):
     request = Request("two-nodes", 2, 2.0, "plain")

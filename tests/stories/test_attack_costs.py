@@ -9,10 +9,11 @@ import pytest
 from tests.sync import attack_costs, lock_holds
 from tests.sync.attackers import DDL, Liar, chained
 from tests.sync.exchanges import World
+from tests.sync.scale import sweep
 
 
 @pytest.mark.parametrize(
-    "name", ["refused_beside_3000_parked_rows", "groups_of_many_column_sets", "one_row_in_500_edits"]
+    "name", sweep(["groups_of_many_column_sets", "refused_beside_3000_parked_rows", "one_row_in_500_edits"], 1)
 )
 def test_costly_batches_take_many_short_transactions(name):
     file, bundle = lock_holds.CASES[name]()
@@ -22,7 +23,7 @@ def test_costly_batches_take_many_short_transactions(name):
     file.close()
 
 
-@pytest.mark.parametrize("name", attack_costs.ROUNDS)
+@pytest.mark.parametrize("name", sweep(attack_costs.ROUNDS, 3))
 def test_rounds_of_a_liar_leave_nothing_behind(tmp_path, name):
     world = World.made(Path(tmp_path), 2)
     world.write(world.nodes[0], DDL)
