@@ -7,6 +7,7 @@ generated column. Nothing is changed here: `merge` parks the losers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -171,13 +172,15 @@ def _row_terms(table: Table) -> tuple[list[str], Callable[[Sequence[Any]], Row]]
     """Return the SQL terms of a row `t` that name it in the change log, and what makes its name of their values."""
     spec = table.spec
     keys = spec.key if spec.kind is KeyKind.KEYED else ()
+    if not keys:
+        return [f"t.{quoted(spec.rowid)}"], operator.itemgetter(-1)
     terms = [raw_select(f"t.{quoted(column.name)}") for column in keys]
     if spec.rowid:
         terms.append(f"t.{quoted(spec.rowid)}")
 
     def name_of(record: Sequence[Any]) -> Row:
         key = tuple(restore(record[: 2 * len(keys)]))
-        name: Row = encode_key(spec, key) if key and None not in key else record[-1]
+        name: Row = encode_key(spec, key) if None not in key else record[-1]
         return name
 
     return terms, name_of

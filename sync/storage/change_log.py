@@ -311,11 +311,13 @@ class ChangeLog:
         """
         self.flush()
         self._count(digests, 1, site_number)
-        breaks: Iterable[int] = range(1, len(hlcs))
-        if packed:
-            breaks = [
-                at for at in range(1, len(hlcs)) if hlcs[at] - hlcs[at - 1] != 1 or not _follows(rows[at - 1], rows[at])
-            ]
+        if not packed:
+            own, packed_mask = itertools.repeat(site_number), itertools.repeat(mask)
+            self._adds += zip(own, hlcs, rows, packed_mask, digests, itertools.repeat(None))
+            return
+        breaks = [
+            at for at in range(1, len(hlcs)) if hlcs[at] - hlcs[at - 1] != 1 or not _follows(rows[at - 1], rows[at])
+        ]
         for start, end in itertools.pairwise([0, *breaks, len(hlcs)]):
             first = rows[start]
             if end - start >= RUN_MIN and isinstance(first, int):
