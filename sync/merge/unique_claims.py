@@ -77,7 +77,7 @@ def giving_way(table: Table, group: Group, numbers: Sequence[int]) -> list[int]:
     site = table.store.site
     earlier: set[int] = set()
     for number, mask, other in in_the_way:
-        stamps = ((entry[1], site(entry[0])) for entry in entries[other] if unpack_mask(entry[3])[0] & mask)
+        stamps = [(entry[1], site(entry[0])) for entry in entries[other] if unpack_mask(entry[3])[0] & mask]
         if max(stamps, default=(0, b"")) < (group.hlcs[number], group.site):
             earlier.add(number)
     contested = {number for number, _, _ in in_the_way}
