@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mycomesh.simulations.faults import (
     Backup,
+    ClockSet,
     Crash,
     Fault,
     Heal,
     Keep,
     Move,
+    Pin,
     Radio,
     Restart,
     Restore,
@@ -19,11 +22,12 @@ from mycomesh.simulations.faults import (
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario, in_order
 from mycomesh.simulations.workload import Rates
+from mycomesh.simulations.world import Clock
 
 if TYPE_CHECKING:
     import random
 
-__all__ = ["area_chain", "areas"]
+__all__ = ["aged_areas", "area_chain", "areas"]
 
 # Areas for each node: more of them than Digests names one by one.
 AREAS_EACH = 5
@@ -55,6 +59,31 @@ def areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     rates = Rates(telemetry=0.6, edit=0.05, insert=0.05, delete=0.02, trim=0.1)
     return Scenario(
         "areas", nodes, duration_s, rates, faults=in_order(faults), keeps=keeps, areas=len(every), settle_s=600
+    )
+
+
+def aged_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let the rows of `areas` go with time, while some nodes keep them for less, and in some runs a clock is an hour ahead."""
+    scenario = areas(nodes, duration_s, rng)
+    age_s = max(4, int(duration_s / 4))
+    faults: list[Fault] = []
+    for node in rng.sample(range(1, nodes), 2 if rng.random() < 0.5 else 0):
+        begins, ends = duration_s * rng.uniform(0.1, 0.5), duration_s * rng.uniform(0.55, 0.95)
+        faults += [Pin(begins, node, age_s // 3), Pin(ends, node, 0)]
+    away = [fault for fault in scenario.faults if isinstance(fault, Radio)]
+    if rng.random() < 0.5:  # of the node that returns late, while it is alone
+        faults += [
+            ClockSet(away[0].at_s + 1, away[0].node, Clock(skew_ms=3_600_000)),
+            ClockSet(away[1].at_s - 1, away[0].node, Clock()),
+        ]
+    rates = replace(scenario.rates, telemetry=1, burst=0.02)
+    return replace(
+        scenario,
+        name="aged-areas",
+        rates=rates,
+        retain_s=age_s,
+        faults=in_order([*scenario.faults, *faults]),
+        tables_at=0,
     )
 
 

@@ -66,6 +66,7 @@ class Host:
     readers: list[FeedReader] = field(default_factory=list)
     keeps: tuple[str, ...] | None = None  # areas; None: all
     membership: list[MembershipChanged] = field(default_factory=list)  # what the node has stored of it beside its file
+    pinned_s: int | None = None  # how long rows that go with time are kept here alone; 0: as elsewhere, None: always so
 
     def wake_readers(self) -> None:
         """Let the readers of the change feed look at it."""
@@ -191,6 +192,7 @@ class Cluster:
             replica.retention.decide(replica.tables[RETAINED], RetainRule(self.retain_ms), host.shell.wall_ms())
         if self.areas and first and creates:
             host.shell.replica.decisions.decide_area(CUT, "drone_id")
+        self._follow_pin(host)
         if index in self.traitors:
             host.shell.betray(self.traitors[index])
         elif self.traitors and host.starts > 1:
@@ -353,6 +355,20 @@ class Cluster:
         host.keeps = areas
         if host.shell is not None and host.shell.up:
             host.shell.keep(self._interest(host))
+
+    def pin(self, index: int, age_s: int) -> None:
+        """Have a node keep the rows that go with time for this long only, once it knows of a rule; 0 ends that."""
+        self.network.faults["pin"] += 1
+        self.hosts[index].pinned_s = age_s
+        self._follow_pin(self.hosts[index])
+
+    def _follow_pin(self, host: Host) -> None:
+        if host.pinned_s is None or host.shell is None or not host.shell.up:
+            return
+        retention, table = host.shell.replica.retention, host.shell.replica.tables.get(RETAINED)
+        horizon = None if table is None else table.coverage.horizon
+        if table is not None and horizon is not None and horizon.pin.age_ms != 1_000 * host.pinned_s:
+            retention.pin(table, 1_000 * host.pinned_s)
 
     def _interest(self, host: Host) -> Interest | None:
         if not self.areas:

@@ -17,6 +17,7 @@ from mycomesh.simulations.faults import (
     Keep,
     MailboxDoes,
     Move,
+    Pin,
     PowerCut,
     Purge,
     Radio,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["inject"]
 
 
-def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one branch a fault)
+def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915  (one branch a fault)
     """Apply one fault now. The caller waits for the time that the fault names."""
     network = cluster.network
     match fault:
@@ -79,6 +80,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one
             cluster.betray(node, lies)
         case Keep(_, node, areas):
             cluster.keep(node, areas)
+        case Pin(_, node, age_s):
+            cluster.pin(node, age_s)
         case MailboxDoes(_, wrongs):
             cluster.set_mailbox(wrongs)
         case Window(_, base, opens):

@@ -217,6 +217,15 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """A node keeps the rows that go with time for this long only; 0 ends that."""
+
+    at_s: float
+    node: int
+    age_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet:
     """A node's wall clock jumps."""
 
@@ -228,6 +237,7 @@ class ClockSet:
 Fault = (
     Split
     | Keep
+    | Pin
     | Heal
     | Cut
     | Radio

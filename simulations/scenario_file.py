@@ -93,6 +93,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "mailbox": faults.MailboxDoes,
     "window": faults.Window,
     "keep": faults.Keep,
+    "pin": faults.Pin,
     "clock": faults.ClockSet,
 }
 ACTIONS = Bound(0, 1_000_000, whole=True)
@@ -265,6 +266,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
         "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
         "lies": lambda: _names(row, name),
+        "age_s": lambda: RETAIN_S.read(value, f"{where}{name}"),
         "since_s": lambda: float(SINCE_S.read(value, f"{where}{name}")),
         "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
         "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),

@@ -425,6 +425,14 @@ CATALOGUE = {
             area_scenarios.areas,
         ),
         Entry(
+            "aged-areas",
+            "as areas, and rows go with time: a node returns late, some keep less for a while, a clock may be wrong",
+            5,
+            3,
+            120,
+            area_scenarios.aged_areas,
+        ),
+        Entry(
             "area-chain",
             "a chain of nodes that each keep their own telemetry: others between keep none of it",
             5,

@@ -427,7 +427,7 @@ MANUAL = {
             ("mycomesh area", "list the tables that are cut"),
             (
                 "mycomesh area telemetry",
-                "list the areas of a table, which of them this node keeps, and their rows here",
+                "list the areas of a table, which of them this node keeps, their rows here, and who wrote them",
             ),
         ),
         {
@@ -435,7 +435,14 @@ MANUAL = {
                 {
                     "table": "text",
                     "by": "text",
-                    "areas": [{"area": "text", "rows": "int", "kept": "bool"}],
+                    "areas": [
+                        {
+                            "area": "text",
+                            "rows": "int",
+                            "kept": "bool",
+                            "writers": [{"node_id": "text", "changes": "int"}],
+                        }
+                    ],
                     "more": "int",
                     "no_area": "int",
                 }

@@ -8,6 +8,7 @@ from mycomesh.mesh.node.disk_space import MB
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.metered import amount
 from mycomesh.sync.replication.table_settings import TableSetting
+from mycomesh.sync.wire.units import area_pattern
 
 __all__ = ["TABLES_MAX", "TABLE_BYTES_DAY_MIN", "TABLE_BYTES_S_MIN", "parse_tables"]
 
@@ -47,4 +48,6 @@ def _setting(name: str, value: dict[str, Any]) -> TableSetting:
         raise ConfigError(f"{where}: 'score' must be the name of a column, not {score!r}")
     if type(free_mb) is not int or not 0 <= free_mb <= FREE_MB_MAX:
         raise ConfigError(f"{where}: 'free_mb_min' must be a whole number, 0..{FREE_MB_MAX:,} MB")
+    if area_pattern(name) is not None and list(value) != ["free_mb_min"]:
+        raise ConfigError(f"{where}: areas take 'free_mb_min' alone; a budget and a score are those of a table")
     return TableSetting(name, bytes_s, bytes_day, score, free_mb * MB)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.units import split_unit
 
@@ -25,6 +26,14 @@ def write_position(replica: Replica) -> dict[str, int]:
     """Return the clock of the last stamped write of this replica's own site, by the name of the unit."""
     tops = {unit.name: unit.vector.top(unit.own_site(replica.site)) for unit in replica.registry.units()}
     return {name: top for name, top in tops.items() if top}
+
+
+def _held_upto(unit: Unit, site: bytes) -> int:
+    """Return how far this file covers a site of a unit, and has lost nothing of it to a pin; 0 while it has one."""
+    horizon = unit.table.coverage.horizon
+    if unit.area is None or horizon is None:
+        return unit.vector.upto(site)
+    return 0 if horizon.is_pinned else horizon.vouched(unit.vector).upto(site)
 
 
 class Acknowledgements:
@@ -60,11 +69,12 @@ class Acknowledgements:
     def on_coverage_request(self, number: int, site: bytes, turn: Turn) -> None:
         """Tell a peer how far this replica covers a site, in the units that it keeps and the peer may read.
 
-        A file writes each area under a site that follows from its own; a peer may also ask about such a site itself.
+        A file writes each area under a site that follows from its own. A peer asks about such a site itself if it relies on
+        this file to hold what it covers (`area_release`).
         """
         peer, registry = self._links[number], self._replica.registry
         tops = [
-            (unit.name, max(unit.vector.upto(site), unit.vector.upto(unit.own_site(site))))
+            (unit.name, max(_held_upto(unit, site), unit.vector.upto(unit.own_site(site))))
             for unit in registry.units()
             if self._replica.rights.may_read(peer, unit.name) and registry.keeps(unit.name)
         ]

@@ -11,7 +11,7 @@ A peer that has stated no interest is one of an earlier version, perhaps, and ge
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
@@ -32,6 +32,9 @@ UNEQUAL_MAX = 4_096
 # Between two notes that a peer has what this node has written in areas.
 CONFIRM_MS = 15_000
 
+# Between two descents where a pin makes the areas of a table differ, however much of them is equal.
+PINNED_MS = 300_000
+
 # unit -> (digest of the vector, digest of the entries)
 Digests = dict[str, Pair]
 
@@ -51,6 +54,7 @@ class _Link:
     confirmed: dict[str, int] = field(
         default_factory=dict
     )  # by table: when its areas were last found equal, monotonic ms
+    descended: dict[str, int] = field(default_factory=dict)  # by table: when the last descent began, monotonic ms
     # By table whose sum was not equal: what the peer has of the areas that differ, None for an area that it lacks.
     unequal: dict[str, dict[str, Pair | None]] = field(default_factory=dict)
 
@@ -130,8 +134,11 @@ class AreaComparison:
 
     # ---- the peer's digests
 
-    def on_digests(self, number: int, theirs: Digests, turn: Turn) -> Digests:
-        """Begin a descent in each table whose sum differs; return the digests of units alone."""
+    def on_digests(self, number: int, theirs: Digests, pinned: Collection[str], turn: Turn) -> Digests:
+        """Begin a descent in each table whose sum differs; return the digests of units alone.
+
+        Of the tables in `pinned` the peer keeps less than the mesh.
+        """
         link = self._links[number]
         link.unequal.clear()
         for name in [name for name in theirs if summary_table(name) is not None]:
@@ -140,11 +147,23 @@ class AreaComparison:
                 tree = self.shared(number, table)
                 if theirs[name] == _summary(tree):
                     self._confirm(link, table, tree, turn)
-                else:
+                elif self._may_descend(link, table, pinned, turn.now_ms):
+                    link.descended[table] = turn.now_ms
                     link.unequal[table] = {}
                     sums = tuple(tree.below(ROOT).items())
                     turn.send(number, wire.AreaDigests(table, (ROOT,), sums, (), (), answer=True))
         return {name: pair for name, pair in theirs.items() if summary_table(name) is None}
+
+    def _may_descend(self, link: _Link, name: str, pinned: Collection[str], now_ms: int) -> bool:
+        """Return False while all areas differ anyway: rows are about to go, or a pin makes them, and there was a descent."""
+        horizon = self._replica.tables[name].coverage.horizon
+        if horizon is None:
+            return True
+        if horizon.is_behind:
+            return False
+        if name not in pinned and not horizon.is_pinned:
+            return True
+        return now_ms - link.descended.get(name, -PINNED_MS) >= PINNED_MS
 
     def _confirm(self, link: _Link, name: str, tree: AreaTree, turn: Turn) -> None:
         """Note that the peer has the areas that this node has written; not often, as they may be many."""
@@ -153,6 +172,8 @@ class AreaComparison:
         link.confirmed[name] = turn.now_ms
         areas = self._replica.tables[name].areas
         assert areas is not None
+        if self._replica.retention.is_restoring:
+            self._replica.retention.on_equal({unit_name(name, area) for area in tree.pairs})
         written = areas.written_by(self._replica.site[:SITE_PREFIX])
         self._replica.inbox.confirm_equal([unit_name(name, area) for area in written if area in tree.pairs], link.peer)
 

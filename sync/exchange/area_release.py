@@ -10,13 +10,15 @@ if they are fewer (tests/stories/area_model.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.area_audit import AreaAudit
 from mycomesh.sync.exchange.config import COPIES, ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire import messages as wire
 
@@ -37,14 +39,19 @@ class _Link:
 class AreaRelease:
     """The releases of one node."""
 
-    def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
+    def __init__(
+        self, replica: Replica, config: ExchangeConfig, send_rows: Callable[[int, str, list[Row]], None]
+    ) -> None:
+        """Take what sends whole rows of a unit on a link."""
         self._replica = replica
         self._config = config
+        self._audit = AreaAudit(replica, send_rows)
         self._links: dict[int, _Link] = {}
         self._others: tuple[bytes, ...] | None = None  # other members; None before the mesh has named them
         self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
         self._interest = replica.registry.interest
         self._rotation = 0
+        self._ask_at = 0
         self.held: tuple[
             tuple[str, str], ...
         ] = ()  # (table, area) that this node holds and does not keep, at the last look
@@ -66,12 +73,33 @@ class AreaRelease:
     def on_link_opened(self, number: int, peer: bytes) -> None:
         """Register a link."""
         self._links[number] = _Link(peer)
+        self._audit.on_link_opened(number, peer)
 
     def on_link_closed(self, number: int) -> None:
         """Remove a link and the questions under way on it."""
         self._links.pop(number, None)
+        self._audit.on_link_closed(number)
 
-    def on_coverage_reply(self, number: int, message: wire.CoverageReply) -> None:
+    def on_audit_reply(self, number: int, message: wire.AuditReply, turn: Turn) -> bool:
+        """Take which entries a member has; return False if a round has asked for that."""
+        if not self._audit.on_reply(number, message, turn):
+            return False
+        self._on_answer(message.table, turn.now_ms)
+        return True
+
+    def _on_answer(self, name: str, now_ms: int) -> None:
+        """Look at once whether an area can be given up: where a program writes all the time, the answer is soon too old."""
+        unit = self._replica.registry.unit(name)
+        needed = None if unit is None else self._needed(unit)
+        if (
+            unit is not None
+            and needed is not None
+            and len(self._covering(unit)) >= needed
+            and self._step_at is not None
+        ):
+            self._step_at = min(self._step_at, now_ms)
+
+    def on_coverage_reply(self, number: int, message: wire.CoverageReply, now_ms: int) -> None:
         """Record how far a member covers a site in the areas that it keeps."""
         link = self._links[number]
         if message.site not in link.asked:
@@ -83,6 +111,7 @@ class AreaRelease:
             counts = unit is not None and self._replica.rights.may_write(link.peer, name)
             if counts and unit is not None and unit.area is not None and unit.has_site(message.site):
                 self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, 0, top)
+                self._on_answer(name, now_ms)
 
     def on_timer(self, turn: Turn) -> None:
         """Ask, give up what enough others cover, and take a step of each release."""
@@ -93,26 +122,44 @@ class AreaRelease:
         if self._interest is not self._replica.registry.interest:
             self._interest = self._replica.registry.interest
             self._said.clear()  # what was said before this node ceased to keep an area does not count
+            self._audit.forget()
         held = list(self._replica.releases.held())
         self.held = tuple((unit.table.spec.folded, unit.area or "") for unit in held)
         self._said = {unit.name: self._said[unit.name] for unit in held if unit.name in self._said}
+        self._audit.forget(but=[unit.name for unit in held])
         more = False
         for unit in held:
             self._give_up(unit, turn)
             more = self._step(unit, turn) or more
-        self._ask(held, turn)
-        self._step_at = turn.now_ms + (PAUSE_MS if more else self._config.release_ms) if held else None
+        if turn.now_ms >= self._ask_at:
+            self._ask_at = turn.now_ms + self._config.release_ms
+            self._ask(held, turn)
+        self._step_at = (turn.now_ms + PAUSE_MS if more else self._ask_at) if held else None
 
     def _give_up(self, unit: Unit, turn: Turn) -> None:
-        needed = self._needed(unit)
-        covered = [said for said in self._said.get(unit.name, {}).values() if not unit.vector.missing_from(said)]
-        if needed is None or len(covered) < needed or not unit.vector.count:
+        needed, covering = self._needed(unit), self._covering(unit)
+        if needed is None or not unit.vector.count:
             return
-        published = self._replica.releases.give_up(unit, covered[0], turn.wall_ms)
+        if self._audit.needs(unit):
+            peers = {link.peer: number for number, link in sorted(self._links.items())}
+            for peer in [
+                peer for peer in self._covering(unit, audited=False) if peer not in covering and peer in peers
+            ]:
+                self._audit.request(peers[peer], unit, turn)
+        if len(covering) < needed:
+            return
+        published = self._replica.releases.give_up(unit, next(iter(covering.values())), turn.wall_ms)
         if published is not None:
             turn.publish(published)
             self._said.pop(unit.name, None)
             turn.changed = True
+
+    def _covering(self, unit: Unit, *, audited: bool = True) -> dict[bytes, Vector]:
+        """Return the members that cover all that this file covers of an area, with that: those found to hold it, or all."""
+        said = self._said.get(unit.name, {})
+        if audited and self._audit.needs(unit):
+            said = {peer: self._audit.held_by(unit, peer) for peer in self._covering(unit, audited=False)}
+        return {peer: covered for peer, covered in said.items() if not unit.vector.missing_from(covered)}
 
     def _needed(self, unit: Unit) -> int | None:
         """Return how many members have to cover an area before it is given up; None while the members are not known."""

@@ -103,7 +103,7 @@ class Exchange:
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
         self._purges = PurgeSchedule(replica, config)
-        self._releases = AreaRelease(replica, config)
+        self._releases = AreaRelease(replica, config, self._repairs.send_rows)
         self._areas = AreaComparison(replica)
         self._interest_repeats = InterestRepeats(replica)
         self._interest_report = InterestReport(replica, lambda: self._releases.held, config.copies)
@@ -431,10 +431,10 @@ class Exchange:
                 assert_never(message)
 
     def _on_audit_request(self, number: int, request: wire.AuditRequest, turn: Turn) -> None:
-        if self._links[number].requests.take(turn.now_ms):
-            tombstone_audit.serve(self._replica, number, request, turn)
-        else:
+        if not self._links[number].requests.take(turn.now_ms):
             turn.drop(number, "requests audits too often")
+        elif self._replica.rights.may_read(self._links[number].peer, request.table):
+            tombstone_audit.serve(self._replica, number, request, turn)
 
     def _on_met(self, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
         """Take a new site if a peer covers more of this one than the file itself."""
@@ -444,7 +444,7 @@ class Exchange:
     def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):
             self.acknowledgements.on_coverage_reply(number, message)
-            self._releases.on_coverage_reply(number, message)
+            self._releases.on_coverage_reply(number, message, turn.now_ms)
         elif self._links[number].requests.take(turn.now_ms):
             self.acknowledgements.on_coverage_request(number, message.site, turn)
 
@@ -461,7 +461,8 @@ class Exchange:
             case wire.Done():
                 self._fetcher.on_done(number, message, turn)
             case wire.AuditReply():
-                self._fetcher.on_audit_reply(number, message, turn)
+                if not self._releases.on_audit_reply(number, message, turn):
+                    self._fetcher.on_audit_reply(number, message, turn)
             case _:
                 assert_never(message)
 
@@ -502,7 +503,7 @@ class Exchange:
         self._replica.inbox.confirm_equal([name for name in equal if name not in pinned], link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
         if self._replica.registry.policies.areas:
-            units = self._areas.on_digests(number, theirs, turn)
+            units = self._areas.on_digests(number, theirs, pinned, turn)
             self._compare_units(number, units, lambda name: self._areas.is_settled(number, name), turn)
         else:
             self._compare_units(number, theirs, None, turn)
@@ -522,7 +523,11 @@ class Exchange:
         compared = self._areas.on_message(number, message, turn)
         if compared:
             units = {name: pair for name, pair in link.digests.items() if summary_table(name) is None}
-            self._compare_units(number, units | self._areas.unequal(number), compared.__contains__, turn)
+            units |= self._areas.unequal(number)
+            pairs = ((name, self._replica.registry.unit(name)) for name in compared)
+            mine = {name: (unit.vector_digest, unit.digest) for name, unit in pairs if unit is not None}
+            self._retention.on_digests(link.peer, mine, units)
+            self._compare_units(number, units, compared.__contains__, turn)
 
     # ---- time
 

@@ -20,6 +20,7 @@ from mycomesh.sync.exchange.intake import Intake
 from mycomesh.sync.exchange.repair_session import RepairSession, decode_ids, rows_beyond
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Digests", "RepairSchedule"]
@@ -119,6 +120,12 @@ class RepairSchedule:
                 suspect.not_before = turn.now_ms + suspect.pause_ms
                 link.repairs.append(RepairSession(name, vector))
         return is_new
+
+    def send_rows(self, number: int, name: str, rows: list[Row]) -> None:
+        """Send whole rows of a unit on a link; the peer joins them and sends nothing back."""
+        link = self._links[number]
+        if len(link.repairs) < REPAIRS_MAX:
+            link.repairs.append(RepairSession.for_rows(name, rows))
 
     # ---- the peer's side
 

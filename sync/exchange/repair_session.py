@@ -52,6 +52,7 @@ class RepairSession:
     cursor: tuple[int, int] = (-1, 0)
     mine: Sketch | None = None
     rows: list[int | bytes] = field(default_factory=list)
+    final: bool = False  # the peer sends nothing back
 
     @classmethod
     def for_sketch(cls, table: str, vector: bytes, theirs: Sketch) -> RepairSession:
@@ -62,6 +63,11 @@ class RepairSession:
     def for_request(cls, table: str, wanted: frozenset[int]) -> RepairSession:
         """Return the session that sends the rows which the peer requested."""
         return cls(table, b"", wanted=wanted, phase=_Phase.FIND)
+
+    @classmethod
+    def for_rows(cls, table: str, rows: list[Row]) -> RepairSession:
+        """Return the session that sends some rows which the peer did not request."""
+        return cls(table, b"", phase=_Phase.SEND, rows=rows, final=True)
 
     @property
     def done(self) -> bool:
@@ -136,7 +142,7 @@ class RepairSession:
         self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
-        return [wire.RepairRows(bundle) for bundle in bundles]
+        return [wire.RepairRows(bundle, final=self.final) for bundle in bundles]
 
 
 def _entries(replica: Replica, name: str, after: tuple[int, int]) -> list[tuple[int, int, Row, int]]:

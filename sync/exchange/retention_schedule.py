@@ -17,7 +17,7 @@ from mycomesh.sync.storage.horizon import Likeness
 
 __all__ = ["RetentionSchedule"]
 
-# table -> (vector digest, entry digest)
+# unit -> (vector digest, entry digest)
 Digests = Mapping[str, tuple[bytes, bytes]]
 
 # Between two steps of some milliseconds each: programs that wait for the file come in.
@@ -43,20 +43,25 @@ class RetentionSchedule:
     def on_digests(self, peer: bytes, mine: Digests, theirs: dict[str, tuple[bytes, bytes]]) -> frozenset[str]:
         """Take a peer's digests, and put ours in their place where only the horizons differ: then nothing is missing.
 
-        Returns the tables of which the peer keeps less than the mesh: it may lack what it covers.
+        Returns the units of which the peer keeps less than the mesh: it may lack what it covers.
         """
-        retention = self._replica.retention
-        retention.on_equal([name for name, digest in mine.items() if theirs.get(name) == digest])
+        retention, registry = self._replica.retention, self._replica.registry
+        if not retention.retained():
+            return frozenset()
+        if retention.is_restoring:
+            retention.on_equal({name for name, digest in mine.items() if theirs.get(name) == digest})
         pinned = []
-        for table in retention.retained():
-            name = table.spec.folded
-            if name in theirs and name in mine:
-                likeness = table.coverage.likeness(theirs[name][0], peer)
-                retention.on_peer(table, likeness, peer)
-                if likeness is Likeness.COVERS:
-                    pinned.append(name)
-                if likeness is not Likeness.NONE and theirs[name][0] != mine[name][0]:
-                    theirs[name] = mine[name]  # entries are compared at one horizon only
+        for name in [name for name in theirs if name in mine]:
+            unit = registry.unit(name)
+            if unit is None or unit.table.coverage.horizon is None:
+                continue
+            likeness = unit.likeness(theirs[name][0], peer)
+            keeps = unit.area is None or self._replica.is_holder(peer, unit.table.spec.folded, unit.area)
+            retention.on_peer(unit, likeness, peer, keeps=keeps)
+            if likeness is Likeness.COVERS:
+                pinned.append(name)
+            if likeness is not Likeness.NONE and theirs[name][0] != mine[name][0]:
+                theirs[name] = mine[name]  # entries are compared at one horizon only
         return frozenset(pinned)
 
     def next_deadline(self) -> int | None:

@@ -22,6 +22,7 @@ from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.cut import younger
 from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire import messages as wire
 
 __all__ = ["AuditStep", "TombstoneAudit", "reply_to", "serve"]
@@ -65,6 +66,17 @@ def serve(replica: Replica, number: int, request: wire.AuditRequest, turn: Turn)
     turn.publish(replica.outbox.read_drained(turn.wall_ms, lambda: replies.append(reply_to(replica, request))))
     for reply in replies:
         turn.send(number, reply)
+
+
+def lacking(table: Table, reply: wire.AuditReply) -> list[tuple[int, int]]:
+    """Return the entries (site number, hlc) of this replica that the sender of a reply does not have."""
+    number = table.store.site_number(reply.site)
+    found: list[tuple[int, int]] = []
+    after, windows = reply.after, list(_windows(reply.after, reply.runs))
+    while number is not None and after < reply.reached:
+        mine, after = tombstones.stamps(table, reply.site, after, reply.reached, STAMPS_MAX)
+        found += [(number, hlc) for hlc in _besides(mine, windows)]
+    return found
 
 
 class TombstoneAudit:
@@ -122,14 +134,10 @@ class TombstoneAudit:
         same = (reply.table, reply.site, reply.after) == (request.table, request.site, request.after)
         require(same and request.after < reply.reached <= request.upto, "replies to another audit request")
         table = self._replica.registry.table_of(reply.table)
-        site_number = None if table is None else table.store.site_number(reply.site)
-        if table is not None and site_number is not None:
+        if table is not None:
             absent = self._absent.setdefault(reply.table, array("q"))
-            after, windows = reply.after, list(_windows(reply.after, reply.runs))
-            while after < reply.reached:
-                mine, after = tombstones.stamps(table, reply.site, after, reply.reached, STAMPS_MAX)
-                for hlc in _besides(mine, windows):
-                    absent.extend((site_number, hlc))
+            for stamp in lacking(table, reply):
+                absent.extend(stamp)
         if reply.reached < request.upto:
             self._requests.appendleft(wire.AuditRequest(request.table, request.site, reply.reached, request.upto))
         return self._requests[0] if self._requests else None

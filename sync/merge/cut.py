@@ -50,6 +50,7 @@ READ_ROWS_MAX = 192
 # Rows that one step looks at without the lock, and rows that are not shown, which are read one by one.
 LOOKED_AT_MAX = 8_192
 HELD_MAX = 256
+SITES_MAX = 512  # writers of one step: a look at one without older rows takes some 20 us
 _SAVEPOINT = "mycomesh_cut"
 
 
@@ -80,8 +81,10 @@ def admitted(table: Table, group: Group) -> Group | None:
         elif at is not None and at < horizon.ms:
             horizon.figures.refused += 1
             horizon.changed = True
-        else:
+        elif table.areas is None or horizon.is_elsewhere(group.site, group.hlcs[number]):
             horizon.drop(group.site, group.hlcs[number])
+        else:  # from a node that perhaps does not keep the area, and relies on this one
+            old[number] = False
     if all(old):
         return None
     kept = filtered(group, [not goes for goes in old])
@@ -114,16 +117,23 @@ def note_written(table: Table, groups: Iterable[Group]) -> None:
 
 
 def _times(table: Table, horizon: Horizon, group: Group) -> list[int | None]:
-    """Return the times of changes that may be below the horizon, None for all others; an update counts from its stamp."""
-    bound_ms = horizon.bound_ms
-    if not horizon.rule.by or group.kind is Kind.UPDATE:
-        if not is_early(group.hlcs[0]) and ms_from_hlc(group.hlcs[0]) >= bound_ms:
-            return [None] * len(group.hlcs)
-        return [_stamp_time(horizon, group.site, hlc) for hlc in group.hlcs]
-    if horizon.rule.by not in group.columns:
+    """Return the times of changes that may be below the horizon, None for all others.
+
+    An update counts from its stamp, and one of the column of time from its time if that is later.
+    """
+    bound_ms, stamped = horizon.bound_ms, not horizon.rule.by or group.kind is Kind.UPDATE
+    if stamped and not is_early(group.hlcs[0]) and ms_from_hlc(group.hlcs[0]) >= bound_ms:
         return [None] * len(group.hlcs)
+    stamps = [_stamp_time(horizon, group.site, hlc) for hlc in group.hlcs] if stamped else []
+    if horizon.rule.by not in group.columns:
+        return stamps or [None] * len(group.hlcs)
     place = group.columns.index(horizon.rule.by)
-    return [_time_of(table, row[place]) if maybe_before(row[place], bound_ms) else None for row in group.rows]
+    if not stamped:
+        return [_time_of(table, row[place]) if maybe_before(row[place], bound_ms) else None for row in group.rows]
+    return [
+        stamp if stamp is None else max(stamp, _time_of(table, row[place]) or stamp)
+        for stamp, row in zip(stamps, group.rows, strict=True)
+    ]
 
 
 def _time_of(table: Table, value: Any) -> int | None:
@@ -257,17 +267,17 @@ def _look_at_stamps(table: Table, horizon: Horizon, after: tuple[int, int]) -> L
     """Look at the rows of entries older than the horizon, site by site."""
     store, bound = table.store, hlc_from_ms(horizon.bound_ms)
     number, hlc = (0, 0) if after[0] < 0 else after
-    while number < len(store.sites):
+    end = min(number + SITES_MAX, len(store.sites))  # a table that is cut has one for each area and writer
+    while number < end:
         if horizon.adopted.get(store.site(number), 1 << 63) >= horizon.bound_ms:  # else it may be an early site
             hlc = max(hlc, hlc_from_ms(UNSET_MS) - 1)
-        found = table.log.scan(number, hlc, LOOKED_AT_MAX // 4)
-        own = [entry for entry in found if entry[0] == number and entry[1] < bound]
+        own = [entry for entry in table.log.scan_site(number, hlc, LOOKED_AT_MAX // 4) if entry[1] < bound]
         if own:
             rows = list(dict.fromkeys(entry[2] for entry in own))
             whole = len(own) == LOOKED_AT_MAX // 4
             return Looked(rows, Place(stamp=(number, own[-1][1]) if whole else (number + 1, 0)))
         number, hlc = number + 1, 0
-    return Looked([], None)
+    return Looked([], Place(stamp=(number, 0)) if number < len(store.sites) else None)
 
 
 # ---- judging one row
@@ -282,7 +292,7 @@ def _is_expired(view: RowView, bound_ms: int | None = None) -> bool:
         return at is not None and at < bound_ms
     if any(entry.dead for entry in view.entries):  # the tombstone goes as it would without a horizon
         return False
-    return bool(view.stored) and ms_from_hlc(view.hlc) < bound_ms
+    return bool(view.stored) and _time_of_parts(view, horizon) < bound_ms
 
 
 def younger(table: Table, stamps: Sequence[tuple[int, int]], wall_ms: int) -> list[tuple[int, int]]:
@@ -294,6 +304,15 @@ def younger(table: Table, stamps: Sequence[tuple[int, int]], wall_ms: int) -> li
     rows = table.log.rows_of(stamps)
     old = {row for row in dict.fromkeys(rows.values()) if _is_expired(RowView.read(table, row), bound_ms)}
     return [stamp for stamp in stamps if rows.get(stamp) not in old]
+
+
+def _time_of_parts(view: RowView, horizon: Horizon) -> int:
+    """Return the time of a row without its insert: the last of its stamps, or the time that an update has written if later."""
+    newest, by = ms_from_hlc(view.hlc), horizon.rule.by
+    if not by or not any(entry.mask & 1 << view.table.columns.bits[by] for entry in view.entries):
+        return newest
+    at = _time_of(view.table, view.owned().get(by))
+    return newest if at is None else max(newest, at)
 
 
 def _time_of_view(view: RowView, horizon: Horizon) -> int | None:
@@ -476,7 +495,7 @@ def _unseen_rows(
 
 def _is_unseen(table: Table, horizon: Horizon, site_number: int, hlc: int) -> bool:
     """Return True if no peer is known to have an entry, which the pin therefore leaves."""
-    unseen = hlc > horizon.pin.elsewhere.get(table.store.site(site_number), 0)
+    unseen = not horizon.is_elsewhere(table.store.site(site_number), hlc)
     horizon.pin.waiting |= unseen
     return unseen
 

@@ -59,8 +59,13 @@ class Inbox:
         if not self._priority.settings.floors:
             return
         self._free = free
-        text = "rows of other nodes wait: the disk has less free space than free_mb_min of this table"
-        closed = {name: text for name in self._registry.tables if self.is_closed(name)}
+        text = "rows of other nodes wait: the disk has less free space than free_mb_min of this table, or of areas"
+        settings = self._priority.settings
+        closed = {
+            name: text
+            for name, table in self._registry.tables.items()
+            if self.is_closed(name) or (table.areas is not None and settings.closes_areas(name, free))
+        }
         self._registry.notes.replace(Source.SPACE, closed)
 
     def is_closed(self, name: str) -> bool:

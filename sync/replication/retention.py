@@ -7,7 +7,7 @@ write has put below the horizon are removed soon after the write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from mycomesh.sync.crdt.hlc import EARLY_MS_MAX, SITE_PREFIX, hlc_from_ms
@@ -24,6 +24,8 @@ from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.horizon import AGE_MS_MAX, ASTRAY_MS, Horizon, Likeness, RetainRule
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.unit import Unit
+from mycomesh.sync.wire.units import table_of, unit_name
 
 __all__ = ["FREE_PAGES_MIN", "VACUUM_PAGES", "Retention", "RetentionStep"]
 
@@ -54,6 +56,10 @@ class _Pass:
     oldest_ms: int | None = None
     untimed: int = 0
     rows: int = 0
+
+
+def _horizon_of(table: Table) -> Horizon | None:
+    return table.coverage.horizon
 
 
 class Retention:
@@ -134,8 +140,8 @@ class Retention:
         return self._retained
 
     def is_cutting(self, name: str) -> bool:
-        """Return True while rows of a table may be left that are older than the horizon of this file."""
-        table = self._registry.tables.get(name)
+        """Return True while rows of the table of a unit may be left that are older than the horizon of this file."""
+        table = self._registry.tables.get(table_of(name))
         horizon = None if table is None else table.coverage.horizon
         return horizon is not None and horizon.is_behind
 
@@ -152,16 +158,8 @@ class Retention:
         return found if isinstance(found, int) else 0
 
     def decide(self, table: Table, rule: RetainRule | None, wall_ms: int) -> None:
-        """Decide for every replica how long rows of a table are kept; None keeps them for ever. `wall_ms` is the machine's time.
-
-        Raises:
-            PolicyError: the table is cut into areas.
-        """
+        """Decide for every replica how long rows of a table are kept; None: for ever. `wall_ms` is the machine's time."""
         horizon = table.coverage.horizon
-        if rule is not None and table.spec.folded in self._registry.policies.areas:
-            raise PolicyError(
-                f"{table.spec.name} is cut into areas, whose rows do not go with time yet; create another table"
-            )
         with self._store.transaction():
             name = retain_name(table.spec.folded)
             found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
@@ -205,30 +203,44 @@ class Retention:
 
     # ---- what other nodes have
 
-    def on_peer(self, table: Table, likeness: Likeness, peer: bytes) -> None:
-        """Take what a comparison with a peer (16-byte node id) has shown."""
-        horizon = table.coverage.horizon
+    def on_peer(self, unit: Unit, likeness: Likeness, peer: bytes, *, keeps: bool) -> None:
+        """Take what a comparison of a unit with a peer (16-byte node id), which keeps the unit or not, has shown."""
+        horizon = unit.table.coverage.horizon
         if horizon is None:
             return
-        if likeness is Likeness.HOLDS:
-            horizon.on_holder(peer, table.coverage.vector)
+        if likeness is Likeness.HOLDS and keeps:
+            horizon.on_holder(peer, unit.vector)
             if horizon.pin.waiting:
                 horizon.pin.waiting, horizon.pin.cut_ms = False, 0
-                self._look_again(table, horizon)
+                self._look_again(unit.table, horizon)
         elif likeness is Likeness.COVERS:
             horizon.on_pinned_peer(peer)
 
-    def on_equal(self, names: Sequence[str]) -> None:
-        """Note that a peer has the same entries of these tables, at the same horizons."""
+    @property
+    def is_restoring(self) -> bool:
+        """True while rows that a pin had removed from some table may still be missing."""
+        return any(horizon is not None and horizon.is_restoring for horizon in map(_horizon_of, self._retained))
+
+    def on_equal(self, names: Collection[str]) -> None:
+        """Note that a peer has the same entries of these units, at the same horizons."""
         for table in self._retained:
             horizon = table.coverage.horizon
-            if horizon is not None and horizon.is_restoring and table.spec.folded in names:
-                with self._store.transaction():
-                    horizon.on_equal()
-                    horizon.save()
-                if table.spec.folded not in self._registry.policies.retain:
-                    table.coverage.on_horizon(None)
-                    self._followed = None
+            if horizon is None or not horizon.is_restoring:
+                continue
+            areas, name = table.areas, table.spec.folded
+            sites = [
+                site
+                for site in sorted(horizon.pin.dropped)
+                if unit_name(name, None if areas is None else areas.of_site(site)) in names
+            ]
+            if not sites:
+                continue
+            with self._store.transaction():
+                horizon.on_equal(sites)
+                horizon.save()
+            if name not in self._registry.policies.retain and not horizon.pin.dropped:
+                table.coverage.on_horizon(None)
+                self._followed = None
 
     # ---- work
 

@@ -7,12 +7,11 @@ its rows may be older than its rights.
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from mycomesh.sync.schema.interests import states_own_interest
 from mycomesh.sync.wire.bundle import Bundle
-from mycomesh.sync.wire.units import split_unit
+from mycomesh.sync.wire.units import area_pattern, matches, split_unit
 
 __all__ = ["Grants", "Rights"]
 
@@ -44,7 +43,7 @@ class Rights:
 
     def names_areas(self, node: bytes) -> bool:
         """Return True if the node may do other things in some area than in its table."""
-        return any(_area_pattern(pattern) for pattern, _ in self._grants.get(node, ()))
+        return any(area_pattern(pattern) for pattern, _ in self._grants.get(node, ()))
 
     def member_may_write(self, member: bytes, table: str) -> bool:
         """Return True if the member may write a table whose node id begins so, as its sites do."""
@@ -77,22 +76,4 @@ class Rights:
 @lru_cache(maxsize=4_096)
 def _rights(grants: tuple[tuple[str, str], ...], name: str) -> str:
     table, area = split_unit(name) or (name, None)
-    for pattern, rights in grants:
-        scoped = _area_pattern(pattern)
-        if scoped is None:
-            if fnmatchcase(table, _literal(pattern)):
-                return rights
-        elif area is not None and fnmatchcase(table, _literal(scoped[0])) and fnmatchcase(area, _literal(scoped[1])):
-            return rights
-    return "-"
-
-
-def _area_pattern(pattern: str) -> tuple[str, str] | None:
-    """Return the patterns of table and area in `telemetry[7]`, None for a pattern of tables."""
-    table, bracket, rest = pattern.partition("[")
-    return (table, rest[:-1]) if bracket and rest.endswith("]") else None
-
-
-def _literal(pattern: str) -> str:
-    """Return a pattern in which only `*` and `?` match more than themselves."""
-    return pattern.replace("[", "[[]")
+    return next((rights for pattern, rights in grants if matches(pattern, table, area)), "-")

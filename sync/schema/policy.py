@@ -92,7 +92,7 @@ class Policies:
     header: the header numbers that programs have set, by name.
     retain: how long rows of a table are kept, by table.
     adopted: the Unix milliseconds at which a node took in rows from before the mesh, by the early site that stamps them.
-    areas: the column that cuts a table into areas, by table; the rows of such a table do not go with time.
+    areas: the column that cuts a table into areas, by table.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -184,7 +184,7 @@ class Policies:
             floor,
             frozenset(own_ids),
             header,
-            {table: rule for table, rule in retain.items() if table not in areas},
+            retain,
             adopted,
             areas,
         )
@@ -222,8 +222,6 @@ def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
     """Return why a column, by canonical name, cannot cut a table into areas, "" if it can."""
     if column not in {each.folded for each in spec.columns}:
         return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
-    if spec.folded in policies.retain:
-        return f"rows of {spec.name} go with time, which areas do not know yet; create another table"
     if spec.folded in policies.signed:
         return f"{spec.name} is {SIGNED}, and its seals speak of whole tables; create another table"
     if not spec.lacks_primary_key and column not in {each.folded for each in spec.key}:

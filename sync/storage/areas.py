@@ -63,7 +63,8 @@ class Areas:
         self._new: list[int] = []  # sites that this transaction has recorded
         self._tops_before: dict[int, int] | None = None
         self._vectors: dict[str | None, Vector] = {}
-        self._digests: dict[str | None, bytes] = {}
+        self._digests: dict[str | None, bytes] = {}  # of these vectors, without the horizon
+        self._mixed: dict[str | None, bytes] = {}  # with it
         self._remembered: dict[tuple[str | None, bytes], None] = {}
         self._tree = AreaTree()
         self._stale: dict[str, None] = {}  # areas that have changed since the tree was last looked at
@@ -186,6 +187,17 @@ class Areas:
         """Return how many entries an area has."""
         return sum(self._sums[number][0] for number in self.numbers(area) if number in self._sums)
 
+    def writers(self, area: str) -> list[tuple[str, int]]:
+        """Return how many entries of an area each node has written, the greatest number first.
+
+        A node is named by the first half of its id, hexadecimal, as its sites begin with it.
+        """
+        found: dict[str, int] = {}
+        for number in self.numbers(area):
+            node = self._store.site(number)[:SITE_PREFIX].hex()
+            found[node] = found.get(node, 0) + self._sums.get(number, (0, 0, 0))[0]
+        return sorted(((node, count) for node, count in found.items() if count), key=lambda each: (-each[1], each[0]))
+
     def digest(self, area: str) -> bytes:
         """Return the 16-byte digest of an area's entries, as `ChangeLog.digest` for a table."""
         lanes = [self._sums.get(number, (0, 0, 0)) for number in self.numbers(area)]
@@ -210,11 +222,19 @@ class Areas:
         return found
 
     def vector_digest(self, area: str | None) -> bytes:
-        """Return the digest of that vector."""
-        found = self._digests.get(area)
+        """Return the digest of that vector, and of the table's horizon if there is one."""
+        found = self._mixed.get(area)
         if found is None:
-            found = self._digests[area] = self.vector(area).digest()
+            plain = self._digests.get(area)
+            if plain is None:
+                plain = self._digests[area] = self.vector(area).digest()
+            found = self._mixed[area] = self._coverage.mixed(plain)
         return found
+
+    def on_moved(self) -> None:
+        """Follow the horizon of the table, which has moved: it is part of the digest of each vector."""
+        self._mixed = {}
+        self._stale = dict.fromkeys(self._numbers)
 
     @property
     def tree(self) -> AreaTree:
@@ -255,10 +275,13 @@ class Areas:
     def on_covered(self, sites: Iterable[bytes]) -> None:
         """Forget the cached vectors of the areas of some sites, after the commit that changed their coverage."""
         for area in dict.fromkeys(map(self.of_site, sorted(sites))):
-            self._vectors.pop(area, None)
-            self._digests.pop(area, None)
+            self._forget(area)
             if area is not None:
                 self._stale[area] = None
+
+    def _forget(self, area: str | None) -> None:
+        for known in (self._vectors, self._digests, self._mixed):
+            known.pop(area, None)
 
     # ---- transactions
 
@@ -269,8 +292,7 @@ class Areas:
             self._stale[self._area[number]] = None
         if self._new:  # a site that was covered already can never become one of an area, so only these are new
             for number in self._new:
-                self._vectors.pop(self._area[number], None)
-                self._digests.pop(self._area[number], None)
+                self._forget(self._area[number])
                 self._stale[self._area[number]] = None
         self._delta, self._new, self._tops_before = {}, [], None
         self.fresh = False

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Range, Vector
-from mycomesh.sync.storage.horizon import Horizon, Likeness
+from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Coverage"]
@@ -33,6 +33,7 @@ class Coverage:
         self.on_covered: Callable[[set[bytes]], None] | None = (
             None  # of a table that is cut: takes the sites of each commit
         )
+        self.on_moved: Callable[[], None] | None = None  # of a table that is cut: called when the horizon has moved
         self._changed: set[bytes] = set()  # sites whose ranges the transaction has changed, if somebody asks
 
     def load(self) -> None:
@@ -47,26 +48,23 @@ class Coverage:
     def digest(self) -> bytes:
         """The digest of the committed vector, and of the horizon if there is one."""
         if not self._digest:
-            self._digest = self.vector.digest()
-            if self.horizon is not None:
-                self._digest = self.horizon.mixed(self._digest)
+            self._digest = self.mixed(self.vector.digest())
         return self._digest
 
     def on_horizon(self, horizon: Horizon | None) -> None:
         """Take the horizon of the table, or one that has moved."""
         self.horizon = horizon
         self._digest = b""
+        if self.on_moved is not None:
+            self.on_moved()
 
-    def likeness(self, digest: bytes, peer: bytes) -> Likeness:
-        """Return whether a peer (16-byte node id) with that digest covers the same, whatever its horizon."""
-        if self.horizon is None:
-            return Likeness.HOLDS if digest == self.digest else Likeness.NONE
-        return self.horizon.alike(self.vector.digest(), digest, peer)
+    def mixed(self, digest: bytes) -> bytes:
+        """Return the digest of a vector of this table or of one of its units, with the horizon if there is one."""
+        return digest if self.horizon is None else self.horizon.mixed(digest)
 
-    @property
-    def vouched(self) -> Vector:
-        """A copy of the committed vector, as far as a peer may take it over (`Horizon.vouched`)."""
-        return (self.vector if self.horizon is None else self.horizon.vouched(self.vector)).copy()
+    def vouched(self, vector: Vector) -> Vector:
+        """Return a copy of a vector of this table or of one of its units, as far as a peer may take it over."""
+        return (vector if self.horizon is None else self.horizon.vouched(vector)).copy()
 
     def remember(self) -> None:
         """Keep the digest of the committed vector: a peer that has this vector later has nothing that is missing here."""

@@ -1,4 +1,4 @@
-"""The horizon of one table's coverage: rows older than it are gone, and are not taken in again (ADR 55).
+"""The horizon of one table's coverage: rows older than it are gone, and are not taken in again (ADR 55, 80).
 
 A horizon only moves forward, in steps that are the same on every node. It is part of the digest of the vector, so that two
 nodes compare entries only at one horizon; `alike` recognises the same vector under another one. A pin is a second horizon, of
@@ -14,7 +14,7 @@ the horizon.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
@@ -85,7 +85,7 @@ class Pin:
     dropped: by site, the greatest clock of what the pin has removed or refused.
     reach_ms: the pin when it last did that; the mesh has cut all of it once its horizon is there.
     elsewhere: by site, the greatest clock that a peer was found to have in this run. The pin removes nothing later.
-    witness: the node id of that peer.
+    witness: by site, the node id of that peer.
     waiting: rows stayed because no peer was known to have them.
     """
 
@@ -95,7 +95,7 @@ class Pin:
     dropped: dict[bytes, int] = field(default_factory=dict)
     reach_ms: int = 0
     elsewhere: dict[bytes, int] = field(default_factory=dict)
-    witness: bytes = b""
+    witness: dict[bytes, bytes] = field(default_factory=dict)
     waiting: bool = False
 
 
@@ -276,21 +276,27 @@ class Horizon:
         self.pin.reach_ms = max(self.pin.reach_ms, self.pin.ms)
         self.changed = True
 
-    def on_equal(self) -> None:
-        """Note that a peer has the same entries at the same horizon: nothing that it has is missing."""
+    def on_equal(self, sites: Iterable[bytes]) -> None:
+        """Note that a peer has the same entries of some sites at the same horizon: nothing that it has of them is missing."""
         if self.is_restoring:
-            self.pin.dropped.clear()
+            for site in sites:
+                self.pin.dropped.pop(site, None)
             self.changed = True
 
     def on_holder(self, peer: bytes, vector: Vector) -> None:
-        """Note that a peer was found to have what a vector covers."""
+        """Note that a peer was found to have what a vector covers: that of a table, or of one of its units."""
         if self.pin.age_ms:
-            self.pin.elsewhere, self.pin.witness = {site: ranges[-1][1] for site, ranges in vector.items()}, peer
+            for site, ranges in vector.items():
+                self.pin.elsewhere[site], self.pin.witness[site] = ranges[-1][1], peer
 
     def on_pinned_peer(self, peer: bytes) -> None:
         """Note that a peer has a pin of its own: it keeps nothing for this file."""
-        if self.pin.witness == peer:
-            self.pin.elsewhere, self.pin.witness = {}, b""
+        for site in [site for site, witness in self.pin.witness.items() if witness == peer]:
+            del self.pin.witness[site], self.pin.elsewhere[site]
+
+    def is_elsewhere(self, site: bytes, hlc: int) -> bool:
+        """Return True if a peer without a pin was found to have a change since the pin began."""
+        return hlc <= self.pin.elsewhere.get(site, 0)
 
     def vouched(self, vector: Vector) -> Vector:
         """Return the part of a vector whose changes this file holds, as far as it has not superseded them."""

@@ -87,7 +87,7 @@ class Table:
 
     def _take_areas(self, areas: Areas) -> None:
         self.areas = self.log.areas = areas
-        self.coverage.on_covered = areas.on_covered
+        self.coverage.on_covered, self.coverage.on_moved = areas.on_covered, areas.on_moved
         self.store.enlist(areas)
 
     @property
@@ -134,7 +134,7 @@ class Table:
         self.coverage.rolled_back()
         if self.areas is not None and self.areas.fresh:
             self.store.dismiss(self.areas)
-            self.areas = self.log.areas = self.coverage.on_covered = None
+            self.areas = self.log.areas = self.coverage.on_covered = self.coverage.on_moved = None
         self.columns.rolled_back()
         self.digests.rolled_back()
 

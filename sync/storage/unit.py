@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.storage.horizon import Likeness
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["Unit"]
@@ -31,13 +32,20 @@ class Unit:
     @property
     def vouched(self) -> Vector:
         """A copy of the committed vector, as far as a peer may take it over."""
-        return self.table.coverage.vouched if self.table.areas is None else self.vector.copy()
+        return self.table.coverage.vouched(self.vector)
 
     @property
     def vector_digest(self) -> bytes:
-        """The digest of the committed vector."""
+        """The digest of the committed vector, and of the table's horizon if there is one."""
         areas = self.table.areas
         return self.table.coverage.digest if areas is None else areas.vector_digest(self.area)
+
+    def likeness(self, digest: bytes, peer: bytes) -> Likeness:
+        """Return whether a peer (16-byte node id) with that digest of its vector covers the same, whatever its horizon."""
+        horizon = self.table.coverage.horizon
+        if horizon is None:
+            return Likeness.HOLDS if digest == self.vector_digest else Likeness.NONE
+        return horizon.alike(self.vector.digest(), digest, peer)
 
     @property
     def digest(self) -> bytes:

@@ -5,6 +5,7 @@ The name of an area begins as no user's table may, so a version that does not kn
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
@@ -13,7 +14,9 @@ __all__ = [
     "AREA_CHARS_MAX",
     "CUT_NAME_CHARS_MAX",
     "area_of",
+    "area_pattern",
     "is_area_name",
+    "matches",
     "shown_unit",
     "split_unit",
     "summary_name",
@@ -83,6 +86,25 @@ def area_of(value: Any) -> str | None:
             return repr(value)
         case _:
             return None
+
+
+def matches(pattern: str, table: str, area: str | None) -> bool:
+    """Return True if a pattern is of a table with all its areas, or of one area of it; `area` is None for the table itself."""
+    scoped = area_pattern(pattern)
+    if scoped is None:
+        return fnmatchcase(table, _literal(pattern))
+    return area is not None and fnmatchcase(table, _literal(scoped[0])) and fnmatchcase(area, _literal(scoped[1]))
+
+
+def area_pattern(pattern: str) -> tuple[str, str] | None:
+    """Return the patterns of table and area in `telemetry[7]`, None for a pattern of tables."""
+    table, bracket, rest = pattern.partition("[")
+    return (table, rest[:-1]) if bracket and rest.endswith("]") else None
+
+
+def _literal(pattern: str) -> str:
+    """Return a pattern in which only `*` and `?` match more than themselves."""
+    return pattern.replace("[", "[[]")
 
 
 def topic_of(payload: bytes) -> tuple[str, str] | None:

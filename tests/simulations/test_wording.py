@@ -38,6 +38,8 @@ SAID = (
     (faults.MailboxDoes(1, ()), "the mailbox is honest again"),
     (faults.Keep(1, 2, ("1", "3")), "node2 keeps the areas 1, 3"),
     (faults.Keep(1, 2, ()), "node2 keeps no area"),
+    (faults.Pin(1, 2, 30), "node2 keeps 30 s of the rows that go with time"),
+    (faults.Pin(1, 2, 0), "node2 keeps less no longer"),
     (faults.Window(1, 2, opens=False), "the way of base 2 to the mailbox closes"),
     (faults.ClockSet(1, 4, Clock(-1_500, 20)), "the clock of node4 jumps: -1.5 s off, +20 ppm"),
 )

@@ -14,6 +14,7 @@ from mycomesh.sync.events import CommitSeen, MembersKnown
 from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX, AreaRelease
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.inbox import Inbox
+from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.storage.areas import Areas
 from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import unit_name
@@ -251,12 +252,35 @@ def test_many_areas_are_asked_about_in_turn(fleet_of):
     fleet = fleet_of([None, None, ()])
     rows = ", ".join(f"({number}, 'x', 0)" for number in range(3 * SITES_ASKED_MAX))
     fleet.write(fleet.nodes[2], f"INSERT INTO t VALUES {rows}")
-    fleet.run(15_000)
-    assert len(fleet.rows(2)) == 3 * SITES_ASKED_MAX
+    fleet.run(12_000)
+    assert len(fleet.rows(2)) == 2 * SITES_ASKED_MAX
     fleet.run(100_000)
     assert fleet.rows(2) == []
     assert len(fleet.rows(0)) == 3 * SITES_ASKED_MAX
     assert [node.dropped for node in fleet.nodes] == [[], [], []]
+
+
+def test_an_area_leaves_free_space_of_its_own(fleet_of, monkeypatch):
+    fleet = fleet_of([None, None])
+    floors = (TableSetting("T[1]", free_bytes_min=10), TableSetting("t[*]", free_bytes_min=1_000))
+    for link in list(fleet.links):
+        fleet.cut(link)
+    full = fleet.nodes[1]
+    full.peer.config = ReplicaConfig(interest=interest(None), tables=floors)
+    take_free_space = Inbox.on_free_space
+    monkeypatch.setattr(Inbox, "on_free_space", lambda *_: None)  # the machine's own disk
+    full.reopen()
+    take_free_space(full.peer.replica.inbox, 500)
+    fleet.link_all()
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'matters', 0), (2, 'waits', 0), (NULL, 'base', 0)")
+    fleet.run(30_000)
+    assert [uid for _, uid, _ in fleet.rows(1)] == ["base", "matters"]
+    note = next(each.note for each in full.peer.replica.status().tables if each.name == "t")
+    assert "free_mb_min" in note
+    assert not fleet.unit(1, "2").vector.count
+    take_free_space(full.peer.replica.inbox, 1_000)
+    fleet.run(60_000)
+    fleet.check_shared()
 
 
 # ---- each rule is needed: without it a test above fails

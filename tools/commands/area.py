@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+WRITERS_SHOWN = 3  # of an area, on one line
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -70,11 +72,19 @@ def _show_tables(tables: list[dict[str, Any]]) -> None:
     print_table(("TABLE", "BY", "AREAS", "KEPT", "ROWS", "OF NO AREA"), rows)
 
 
+def _writers(writers: list[dict[str, Any]]) -> str:
+    shown = [f"{each['node_id'][:8]} {each['changes']:,}" for each in writers[:WRITERS_SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(writers) > WRITERS_SHOWN else [])])
+
+
 def _show_areas(table: dict[str, Any]) -> None:
     if not table["by"]:
         print(f"{table['table']} is not cut")
         return
-    rows = [(each["area"], "yes" if each["kept"] else "no", str(each["rows"])) for each in table["areas"]]
-    print_table(("AREA", "KEPT", "ROWS"), rows)
+    rows = [
+        (each["area"], "yes" if each["kept"] else "no", str(each["rows"]), _writers(each["writers"]))
+        for each in table["areas"]
+    ]
+    print_table(("AREA", "KEPT", "ROWS", "CHANGES HERE, BY NODE"), rows)
     if table["more"]:
         print(f"and {table['more']} more")

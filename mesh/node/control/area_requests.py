@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LISTED_MAX", "prepare"]
 
 LISTED_MAX = 10_000  # areas of one table in an answer, the first by name
+WRITERS_MAX = 8  # nodes of one area in an answer, those with the most changes
 
 
 def prepare(request: dict[str, Any]) -> Callable[[Replica], dict[str, Any]]:
@@ -72,7 +73,12 @@ def _shown(replica: Replica, table: Table) -> dict[str, Any]:
     kept = replica.registry.kept
     names = sorted({*areas.known(), *(name for name in rows if name is not None)})
     shown = [
-        {"area": name, "rows": rows.get(name, 0), "kept": kept is not None and kept.keeps(table.spec.folded, name)}
+        {
+            "area": name,
+            "rows": rows.get(name, 0),
+            "kept": kept is not None and kept.keeps(table.spec.folded, name),
+            "writers": [{"node_id": node, "changes": count} for node, count in areas.writers(name)[:WRITERS_MAX]],
+        }
         for name in names[:LISTED_MAX]
     ]
     return blank | {"areas": shown, "more": len(names) - len(shown), "no_area": rows.get(None, 0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.mesh.node.control import area_requests, decisions
+from mycomesh.mesh.node.control.area_requests import WRITERS_MAX
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.snapshot import AREAS_SHOWN_MAX, area_views, shown_areas
 from mycomesh.sync.errors import PolicyError
@@ -12,7 +13,7 @@ from mycomesh.sync.exchange.area_status import AreaStatus
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire.interest import Interest
-from tests.sync.peers import Peer
+from tests.sync.peers import Peer, converge
 
 KEPT = ReplicaConfig(interest=Interest({"telemetry": frozenset({"7"})}))
 
@@ -39,7 +40,9 @@ def test_areas_are_listed_with_their_rows(peer):
     assert ask(peer, table="telemetry", column="DRONE") == [blank | {"by": "Drone"}]
     peer.sql("INSERT INTO Telemetry VALUES(7, 1), (7, 2), (8, 1), (NULL, 1)")
     peer.drain()
-    seven, eight = {"area": "7", "rows": 2, "kept": True}, {"area": "8", "rows": 1, "kept": False}
+    own = peer.node_id[:8].hex()
+    seven = {"area": "7", "rows": 2, "kept": True, "writers": [{"node_id": own, "changes": 2}]}
+    eight = {"area": "8", "rows": 1, "kept": False, "writers": [{"node_id": own, "changes": 1}]}
     shown = blank | {"by": "Drone", "areas": [seven, eight], "no_area": 1}
     assert ask(peer) == ask(peer, table="telemetry") == [shown]
     assert decisions.prepare({"do": "policy", "table": "telemetry"}, {})(peer.replica)["areas_by"] == "Drone"
@@ -80,6 +83,20 @@ def test_a_listing_has_a_limited_length(peer, monkeypatch, count):
     peer.drain()
     (shown,) = ask(peer, table="telemetry")
     assert (len(shown["areas"]), shown["more"]) == (min(count, 3), max(0, count - 3))
+
+
+@pytest.mark.parametrize("count", [WRITERS_MAX - 1, WRITERS_MAX, WRITERS_MAX + 1])
+def test_an_area_lists_those_who_wrote_most(peer, tmp_path, count):
+    ask(peer, table="telemetry", column="drone")
+    for number in range(1, count + 1):
+        other = Peer(tmp_path / f"{number}.db", number, config=ReplicaConfig(interest=Interest({})))
+        converge([peer, other])
+        other.sql("INSERT INTO Telemetry VALUES " + ", ".join(["(7, 1)"] * number))
+        peer.take(other.drain(), origin=other.node_id)
+        other.close()
+    (shown,) = ask(peer, table="telemetry")
+    writers = shown["areas"][0]["writers"]
+    assert [each["changes"] for each in writers] == list(range(count, 0, -1))[:WRITERS_MAX]
 
 
 @pytest.mark.parametrize("count", [AREAS_SHOWN_MAX - 1, AREAS_SHOWN_MAX, AREAS_SHOWN_MAX + 1])
