@@ -107,9 +107,11 @@ class AreaRelease:
         link.asked.remove(message.site)
         for name, top in message.tables:
             unit = self._replica.registry.unit(name)
-            # From a member that may only read an area nobody else takes it, so its copy does not count.
-            counts = unit is not None and self._replica.rights.may_write(link.peer, name)
-            if counts and unit is not None and unit.area is not None and unit.has_site(message.site):
+            if unit is None or unit.area is None or not unit.has_site(message.site):
+                continue
+            # From a member that may only read an area nobody else takes it, so its copy does not count; nor does that of one
+            # which has not said in its own name that it keeps the area.
+            if self._replica.is_holder(link.peer, unit.table.spec.folded, unit.area):
                 self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, 0, top)
                 self._on_answer(name, now_ms)
 

@@ -14,6 +14,7 @@ from mycomesh.sync.events import CommitSeen, MembersKnown
 from mycomesh.sync.exchange.area_release import SITES_ASKED_MAX, AreaRelease
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.inbox import Inbox
+from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.storage.areas import Areas
 from mycomesh.sync.wire.interest import Interest
@@ -281,6 +282,22 @@ def test_an_area_leaves_free_space_of_its_own(fleet_of, monkeypatch):
     take_free_space(full.peer.replica.inbox, 1_000)
     fleet.run(60_000)
     fleet.check_shared()
+
+
+def test_liars_count_only_for_areas_that_they_may_write_and_say_they_keep(fleet_of):
+    fleet = fleet_of([None, None, None, ("3",)])
+    writer, liars = fleet.nodes[3], fleet.nodes[1:3]
+    grants = tuple((liar.peer.node_id, (("t[1]", "rw"), ("*", "r"))) for liar in liars)
+    writer.peer.replica.set_rights(Rights(writer.peer.node_id, grants))
+    for link in [link for link, (node, _) in fleet.links.items() if node is fleet.nodes[0]]:
+        fleet.cut(link)
+    fleet.write(writer, "INSERT INTO t VALUES(1, 'theirs', 0), (2, 'not theirs', 0)")
+    fleet.run(60_000)
+    # Both say that they have all. They may write area 1, so the writer relies on them; for area 2 it waits for node 0.
+    assert [uid for _, uid, _ in fleet.rows(3)] == ["not theirs"]
+    writer.peer.replica.set_rights(Rights(writer.peer.node_id))
+    fleet.run(60_000)
+    assert fleet.rows(3) == []
 
 
 # ---- each rule is needed: without it a test above fails
