@@ -66,10 +66,13 @@ def aged_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Let the rows of `areas` go with time, while some nodes keep them for less, and in some runs a clock is an hour ahead."""
     scenario = areas(nodes, duration_s, rng)
     age_s = max(4, int(duration_s / 4))
+    pinned_s = age_s // 3
+    if rng.random() < 0.5:  # nothing but pins removes a row, and all of them come back
+        age_s = max(4, int(4 * duration_s))
     faults: list[Fault] = []
     for node in rng.sample(range(1, nodes), 2 if rng.random() < 0.5 else 0):
         begins, ends = duration_s * rng.uniform(0.1, 0.5), duration_s * rng.uniform(0.55, 0.95)
-        faults += [Pin(begins, node, age_s // 3), Pin(ends, node, 0)]
+        faults += [Pin(begins, node, pinned_s), Pin(ends, node, 0)]
     away = [fault for fault in scenario.faults if isinstance(fault, Radio)]
     if rng.random() < 0.5:  # of the node that returns late, while it is alone
         faults += [

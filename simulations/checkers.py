@@ -227,7 +227,7 @@ def repair_violations(cluster: Cluster) -> list[str]:
     Runs with restored or copied files are not checked, because they need repairs, nor those with a purge, which leaves nodes
     different that had received different writes, nor those with a traitor, which can claim to cover what it withholds.
     """
-    # What a pin has removed comes back by repairs.
+    # Repairs bring back the rows that a pin has removed.
     if any(cluster.network.faults[kind] for kind in (*COPYING, LYING, "purge", "pin")):
         return []
     found = []

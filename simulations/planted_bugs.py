@@ -122,6 +122,10 @@ BASES = Case("bases", 6, 60, settle_s=1_200)  # correct code waits for holes, an
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
 AGED = Case("retention", 4, 40)
+CUT = Case(
+    "areas", 4, 40, settle_s=120.0
+)  # correct code takes a minute: a node asks who covers an area every ten seconds
+CUT_AGED = Case("aged-areas", 4, 40, settle_s=120.0)
 CHAINED = Case("area-chain", 4, 40, settle_s=200.0)  # correct code takes some 40 s: a radio comes back, circuits open
 READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
@@ -530,6 +534,70 @@ MUTATIONS = (
         "rows leave the table, and their entries stay in the change log",
         (Edit("mycomesh.sync.merge.cut:_cut_fast", "table.log.remove_plain(removed)", "pass"),),
         AGED,
+        3,
+    ),
+    Mutation(
+        "moved-row-stays",
+        "a row whose area changes stays where it was",
+        (
+            Edit(
+                "mycomesh.sync.capture.drain_areas:has_moved",
+                "return area_of(view.present.get(areas.column)) != area",
+                "return False",
+            ),
+        ),
+        CUT,
+        2,
+    ),
+    Mutation(
+        "released-area-still-covered",
+        "a node that gives up an area goes on covering it",
+        (Edit("mycomesh.sync.replication.releases:Releases._give_up", "coverage.cut(site, 0)", "pass"),),
+        CUT,
+        2,
+    ),
+    Mutation(
+        "sums-of-areas-not-kept",
+        "entries that go are taken off the sums of their table, and not off those of their area",
+        (
+            Edit(
+                "mycomesh.sync.storage.change_log:ChangeLog._count_entries",
+                "if self.areas is not None:",
+                "if self.areas is not None and sign > 0:",
+            ),
+        ),
+        CUT_AGED,
+        2,
+    ),
+    Mutation(
+        "areas-covered-that-are-not-kept",
+        "a node covers the batches of areas that it does not keep, and that it does not take in",
+        (
+            Edit(
+                "mycomesh.sync.replication.inbox:Inbox._takes",
+                "if not self._registry.keeps(section.table):\n        return False\n"
+                "    unit = self._registry.unit(section.table)\n",
+                "unit = self._registry.unit(section.table)\n    if not self._registry.keeps(section.table):\n"
+                "        for site, after, upto in section.rest.ranges if unit is not None else ():\n"
+                "            if unit.table.areas.learn(site, unit.area):\n"
+                "                unit.table.coverage.cover(site, after, upto)\n"
+                "        return False\n",
+            ),
+        ),
+        CUT,
+        6,
+    ),
+    Mutation(
+        "areas-not-back-filled",
+        "a node that begins to keep an area asks for nothing of it until a batch of it has come",
+        (
+            Edit(
+                "mycomesh.sync.replica:Replica.admits",
+                "known and self.registry.keeps(name)",
+                'known and ("\\0" not in name or self.vector(name).count > 0) and self.registry.keeps(name)',
+            ),
+        ),
+        CUT,
         3,
     ),
     Mutation(

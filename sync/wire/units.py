@@ -89,7 +89,7 @@ def area_of(value: Any) -> str | None:
 
 
 def matches(pattern: str, table: str, area: str | None) -> bool:
-    """Return True if a pattern is of a table with all its areas, or of one area of it; `area` is None for the table itself."""
+    """Return True if a pattern is of a table with all its areas, or of one area of it; no `area` for the table itself."""
     scoped = area_pattern(pattern)
     if scoped is None:
         return fnmatchcase(table, _literal(pattern))

@@ -9,7 +9,7 @@ for a while (a pin), and cut at different moments. Then everything is delivered,
 - Units share no row, so each unit alone is a table with a rule: what ADR 55 says of tables holds for units.
 - A release needs more than coverage: a keeper may cover an insert and have cut the row, which an update here has made younger.
   So the rows of which a keeper has a part are joined there first.
-- A node with a pin answers for nothing in a release, and is no witness of another pin. A node that does not keep a unit is none.
+- A node with a pin answers for nothing in a release, and is no witness of another pin. Nor is a node that does not keep the unit.
   After its pin a node may lack for a while what only nodes hold that do not keep the unit: they go on holding it.
 """
 
@@ -158,7 +158,7 @@ class Node:
                     del self.log[stamp]
 
     def _may_go(self, name):
-        """Note what goes by the pin; it stays if no witness has it."""
+        """Note what the pin removes; a row of which no witness is known stays."""
         if self.bound <= self.horizon:
             return True
         stamps = self.row(name)

@@ -284,7 +284,7 @@ def test_an_area_leaves_free_space_of_its_own(fleet_of, monkeypatch):
     fleet.check_shared()
 
 
-def test_liars_count_only_for_areas_that_they_may_write_and_say_they_keep(fleet_of):
+def test_liars_count_only_where_they_may_write(fleet_of):
     fleet = fleet_of([None, None, None, ("3",)])
     writer, liars = fleet.nodes[3], fleet.nodes[1:3]
     grants = tuple((liar.peer.node_id, (("t[1]", "rw"), ("*", "r"))) for liar in liars)

@@ -51,7 +51,7 @@ def sent(node, kind):
     return [message for _, _, payload in node.sent if isinstance(message := wire.decode(payload), kind)]
 
 
-def test_rows_of_each_area_go_everywhere_at_one_horizon(fleet_of):
+def test_rows_of_each_area_go_everywhere_at_once(fleet_of):
     fleet = fleet_of([None, ("1",), None])
     values = f"(1, 'old', {OLD}), (1, 'young', {YOUNG}), (2, 'old too', {OLD}), (2, 'young too', {YOUNG}), (NULL, 'none', {OLD})"
     fleet.write(fleet.nodes[0], f"INSERT INTO t VALUES {values}")
@@ -108,7 +108,7 @@ def _younger_while_away(fleet):
     fleet.run(60_000)
 
 
-def test_a_row_that_keepers_have_in_part_is_sent_before_its_release(fleet_of):
+def test_a_row_in_parts_is_sent_before_its_release(fleet_of):
     fleet = fleet_of([None, ("1",), ("2",)])
     _younger_while_away(fleet)
     assert uids(fleet, 0) == uids(fleet, 1) == ["renewed"]
@@ -123,7 +123,7 @@ def test_without_the_audit_such_a_row_is_lost(fleet_of, monkeypatch):
     assert uids(fleet, 0) == uids(fleet, 1) == uids(fleet, 2) == []
 
 
-def test_rows_that_a_member_goes_on_refusing_are_sent_a_few_times(fleet_of, monkeypatch):
+def test_refused_rows_are_sent_a_few_times(fleet_of, monkeypatch):
     fleet = fleet_of([None, ("1",), ("2",)])
     original = cutting.admitted
     refused = []
@@ -161,7 +161,7 @@ def test_a_pinned_member_is_no_holder(fleet_of):
     fleet.check_shared()
 
 
-def test_a_pin_removes_nothing_on_the_word_of_one_that_does_not_keep(fleet_of):
+def test_no_witness_of_a_pin_without_the_area(fleet_of):
     fleet = fleet_of([("1",), ("2",), ("2",)])
     pin(fleet, fleet.nodes[0], "t", HOUR_MS)
     fleet.write(fleet.nodes[1], f"INSERT INTO t VALUES(1, 'only kept there', {YOUNG})")
@@ -186,7 +186,7 @@ def test_a_pin_ends_area_by_area(fleet_of):
     fleet.check_shared()
 
 
-def test_many_areas_stay_one_comparison_while_their_horizon_moves(fleet_of):
+def test_many_areas_stay_one_comparison_over_horizons(fleet_of):
     fleet = fleet_of([None, None])
     rows = ", ".join(f"({number}, 'x', {YOUNG + number})" for number in range(200))
     fleet.write(fleet.nodes[0], f"INSERT INTO t VALUES {rows}")
@@ -203,7 +203,7 @@ def test_many_areas_stay_one_comparison_while_their_horizon_moves(fleet_of):
     fleet.check_unrepaired()
 
 
-def test_the_horizon_and_the_areas_come_back_after_a_restart(fleet_of):
+def test_a_restart_brings_back_horizon_and_areas(fleet_of):
     fleet = fleet_of([None, ("1",)])
     fleet.write(fleet.nodes[1], f"INSERT INTO t VALUES(1, 'a', {YOUNG}), (2, 'b', {YOUNG})")
     fleet.run(30_000)
