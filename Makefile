@@ -16,7 +16,7 @@ SAMPLE := tests/sync/capture tests/sync/merge tests/sync/storage tests/sync/sqli
 .PHONY: demo quick test static check lowest long bench sim crash soak dist install clean web
 demo: .venv/core
 	$(BIN)/mycomesh demo
-# For all day: no real processes and no slow tests, and of each other test the first two parameters. Within a minute on two cores.
+# For all day: no real processes and no slow tests, and of each other test the first row of parameters. Within a minute on two cores.
 quick: .venv/dev
 	MYCOMESH_TEST_QUICK=1 $(TESTS)
 test: .venv/dev

@@ -41,7 +41,7 @@ SLOW = (
     "tests/simulations/test_seeds.py",
     "tests/tools/test_bench.py",
 )
-QUICK_PARAMETERS_MAX = 2  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
+QUICK_PARAMETERS_MAX = 1  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
 WORKERS_PER_CPU = 2.5  # half of the time, tests of real processes wait for one; a worker's own cost is 3 s to collect
 
 settings.load_profile("ci")
@@ -77,7 +77,8 @@ def multicast(alone):
 
 def pytest_xdist_auto_num_workers():
     """Return the workers of `-n auto`: more than processors, because many tests wait."""
-    return max(1, round(len(os.sched_getaffinity(0)) * WORKERS_PER_CPU))
+    per_cpu = 1 if os.environ.get("MYCOMESH_TEST_QUICK") else WORKERS_PER_CPU  # few of those tests wait
+    return max(1, round(len(os.sched_getaffinity(0)) * per_cpu))
 
 
 def _slow_first(items):

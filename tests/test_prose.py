@@ -13,6 +13,7 @@ def _shown(path, found):
     return [f"{path}:{line}: {words!r}: write {instead}" for line, words, instead in found]
 
 
+@pytest.mark.slow
 def test_no_avoided_phrase_is_left():
     hits = [line for path in prose.tracked() for line in _shown(path.relative_to(prose.ROOT), prose.occurrences(path))]
     assert hits == []

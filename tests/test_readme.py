@@ -44,6 +44,7 @@ def test_the_two_laptops_of_the_readme(tmp_path, multicast):
                 laptop.kill()
 
 
+@pytest.mark.slow
 def test_the_simulation_of_the_readme_holds():
     line = re.findall(r"`mycomesh (simulate [^`]*)`", README)[0]
     done = subprocess.run(

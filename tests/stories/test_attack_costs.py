@@ -23,6 +23,7 @@ def test_costly_batches_take_many_short_transactions(name):
     file.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(attack_costs.ROUNDS, 3))
 def test_rounds_of_a_liar_leave_nothing_behind(tmp_path, name):
     world = World.made(Path(tmp_path), 2)

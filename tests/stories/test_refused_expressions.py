@@ -331,6 +331,7 @@ class Refusing(Mail):
             assert peer.scrub().found == 0
 
 
+@pytest.mark.slow
 def test_no_expression_and_no_row_stops_a_replica():
     """A sample of 40 runs of 25 steps, some 12 s; MYCOMESH_TEST_SCALE tries as many more as it says."""
     run_state_machine_as_test(Refusing, settings=examples(40, sample=20, stateful_step_count=25))

@@ -279,6 +279,7 @@ class _Model:
                 assert rows[key][column == "w"] == value, (key, column)
 
 
+@pytest.mark.slow
 def test_untouched_copies_of_linked_nodes_settle(folder):
     ids = "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i LIMIT 3000)"
     script = f"CREATE TABLE bag(v); {ids} INSERT INTO bag SELECT x % 9 FROM i;"

@@ -127,6 +127,7 @@ def test_objects_up_to_the_limit_are_made(item, memory):
     assert len(codec.decode(listed(most + 1), bytes_max=1 << 25, own=True)) == most + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(ITEMS, 1))
 def test_message_of_items_without_end_makes_no_object(name):
     item, _ = ITEMS[name]

@@ -113,6 +113,7 @@ def given():
     return codes
 
 
+@pytest.mark.slow
 def test_every_error_class_has_or_inherits_a_code():
     found, bases = error_classes()
     for name, code in found.items():

@@ -7,6 +7,7 @@ import pytest
 from mycomesh.tools import rooms
 
 
+@pytest.mark.slow
 def test_the_source_tree_keeps_the_rules(capsys):
     assert rooms.main([]) == 0
     assert "broken" not in capsys.readouterr().out

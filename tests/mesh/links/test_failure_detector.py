@@ -58,6 +58,7 @@ def test_traffic_between_pings_does_not_delay_the_notice():
     assert now + 900 < died <= now + 3_000
 
 
+@pytest.mark.slow
 def test_one_end_pings_and_the_other_replies():
     ends = [FailureDetector(start, heartbeat_ms=BEAT) for start in (0, 3)]
     pings = []  # which end sent it

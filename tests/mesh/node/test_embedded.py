@@ -40,6 +40,7 @@ def within(story):
     asyncio.run(bounded())
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs_run_as_they_stand(home, tmp_path):
     for place in (home, tmp_path / "base", tmp_path / "kite"):
         place.mkdir(exist_ok=True)

@@ -171,6 +171,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @examples(60, sample=30)
 @given(STEPS)
 def test_no_history_gives_a_child_another_parent(steps):

@@ -197,6 +197,7 @@ def test_purged_rows_can_be_restored(world):
     assert rows(one) == rows(two) == [(2, "right", "right", "right"), (3, "good", "good", "good")]
 
 
+@pytest.mark.slow
 def test_keyless_rows_and_counts(world):
     one, two, thief = world.nodes
     link_all(world)

@@ -206,6 +206,7 @@ def test_large_rows_are_compared_in_more_steps(copies, monkeypatch):
 FILES = st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=2, max_size=3)
 
 
+@pytest.mark.slow
 @examples(60, sample=30)
 @given(FILES, st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=3))
 def test_no_value_is_lost_by_any_meeting(files, edits):
