@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from mycomesh.mesh.versions import SUPPORTED
+from mycomesh.simulations.causality import Causality
 from mycomesh.simulations.disk import Disk
 from mycomesh.simulations.mailbox import SharedMailbox, Way
 from mycomesh.simulations.oracle import KEPT, Oracle, kept_tokens
@@ -88,6 +89,7 @@ class Cluster:
     ) -> None:
         self.network = network
         self.oracle = Oracle()
+        self.causality = Causality()
         self.revoked: dict[int, int] = {}  # node -> virtual microseconds of its revocation
         self.purged: dict[int, int] = {}  # node -> virtual microseconds since which its writes are dropped
         self.mailbox = SharedMailbox(world)

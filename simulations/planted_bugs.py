@@ -14,6 +14,7 @@ from unittest import mock
 from mycomesh.mesh.links import link
 from mycomesh.mesh.messages import Batch, encode_parts
 from mycomesh.simulations import shell
+from mycomesh.simulations.faults import Fault, MailboxDoes, Window
 from mycomesh.simulations.recorder import Recorder
 from mycomesh.simulations.runner import Result, run
 from mycomesh.simulations.scenarios import Scenario, build
@@ -49,6 +50,8 @@ class Case:
     forged: bool = False  # a captured member alters batches that it forwards
     live: bool = False  # without faults, batches must spread live, not by rounds
     settle_s: float = SETTLE_S  # limit of the liveness phase
+    faults: tuple[Fault, ...] = ()  # instead of the scenario's
+    happens: str = ""  # these faults in words
 
     @property
     def text(self) -> str:
@@ -56,13 +59,15 @@ class Case:
         more = [f"{name} {value:g}" for name, value in self.rates]
         more += [f"collection every {self.collect_ms / 1_000:g} s"] if self.collect_ms is not None else []
         more += ["a captured member alters batches"] if self.forged else []
+        more += [self.happens] if self.happens else []
         return ", ".join([f"{self.scenario}, {self.nodes} nodes, {self.duration_s:g} s", *more])
 
     def expand(self, seed: int) -> Scenario:
         """Return the scenario for this seed."""
         scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
         rates: dict[str, Any] = dict(self.rates)
-        return replace(scenario, rates=replace(scenario.rates, **rates), settle_s=self.settle_s)
+        faults = self.faults or scenario.faults
+        return replace(scenario, rates=replace(scenario.rates, **rates), settle_s=self.settle_s, faults=faults)
 
     def run(self, seed: int) -> Result:
         """Run this case with one seed."""
@@ -119,6 +124,22 @@ REVOKED = Case("captured-drone", 4, 40)
 COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
 NUMBERED = Case("own-ids", 4, 40)
 BASES = Case("bases", 6, 60, settle_s=1_200)  # correct code waits for holes, and looks every five minutes
+# The last base reads and appends what many wrote meanwhile, and half of the gateways miss something for a minute.
+APART = Case(
+    "bases",
+    6,
+    60,
+    (("telemetry", 0.0), ("edit", 2.0), ("alert", 0.0), ("rows", 2)),
+    settle_s=1_200,
+    faults=(
+        MailboxDoes(8.0, ("lies",)),
+        Window(10.0, 2, False),
+        Window(30.0, 2, True),
+        Window(36.0, 2, False),
+        Window(52.0, 2, True),
+    ),
+    happens="a mailbox that lies, a base that is away twice",
+)
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
 AGED = Case("retention", 4, 40)
@@ -657,5 +678,31 @@ MUTATIONS = (
         ),
         BASES,
         6,
+    ),
+    Mutation(
+        "base-of-a-run-ignored",
+        "a gateway takes in a run without what the run takes for granted",
+        (
+            Edit(
+                "mycomesh.mesh.node.gateway.reader:LiveReader._take_run",
+                "missing = await query(lambda replica: lacking(replica, author, run.needed))",
+                "missing: list[str] = []",
+            ),
+        ),
+        APART,
+        4,
+    ),
+    Mutation(
+        "base-of-a-run-omitted",
+        "a gateway does not say what its runs take for granted",
+        (
+            Edit(
+                "mycomesh.mesh.node.gateway.writer:_Delta._begin",
+                "for name, windows in needed if windows.count",
+                "for name, windows in needed if False",
+            ),
+        ),
+        APART,
+        4,
     ),
 )

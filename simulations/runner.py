@@ -103,7 +103,7 @@ def run(
     network = Network(world, scenario.conditions)
     members = tuple(member(index, mesh, scenario.heartbeat_ms) for index in range(scenario.nodes))
     cluster = Cluster(world, network, members, scenario, directory, record)
-    watch = _Watcher(world, progress, record)
+    watch = _Watcher(world, progress, record, cluster)
     if record is not None:
         header = {"scenario": scenario.name, "seed": seed, "nodes": scenario.nodes, "mesh": mesh}
         record.begin(header | {"duration_s": scenario.duration_s}, world, network, cluster)
@@ -111,7 +111,7 @@ def run(
         with computed_once():
             _safety(scenario, world, cluster, watch)
             healed_us = _liveness(scenario, world, cluster, watch)
-        found = violations(cluster)
+        found = violations(cluster) + cluster.causality.violations
         if healed_us is None:
             found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")
         if inspect is not None:
@@ -148,13 +148,15 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Watcher:
-    """Reports progress and takes samples while virtual time passes."""
+    """Reports progress, takes samples, and looks at the logs of all nodes while virtual time passes."""
 
     world: World
     progress: Callable[[float], None] | None
     record: Recorder | None
+    cluster: Cluster
 
     def __call__(self) -> None:
+        self.cluster.causality.look(self.cluster.up(), self.world.now_us / SECOND)
         if self.record is not None:
             self.record.sample()
         if self.progress is not None:

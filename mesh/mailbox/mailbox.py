@@ -17,7 +17,7 @@ from mycomesh.mesh.errors import MeshError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Watching"]
+__all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Resting", "Watching"]
 
 STREAMS_MAX = 2_048  # of one mesh: two for each of 1,024 members
 LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
@@ -109,4 +109,13 @@ class Watching(Protocol):
 
         A call may be missing or needless: the gateway polls too.
         """
+        ...
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """The optional verb of a mailbox whose client library is large."""
+
+    def rest(self) -> None:
+        """Give back memory that the next use can get again: nothing has used the mailbox for a while."""
         ...

@@ -18,14 +18,14 @@ from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened, StreamWr
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.recording import lacking, readable, record, replay
 from mycomesh.sync import errors as sync_errors
-from mycomesh.sync.crdt.hlc import hlc_from_ms
+from mycomesh.sync.crdt.hlc import HLC_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner, cut
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
     from mycomesh.mesh.mailbox.mailbox import Listed, Mailbox
@@ -246,7 +246,7 @@ class _Packing:
 
     async def record(self, oldest_ms: int | None) -> None:
         """Record the changes that are not older than this Unix time, or all, and that no slice has brought."""
-        known = await self._courier.surroundings.query(_vectors)
+        known, sites = await self._courier.surroundings.query(_vectors)
         rest: dict[str, Vector] | None = None
         while rest is None or rest:  # tables with very many sites do not fit one round
             have: dict[str, Vector] = {}
@@ -259,7 +259,7 @@ class _Packing:
                 for name in names if rest is None else sorted(rest):
                     have[name] = self._sent.get(name, Vector()).copy()
                     if oldest_ms is not None and name != SCHEMA_TABLE:
-                        _cover_older(have[name], known.get(name), oldest_ms)
+                        _cover_others(have[name], known.get(name, Vector()), sites, oldest_ms)
                 return have
 
             await record(self._courier.surroundings, self._courier.links, choose, self._take)
@@ -344,14 +344,16 @@ class Run:
             self.appended.append((position, len(data)))
 
 
-def _vectors(replica: Replica) -> dict[str, Vector]:
-    return {unit.name: replica.vector(unit.name) for unit in replica.registry.units()}
+def _vectors(replica: Replica) -> tuple[dict[str, Vector], tuple[bytes, ...]]:
+    return {unit.name: replica.vector(unit.name) for unit in replica.registry.units()}, tuple(replica.store.sites)
 
 
-def _cover_older(vector: Vector, known: Vector | None, oldest_ms: int) -> None:
-    """Let a vector cover what is older than a Unix time, of all sites that this node knows."""
-    for site, _ in [] if known is None else known.items():
-        vector.add(site, 0, hlc_from_ms(max(oldest_ms, 0)))
+def _cover_others(vector: Vector, known: Vector, sites: Sequence[bytes], oldest_ms: int) -> None:
+    """Let a vector cover what is older than a Unix time, and what is beyond the known vector: both wait for the last slice."""
+    for site in sites:
+        if known.top(site):
+            vector.add(site, 0, hlc_from_ms(max(oldest_ms, 0)))
+        vector.add(site, known.top(site), HLC_MAX)
 
 
 class Ending:

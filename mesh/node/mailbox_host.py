@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
-from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX, Watching
+from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX, Resting, Watching
 from mycomesh.mesh.mailbox.storages import open_mailbox
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.credentials import mailbox_credentials
@@ -38,14 +38,16 @@ __all__ = ["GatewayHost", "courier_of", "open_gateway"]
 
 T = TypeVar("T")
 
+IDLE_S = 2.0  # without a verb, before the storage's client gives back what it does not need; a look takes less
 STORE_S = 2  # of the last write of the ledger: without it the next start repeats some changes
 
 
 class NodeSurroundings:
     """`Surroundings` of a serving node."""
 
-    def __init__(self, node: ServingNode) -> None:
+    def __init__(self, node: ServingNode, mailbox: Mailbox) -> None:
         self._node = node
+        self._rest = mailbox.rest if isinstance(mailbox, Resting) else None
         self._learnt: dict[bytes, None] = {}
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._spent_ns = 0
@@ -105,14 +107,22 @@ class NodeSurroundings:
         self._calls.put(None)
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (call := self._next_call()) is not None:
             call()
             self._spent_ns = time.thread_time_ns()
+
+    def _next_call(self) -> Callable[[], None] | None:
+        """Wait for the next verb; let the storage's client rest meanwhile."""
+        if self._rest is not None:
+            with contextlib.suppress(queue.Empty):
+                return self._calls.get(timeout=IDLE_S)
+            self._rest()
+        return self._calls.get()
 
 
 def courier_of(node: ServingNode, mailbox: Mailbox) -> tuple[Courier, NodeSurroundings]:
     """Return a courier between a serving node and a mailbox; close its surroundings at the end."""
-    surroundings = NodeSurroundings(node)
+    surroundings = NodeSurroundings(node, mailbox)
 
     def keys() -> EnvelopeKeys:
         identity = node.membership.roster.identity

@@ -1,7 +1,7 @@
 """Catch-up stream: everything that this replica covers and one peer does not, in bounded chunks.
 
 There is no long read transaction. The stream reads on until one short transaction finds nothing that the replica covers and
-the stream has not sent. Only then may the peer take the replica's vector (ADR 0003).
+the stream has not sent. Only then may the peer take the replica's vector (ADR 0003), with what is beyond it (`entries_ahead`).
 
 Chunks contain the schema first, then urgent tables, then the others; within a table by site and clock. Each chunk names the
 windows from which it was read, so that a stream which breaks off need not start again. On metered links a table with a budget
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.entries_ahead import Ahead, EntriesAhead
 from mycomesh.sync.exchange.score_order import ScoreOrder
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
@@ -52,10 +53,11 @@ class StreamChunk:
     tables: their tables.
     urgent: whether it has rows of urgent tables alone.
     starved: tables whose budgets are spent; without a bundle the stream waits for them, or ends without them (`end`).
-    vectors: at the end, the vectors that the peer may take, by table.
+    vectors: at the end, the vectors that the peer may take, by table; with a bundle, the end follows it.
     collected: at the end, the clocks up to which tombstones may be missing in the stream, by table.
     published: batches of local writes that were drained on the way.
     windows: the windows that it was read from, (table, site, after, upto) each.
+    ahead: the entries beyond the vectors that it has.
     """
 
     bundle: bytes | None = None
@@ -67,6 +69,7 @@ class StreamChunk:
     collected: dict[str, Vector] = field(default_factory=dict)
     published: list[bytes] = field(default_factory=list)
     windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)
+    ahead: list[Ahead] = field(default_factory=list)
 
 
 class CatchUpStream:
@@ -90,6 +93,8 @@ class CatchUpStream:
         self._by_score = False  # whether the last chunk was in the order of scores
         self._bytes_max = FEED_BYTES_MAX  # of the next chunk
         self._sent = {name: vector.copy() for name, vector in have.items()}
+        self._ahead = EntriesAhead(have)
+        self._last: StreamChunk | None = None  # the end, once it is known and the chunk before it has gone
 
     def estimate(self) -> int:
         """Return about how many changes the stream will have."""
@@ -103,20 +108,23 @@ class CatchUpStream:
 
     def next(self, wall_ms: int, bytes_max: int = FEED_BYTES_MAX) -> StreamChunk:
         """Return the next chunk, of at most so many bytes or one row; after a `DatabaseError` the same call can be repeated."""
+        if self._last is not None:
+            return self._last
         chunk = StreamChunk()
         self._bytes_max = bytes_max
         chunk.published = self._replica.outbox.read_drained(wall_ms, lambda: self._read(chunk))
         for name, site, after, reached in chunk.windows:
             self._sent[name].add(site, after, reached)
+        for ahead in chunk.ahead:
+            self._ahead.record(ahead.section.table, ahead.read)
+        if chunk.bundle is not None and chunk.vectors:
+            self._last = StreamChunk(vectors=chunk.vectors, collected=chunk.collected)
         return chunk
 
-    def end(self, without: Iterable[str]) -> StreamChunk:
-        """Return the end of the stream for the tables that wait for no budget; all of these have been sent."""
-        for name in without:
+    def leave(self, names: Iterable[str]) -> None:
+        """Go on without these tables, whose budgets are spent."""
+        for name in names:
             self._sent.pop(name, None)
-        chunk = StreamChunk()
-        self._end(chunk)
-        return chunk
 
     def _is_paced(self, name: str) -> bool:
         return self._room is not None and self._replica.priority.is_paced(name)
@@ -148,7 +156,7 @@ class CatchUpStream:
         if sections:
             self._finish(chunk, sections)
         elif not chunk.starved:
-            self._end(chunk)
+            self._read_ahead(chunk)
 
     def _is_alone(self, name: str) -> bool:
         """Return True if the rows of a table share no chunk with those before it."""
@@ -189,6 +197,28 @@ class CatchUpStream:
             chunk.rows += sum(len(group.hlcs) for group in groups)
             self._finish(chunk, [Section(name, [], groups)])
         return bool(groups)
+
+    def _read_ahead(self, chunk: StreamChunk) -> None:
+        """End the stream, with a chunk before the end if this replica has entries beyond its vectors."""
+        size, sections, whole = 0, [], True
+        for name in sorted(self._sent, key=self._order):
+            unit = self._replica.registry.unit(name)
+            if unit is None:
+                continue
+            rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
+            ahead = self._ahead.read(unit, rows_max - chunk.rows, self._bytes_max - size)
+            size += ahead.size
+            chunk.rows += ahead.rows
+            if ahead.rows:
+                chunk.ahead.append(ahead)
+                sections.append(ahead.section)
+            whole = ahead.whole and len(sections) < SECTIONS_MAX - 1
+            if not whole:
+                break
+        if sections:
+            self._finish(chunk, sections)
+        if whole:
+            self._end(chunk)
 
     def _end(self, chunk: StreamChunk) -> None:
         units = {name: self._replica.registry.unit(name) for name in self._sent}

@@ -152,7 +152,9 @@ class CatchUpServer:
             link.hold_ms = min(self._budgets.next_ms(number, name, turn.now_ms) for name in chunk.starved)
             if turn.now_ms < link.starved_ms + STARVED_MS:
                 return
-            chunk = stream.end(chunk.starved)
+            stream.leave(chunk.starved)
+            chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.size))
+            turn.publish(chunk.published)
         if chunk.bundle is None:
             link.stream = None
             link.delivered.update(chunk.vectors)

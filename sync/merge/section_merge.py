@@ -142,6 +142,8 @@ class SectionMerge:
                     size = sum(map(size_of, head.rows))
                 table.store.accounts.add(head.site, Account(part.changes, size, part.conflicts, part.parked))
         table.log.flush()
+        if merged.changes and (self._groups or not self._ranges):  # covered later, or never
+            table.coverage.may_be_ahead = True
         while self._ranges and not self._groups and not budget.spent:
             site, after, upto = self._ranges.popleft()
             table.coverage.cover(site, after, upto)

@@ -28,6 +28,9 @@ class Coverage:
         self._staged: Vector | None = None
         self._digest = b""
         self.remembered: deque[bytes] = deque(maxlen=REMEMBERED_MAX)  # digests of vectors that peers have seen
+        self.may_be_ahead = (
+            True  # the log may have entries that the vector does not cover (sync.exchange.entries_ahead)
+        )
         self.loss: object = None  # another object each time that coverage of other sites is given up
         self.horizon: Horizon | None = None  # of a table whose rows go with time
         self.on_covered: Callable[[set[bytes]], None] | None = (

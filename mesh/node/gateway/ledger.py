@@ -37,6 +37,7 @@ class Ledger:
         self.own = 0
         self.passed: dict[bytes, int] = {}  # stream -> every envelope up to here was taken in, or is not needed
         self.stated: dict[str, Vector] = {}
+        self.reading: dict[str, Vector] = {}  # what is in the mailbox, and comes into the file at the moment
         self._inside: dict[str, Vector] = {}
         self._digests: dict[str, bytes] = {}  # of the vectors in `inside`
         self._changed: dict[str, None] = {}  # tables to store
@@ -50,6 +51,12 @@ class Ledger:
     def inside(self, table: str) -> Vector:
         """Return what is in the mailbox of a table; do not change it."""
         return self._inside.get(table) or Vector()
+
+    def held(self, table: str) -> Vector:
+        """Return a copy of what is in the mailbox of a table, also of what this node has only in part so far."""
+        found = self.inside(table).copy()
+        found.merge(self.reading.get(table, Vector()))
+        return found
 
     def holds(self, table: str, digest: bytes) -> bool:
         """Return whether the vector with this digest is what the mailbox holds of a table."""

@@ -377,10 +377,13 @@ class LiveReader:
                     if isinstance(wire.decode(payload), wire.Chunk):
                         yield payload
 
+        self._ledger.reading = dict(done.vectors)  # runs of this node need not bring it again
         try:
             return await replay(courier.surroundings, courier.links, stream.author, done, chunks, tuple(stream.behind))
         except (DecodeError, CertificateError, sync_errors.DecodeError) as error:
             return dict.fromkeys((table for table, _ in done.vectors), str(error))
+        finally:
+            self._ledger.reading = {}
 
     def _fall_behind(self, name: bytes, stream: Stream, tables: dict[str, str]) -> None:
         """Let tables not follow a stream any more, until a parcel brings them."""
@@ -409,6 +412,7 @@ class LiveReader:
             parcel = await courier.newest(parcels)
             if parcel is None or parcel.position < needed:
                 return
+            self._ledger.reading = dict(parcel.done.vectors)
             left = await courier.replay(parcel)
         except (
             DecodeError,
@@ -417,6 +421,8 @@ class LiveReader:
         ) as error:  # perhaps it is replaced at this moment
             stream.why = str(error)
             return
+        finally:
+            self._ledger.reading = {}
         stream.behind = left
         for table, vector in parcel.done.vectors:
             if table not in left:

@@ -252,7 +252,7 @@ class _Delta:
         """Return what the mailbox holds of the tables that have changed."""
         names, _ = readable(self._courier.roster, [name for name, _, _ in digests.tables])
         changed = [name for name, digest, _ in digests.tables if name in names and not self._ledger.holds(name, digest)]
-        self._have = {name: self._ledger.inside(name).copy() for name in changed}
+        self._have = {name: self._ledger.held(name) for name in changed}
         return self._have
 
     async def take(self, message: wire.Plan | wire.Chunk | wire.Done) -> None:

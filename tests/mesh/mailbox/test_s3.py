@@ -214,3 +214,12 @@ def test_names_that_a_listing_reads_are_bounded(store, mailbox, monkeypatch):
 def test_a_missing_certificate_file_is_named(tmp_path):
     with pytest.raises(MailboxError, match="cannot read the certificates of ca"):
         open_mailbox("s3://boxes?endpoint=https://127.0.0.1:1", Credentials(ca=str(tmp_path / "absent.pem")))
+
+
+def test_a_client_that_has_rested_works_on(store):
+    box = open_mailbox(store.url, KEYS)
+    assert box.append(MESH, STREAM, 1, b"one")
+    for _ in range(2):
+        box.rest()
+        assert box.get(MESH, Listed(STREAM, 1, 3)) == b"one"
+    assert sum(length for _, length in box._code.parts) > 1 << 20, "the client's library was found"

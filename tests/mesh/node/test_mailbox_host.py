@@ -7,8 +7,19 @@ import time
 import pytest
 
 from mycomesh.mesh.mailbox.mailbox import MailboxError
+from mycomesh.mesh.node import mailbox_host
 from mycomesh.mesh.node.mailbox_host import NodeSurroundings
 from mycomesh.mesh.node.surroundings import Signal
+
+
+class Storage:
+    """A storage that can rest."""
+
+    def __init__(self):
+        self.rested = threading.Semaphore(0)
+
+    def rest(self):
+        self.rested.release()
 
 
 class Node:
@@ -24,7 +35,7 @@ class Node:
 
 @pytest.fixture
 def around():
-    made = NodeSurroundings(Node())
+    made = NodeSurroundings(Node(), object())
     yield made
     made.close()
 
@@ -81,3 +92,17 @@ def test_a_certificate_is_learnt_once(around):
     for raw in (b"one", b"two", b"one"):
         around.learn(raw)
     assert around._node.learnt == [b"one", b"two"]
+
+
+def test_a_storage_rests_once_after_its_last_verb(monkeypatch):
+    monkeypatch.setattr(mailbox_host, "IDLE_S", 0.05)
+    storage = Storage()
+    around = NodeSurroundings(Node(), storage)
+
+    async def scene():
+        return [await around.storage(lambda: 7), await asyncio.to_thread(storage.rested.acquire, timeout=30)]
+
+    assert asyncio.run(scene()) == [7, True]
+    assert not storage.rested.acquire(timeout=0.2)
+    assert asyncio.run(scene()) == [7, True]
+    around.close()

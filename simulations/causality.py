@@ -1,0 +1,120 @@
+"""Checks while a run goes on that no replica covers a change that it neither has nor has replaced.
+
+Replicas that are equal at the end may have been wrong before: a replica that covers an update without the later one that had
+taken its place shows an older value, and a repair would delete what others have. So every change log is read whenever its vector
+has moved, and compared with all changes that were seen in any of them.
+
+Invariant of the product: at each commit, every change that a vector covers still owns its cells, or later changes of the log do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.sync.merge import tombstones
+from mycomesh.sync.storage.log_reader import read_rows
+from mycomesh.sync.wire.bundle import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mycomesh.simulations.cluster import Host
+    from mycomesh.sync.crdt.version_vector import Vector
+    from mycomesh.sync.storage.unit import Unit
+
+__all__ = ["Causality"]
+
+EXISTENCE = ""  # in the place of a column: that the row exists, or was deleted
+BYTES_MAX = 1 << 40  # read all rows at once
+LISTED_MAX = 5
+
+Stamp = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one stamp wrote: the row, by its key, and the cells. `deletes`: the row's existence ends."""
+
+    key: str
+    cells: tuple[str, ...]
+    deletes: bool
+
+
+@dataclass(slots=True)
+class _Seen:
+    """All changes of one table that some log has had, and the deletes by row."""
+
+    changes: dict[Stamp, _Change] = field(default_factory=dict)
+    deletes: dict[str, list[Stamp]] = field(default_factory=dict)
+
+    def add(self, stamp: Stamp, change: _Change) -> None:
+        """Record a change; a stamp that has lost some of its cells before it was seen gets those that it had at most."""
+        before = self.changes.get(stamp)
+        if before is None and change.deletes:
+            self.deletes.setdefault(change.key, []).append(stamp)
+        if before is None or len(change.cells) > len(before.cells):
+            self.changes[stamp] = change
+
+
+class Causality:
+    """Looks at the logs of all nodes, and keeps the first violations."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self._seen: dict[str, _Seen] = {}
+        self._vectors: dict[tuple[int, str, str], bytes] = {}  # node, its file, table -> digest at the last look
+
+    def look(self, hosts: Iterable[Host], at_s: float) -> None:
+        """Compare each log whose vector has moved with all changes that were seen."""
+        moved = list(self._moved(hosts))
+        logs = [(host, unit, self._read(unit)) for host, unit in moved]
+        for host, unit, cells in logs:
+            for text in self._holes(unit, cells):
+                if len(self.violations) < LISTED_MAX:
+                    self.violations.append(f"node {host.index}: at {at_s:.1f} s {text}")
+
+    def _moved(self, hosts: Iterable[Host]) -> Iterator[tuple[Host, Unit]]:
+        for host in hosts:
+            assert host.shell is not None
+            for unit in host.shell.replica.registry.units():
+                place = host.index, host.path, unit.name
+                if self._vectors.get(place) != unit.vector_digest:
+                    self._vectors[place] = unit.vector_digest
+                    yield host, unit
+
+    def _read(self, unit: Unit) -> dict[str, dict[str, Stamp]]:
+        """Return by row and cell the stamps that a log has, and note its changes."""
+        seen = self._seen.setdefault(unit.name, _Seen())
+        cells: dict[str, dict[str, Stamp]] = {}
+        rows = list(dict.fromkeys(row for _, _, row, _ in unit.table.log.scan(-1, -1, 1 << 40)))
+        parts = read_rows(unit.table, rows, bytes_max=BYTES_MAX)[0] if rows else []
+        for group in (group for part in parts for group in part):
+            owned = (*group.columns, *((EXISTENCE,) if group.kind is not Kind.UPDATE else ()))
+            for number, hlc in enumerate(group.hlcs):
+                key: Any = None if group.keys is None else group.keys[number]
+                change = _Change(repr(key), owned, group.kind is Kind.DELETE)
+                seen.add((hlc, group.site), change)
+                row = cells.setdefault(change.key, {})
+                for cell in owned:
+                    row[cell] = max(row.get(cell, (0, b"")), (hlc, group.site))
+        return cells
+
+    def _holes(self, unit: Unit, cells: dict[str, dict[str, Stamp]]) -> Iterator[str]:
+        """Yield what a log covers and neither has nor has replaced."""
+        seen = self._seen[unit.name]
+        vector, collected = unit.vector, tombstones.watermarks(unit)
+        for stamp, change in seen.changes.items():
+            hlc, site = stamp
+            if not vector.covers(site, hlc):
+                continue
+            row = cells.get(change.key, {})
+            existence = row.get(EXISTENCE, (0, b""))
+            missing = [cell for cell in change.cells if max(row.get(cell, (0, b"")), existence) < stamp]
+            if missing and not _is_collected(seen, change.key, stamp, collected):
+                yield f"{unit.name} covers a change of row {change.key} without its {missing[0] or 'existence'}, or a later one"
+
+
+def _is_collected(seen: _Seen, key: str, stamp: Stamp, collected: Vector) -> bool:
+    """Return whether the row's delete at this stamp or later was collected."""
+    return any(late >= stamp and collected.covers(late[1], late[0]) for late in seen.deletes.get(key, ()))
