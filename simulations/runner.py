@@ -111,7 +111,7 @@ def run(
         with computed_once():
             _safety(scenario, world, cluster, watch)
             healed_us = _liveness(scenario, world, cluster, watch)
-        found = violations(cluster) + cluster.causality.violations
+        found = violations(cluster)
         if healed_us is None:
             found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")
         if inspect is not None:

@@ -119,7 +119,9 @@ def open_envelope(keys: EnvelopeKeys, stream: bytes, position: int, data: bytes)
         raise DecodeError("envelope belongs to another mesh, stream or position than its name says")
     secret = next((each for each in keys.secrets if _tag(each) == tag), None)
     if secret is None:
-        raise DecodeError("envelope is sealed with a mesh secret that this node does not know")
+        raise DecodeError(
+            "envelope is sealed with a mesh secret that this node does not know; a link with a member brings a later one"
+        )
     head = data[:_BODY_AT]
     try:
         plaintext = aead_open(derive(secret, b"mailbox key", head), 0, head, data[_BODY_AT:])

@@ -59,6 +59,36 @@ def test_writes_reach_every_base_through_a_directory(bases):
     )
 
 
+def test_a_revoked_gateway_that_comes_back_neither_reads_nor_brings_anything(bases):
+    """It was away when it was revoked, and has only the mailbox: it goes on under the secret of before."""
+    (alpha, bravo, charlie), share = bases
+    for each in (alpha, bravo, charlie):
+        up(each, share)
+    alpha.sql("CREATE TABLE drones(id TEXT PRIMARY KEY); INSERT INTO drones VALUES('of before')")
+    for other in (bravo, charlie):
+        other.shows("SELECT id FROM drones", "of before\n")
+    for each in (bravo, charlie):
+        each.terminate()
+    alpha.done("revoke", "bravo")
+    charlie.up("--port", "0", "--mailbox", f"dir:{share}", "--peer", alpha.address)
+    eventually(lambda: any(peer["state"] == "linked" for peer in alpha.status()["peers"]), "charlie learns of it")
+    charlie.sql("INSERT INTO drones VALUES('of charlie')")
+    alpha.sql("INSERT INTO drones VALUES('secret of alpha')")
+    bravo.sql("INSERT INTO drones VALUES('of bravo')")
+    up(bravo, share)
+    for each in (alpha, charlie):
+        each.shows("SELECT id FROM drones ORDER BY id", "of before\nof charlie\nsecret of alpha\n")
+
+    def refused(one):
+        return [each["why"] for each in one.status()["mailboxes"][0]["streams"] if each["refused"]]
+
+    for each in (alpha, bravo):
+        eventually(lambda each=each: refused(each), f"{each.name} cannot open what the other appends")
+    bravo.shows("SELECT id FROM drones ORDER BY id", "of before\nof bravo\n")
+    alpha.shows("SELECT id FROM drones ORDER BY id", "of before\nof charlie\nsecret of alpha\n")
+    assert all("a mesh secret that this node does not know" in why for each in (alpha, bravo) for why in refused(each))
+
+
 @pytest.fixture
 def fleet(machine, joined, tmp_path):
     """Three bases of three nodes that share a directory, which is small if this machine can mount one."""

