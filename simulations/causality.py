@@ -19,8 +19,8 @@ from mycomesh.sync.wire.bundle import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mycomesh.simulations.cluster import Host
     from mycomesh.sync.crdt.version_vector import Vector
+    from mycomesh.sync.replica import Replica
     from mycomesh.sync.storage.unit import Unit
 
 __all__ = ["Causality"]
@@ -65,23 +65,21 @@ class Causality:
         self._seen: dict[str, _Seen] = {}
         self._vectors: dict[tuple[int, str, str], bytes] = {}  # node, its file, table -> digest at the last look
 
-    def look(self, hosts: Iterable[Host], at_s: float) -> None:
-        """Compare each log whose vector has moved with all changes that were seen."""
-        moved = list(self._moved(hosts))
-        logs = [(host, unit, self._read(unit)) for host, unit in moved]
-        for host, unit, cells in logs:
+    def look(self, nodes: Iterable[tuple[int, str, Replica]], at_s: float) -> None:
+        """Compare each log whose vector has moved with all changes that were seen. A node is its index, file and replica."""
+        logs = [(index, unit, self._read(unit)) for index, unit in list(self._moved(nodes))]
+        for index, unit, cells in logs:
             for text in self._holes(unit, cells):
                 if len(self.violations) < LISTED_MAX:
-                    self.violations.append(f"node {host.index}: at {at_s:.1f} s {text}")
+                    self.violations.append(f"node {index}: at {at_s:.1f} s {text}")
 
-    def _moved(self, hosts: Iterable[Host]) -> Iterator[tuple[Host, Unit]]:
-        for host in hosts:
-            assert host.shell is not None
-            for unit in host.shell.replica.registry.units():
-                place = host.index, host.path, unit.name
+    def _moved(self, nodes: Iterable[tuple[int, str, Replica]]) -> Iterator[tuple[int, Unit]]:
+        for index, path, replica in nodes:
+            for unit in replica.registry.units():
+                place = index, path, unit.name
                 if self._vectors.get(place) != unit.vector_digest:
                     self._vectors[place] = unit.vector_digest
-                    yield host, unit
+                    yield index, unit
 
     def _read(self, unit: Unit) -> dict[str, dict[str, Stamp]]:
         """Return by row and cell the stamps that a log has, and note its changes."""

@@ -156,7 +156,8 @@ class _Watcher:
     cluster: Cluster
 
     def __call__(self) -> None:
-        self.cluster.causality.look(self.cluster.up(), self.world.now_us / SECOND)
+        nodes = ((host.index, host.path, host.shell.replica) for host in self.cluster.up() if host.shell is not None)
+        self.cluster.causality.look(nodes, self.world.now_us / SECOND)
         if self.record is not None:
             self.record.sample()
         if self.progress is not None:
