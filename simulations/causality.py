@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Causality"]
 
 EXISTENCE = ""  # in the place of a column: that the row exists, or was deleted
-BYTES_MAX = 1 << 40  # read all rows at once
+EVERYTHING = 1 << 40  # rows, and their bytes
 LISTED_MAX = 5
 
 Stamp = tuple[int, bytes]
@@ -34,7 +34,7 @@ Stamp = tuple[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What one stamp wrote: the row, by its key, and the cells. `deletes`: the row's existence ends."""
+    """The change of one stamp: its row, by the key, and its cells. `deletes`: the row's existence ends."""
 
     key: str
     cells: tuple[str, ...]
@@ -85,8 +85,8 @@ class Causality:
         """Return by row and cell the stamps that a log has, and note its changes."""
         seen = self._seen.setdefault(unit.name, _Seen())
         cells: dict[str, dict[str, Stamp]] = {}
-        rows = list(dict.fromkeys(row for _, _, row, _ in unit.table.log.scan(-1, -1, 1 << 40)))
-        parts = read_rows(unit.table, rows, bytes_max=BYTES_MAX)[0] if rows else []
+        rows = list(dict.fromkeys(row for _, _, row, _ in unit.table.log.scan(-1, -1, EVERYTHING)))
+        parts = read_rows(unit.table, rows, bytes_max=EVERYTHING)[0] if rows else []
         for group in (group for part in parts for group in part):
             owned = (*group.columns, *((EXISTENCE,) if group.kind is not Kind.UPDATE else ()))
             for number, hlc in enumerate(group.hlcs):

@@ -23,7 +23,7 @@ __all__ = ["Ahead", "EntriesAhead"]
 
 @dataclass(slots=True)
 class Ahead:
-    """What one chunk has of the entries beyond a vector. `whole`: nothing is left of this unit."""
+    """The part of one chunk that lies beyond a vector. `whole`: nothing is left of this unit."""
 
     section: Section
     read: list[tuple[bytes, Range, int]] = field(default_factory=list)  # site, window, changes in it

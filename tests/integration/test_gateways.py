@@ -59,7 +59,7 @@ def test_writes_reach_every_base_through_a_directory(bases):
     )
 
 
-def test_a_revoked_gateway_that_comes_back_neither_reads_nor_brings_anything(bases):
+def test_a_revoked_gateway_neither_reads_nor_brings_anything(bases):
     """It was away when it was revoked, and has only the mailbox: it goes on under the secret of before."""
     (alpha, bravo, charlie), share = bases
     for each in (alpha, bravo, charlie):

@@ -9,7 +9,7 @@ def nodes(*peers):
     return [(number, str(peer.path), peer.replica) for number, peer in enumerate(peers)]
 
 
-def test_a_change_that_is_covered_and_not_there_is_a_violation(trio):
+def test_a_covered_change_that_is_missing_is_found(trio):
     one, two, three = trio
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'old')")
     converge(trio)
@@ -33,7 +33,7 @@ def test_a_change_that_is_covered_and_not_there_is_a_violation(trio):
     assert len(causality.violations) == 1, "its vector has not moved"
 
 
-def test_deletes_that_are_collected_are_no_violation(pair):
+def test_collected_deletes_are_no_violation(pair):
     one, _ = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'old'), (2, 'kept')")
     converge(pair)

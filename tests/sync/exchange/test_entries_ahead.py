@@ -64,7 +64,7 @@ def stale(reader, relay, writer):
     return reader.app.execute("SELECT count(*) FROM t WHERE v = 'first'").fetchone()[0]
 
 
-def test_a_peer_gets_what_replaced_the_changes_that_it_covers(meeting):
+def test_a_peer_gets_what_replaced_its_changes(meeting):
     writer, later, relay, reader = meeting
     begin(relay, later)
     finish(reader, relay, stream_to(reader, relay))
@@ -89,7 +89,7 @@ def test_what_comes_while_they_are_sent_goes_too(meeting):
     assert writer.replica.site != later.replica.site
 
 
-def test_a_peer_that_learns_nothing_by_the_vector_gets_none(meeting):
+def test_a_peer_that_learns_nothing_gets_none(meeting):
     writer, later, relay, _ = meeting
     begin(relay, later)
     assert stream_to(writer, relay).next(relay.wall_ms).bundle is None, "it covers what the relay does"
@@ -104,7 +104,7 @@ def test_a_peer_that_covers_them_gets_none(meeting):
     assert stream.next(relay.wall_ms).bundle is None
 
 
-def test_a_log_within_its_vector_is_not_searched_again(meeting):
+def test_a_log_within_its_vector_is_searched_once(meeting):
     _, later, relay, reader = meeting
     coverage = relay.replica.tables["t"].coverage
     begin(relay, later)

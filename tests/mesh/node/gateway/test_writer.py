@@ -227,7 +227,7 @@ def test_old_envelopes_go_by_age_and_by_size(three, monkeypatch, limit):
     assert bravo.rows() == alpha.rows()
 
 
-def test_a_run_does_not_bring_again_what_is_being_read(three, monkeypatch):
+def test_a_run_leaves_out_what_is_being_read(three, monkeypatch):
     """Between the rows of a run and its vectors, this node has changes beyond its vector; its own run needs and names them."""
     alpha, bravo, charlie = three
     alpha.write("INSERT INTO t VALUES('large', ?)", "x" * 10_000)
