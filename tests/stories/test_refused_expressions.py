@@ -231,13 +231,13 @@ def test_error_that_undoes_transaction_refuses_message_alone(pair, monkeypatch):
     two.sql("INSERT INTO d VALUES(1, 1)")
     bundles = two.drain()
 
-    def roll_back(self, sql, values, **_):
+    def roll_back(self, names, values, most):
         self._store.db.execute("ROLLBACK")
         error = apsw.NoMemError("out of memory")
         self._check_transaction(error)
 
     with monkeypatch.context() as patch:
-        patch.setattr(user_table.UserTable, "insert_many", roll_back)
+        patch.setattr(user_table.UserTable, "insert_each", roll_back)
         with pytest.raises(StatementError, match="undone the whole transaction"):
             one.take(bundles, two.node_id)
     one.take(bundles, two.node_id)
