@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
 _MAP_TABLES = ("gpkg_geometry_columns", "geometry_columns")  # of a GeoPackage, and of SpatiaLite
 _TABLE = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
 _SAVEPOINT = "mycomesh_virtual"
+_OWN, _BEFORE = "own", 1  # what `made/KEY` may say; an earlier version wrote 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,14 @@ class IndexFact:
             return None
         return cls(parts[0], parts[1], tuple(parts[2:])) if all(type(part) is str for part in parts) else None
 
+    def extends(self, other: IndexFact | None) -> bool:
+        """Return True if this is the other index with more triggers: a program may commit them one by one."""
+        return (
+            other is not None
+            and (self.table, self.sql) == (other.table, other.sql)
+            and {*other.triggers} < {*self.triggers}
+        )
+
     def text(self) -> str:
         """Return the SQL of the fact."""
         return json.dumps([self.table, self.sql, *self.triggers], ensure_ascii=False)
@@ -84,12 +94,16 @@ class VirtualFacts:
         self.unfinished = False  # whether the next pass has to follow more of them
 
     def record(self, kept: Sequence[tuple[str, VirtualTable, Sequence[str]]]) -> None:
-        """Write a fact for each index that the mesh does not know: its table by canonical name, and the SQL of its triggers."""
+        """Write a fact for each index that the mesh does not know, or knows with fewer triggers.
+
+        Each has its table by canonical name, and the SQL of its triggers.
+        """
         for table, index, triggers in kept:
             key = f"{VIRTUAL}:{fold(index.name)}"
-            if self._registry.facts.of(key) is not None:
-                continue
             fact = IndexFact(table, index.sql, tuple(triggers))
+            known = self._registry.facts.of(key)
+            if known is not None and not fact.extends(IndexFact.parse(known)):
+                continue
             spec = self._registry.tables[table].spec
             plain = not spec.canonical and not any(column.canonical for column in spec.columns)
             text = fact.text()
@@ -102,25 +116,36 @@ class VirtualFacts:
                 self._registry.facts.write(key, VIRTUAL, text)
 
     def follow(self) -> None:
-        """Create the indexes that this file lacks, once, if a node began it; fill no more rows at a time than the limit."""
+        """Create the indexes that this file lacks, once, and triggers that come to one later, if a node began the file.
+
+        No more rows are filled at a time than the limit. `made/KEY` in `mycomesh_meta` has a digest of the fact that was
+        followed, or `_OWN` for an index that a program has made here.
+        """
         self.unfinished = False
         if not self._store.meta("began_empty"):
             return
         filled = 0
         for key, text in self._registry.facts.all(VIRTUAL)[:INDEXES_MAX]:
             fact, name = IndexFact.parse(text), key[len(VIRTUAL) + 1 :]
-            made = f"made/{key}"
-            if fact is None or self._store.meta(made) is not None:
+            made, digest = f"made/{key}", hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+            followed = self._store.meta(made)
+            if fact is None or followed in (_OWN, digest):
+                continue
+            there = any(fold(each.name) == name for each in virtual_tables(self._store.db))
+            if there and followed in (None, _BEFORE):
+                self._store.meta_set(made, _OWN if followed is None else digest)
+                continue
+            if not there and followed is not None:  # a program has dropped it
                 continue
             if filled > FILLED_ROWS_MAX // 2:
                 self.unfinished = True
                 return
-            filled += self._rows(fact)
-            refused = self._create(fact, name)
+            filled += 0 if there else self._rows(fact)
+            refused = self._create(fact, name, there=there)
             if refused is not None:
                 self._registry.notes.put(f"index {name}", refused)
             if not refused and refused is not None:
-                self._store.meta_set(made, 1)
+                self._store.meta_set(made, digest)
 
     def _has_functions(self, fact: IndexFact) -> bool:
         """Return True if the programs of this file can be expected to have the functions that the triggers call."""
@@ -133,8 +158,11 @@ class VirtualFacts:
         rows = rows_to_fill(self._store.db, here[0]) if here else 0
         return rows if rows <= FILLED_ROWS_MAX else 0
 
-    def _create(self, fact: IndexFact, name: str) -> str | None:
-        """Create an index, fill it and create its triggers; return why not, "" if done, None if its table is not here."""
+    def _create(self, fact: IndexFact, name: str, *, there: bool) -> str | None:
+        """Create an index, fill it and create its triggers; return why not, "" if done, None if its table is not here.
+
+        Of an index that is `there` already, only triggers are created.
+        """
         db, registry = self._store.db, self._registry
         found = db.execute(_TABLE, (fact.table,)).fetchone()
         renamed = fold(registry.names.table(fact.table)) != fact.table
@@ -146,10 +174,14 @@ class VirtualFacts:
             return f"not created: {refused}"
         db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
-            db.execute(fact.sql)
-            self._fill(fact, found[0])
+            if not there:
+                db.execute(fact.sql)
+                self._fill(fact, found[0])
+            listing = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? ORDER BY name"
+            present = {sql for (sql,) in db.execute(listing, (found[0],)).fetchall()}
             for sql in fact.triggers:
-                db.execute(sql)
+                if sql not in present:
+                    db.execute(sql)
         except apsw.Error as error:
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
             refused = f"not created: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import apsw
 import pytest
@@ -87,6 +88,37 @@ def test_an_index_of_words_comes_with_its_content(pair):
     for peer in pair:
         peer.shell("INSERT INTO t_fts(t_fts, rank) VALUES('integrity-check', 1)")
         assert peer.shell("SELECT rowid FROM t_fts WHERE t_fts MATCH 'alpha OR gamma'") == b"3\n"
+
+
+def test_the_file_that_made_an_index_says_nothing_of_it(pair):
+    one, two = pair
+    one.shell(f"{DOCS}; {FTS5}")
+    converge(pair)
+    two.shell("CREATE TABLE other(v); ALTER TABLE t ADD COLUMN added")
+    converge(pair)
+    assert not [each.note for peer in pair for each in peer.replica.status().tables if each.name.startswith("index")]
+
+
+def test_triggers_that_come_one_by_one_reach_the_others(pair):
+    """sqlite-utils commits each trigger by itself, and a node may look in between."""
+    one, two = pair
+    for step in re.split(r";\s*(?=CREATE)", f"{DOCS}; {FTS5.strip().removesuffix(';')}"):
+        one.shell(f"{step};")
+        converge(pair)
+    assert schema(two, "trigger") == schema(one, "trigger") != []
+    two.shell(
+        "INSERT INTO t VALUES(1, 'alpha'), (2, 'beta'); UPDATE t SET name = 'gamma' WHERE id = 1; DELETE FROM t WHERE id = 2"
+    )
+    converge(pair)
+    for peer in pair:
+        peer.shell("INSERT INTO t_fts(t_fts, rank) VALUES('integrity-check', 1)")
+        assert peer.shell("SELECT rowid FROM t_fts WHERE t_fts MATCH 'alpha OR beta OR gamma'") == b"1\n"
+    (dropped, _), *_ = schema(two, "trigger")
+    two.shell(f'DROP TRIGGER "{dropped}"')
+    converge(pair)
+    one.shell("CREATE TABLE later(v)")
+    converge(pair)
+    assert dropped not in dict(schema(two, "trigger"))
 
 
 def test_the_index_of_androids_room_comes_with_its_triggers(pair):
