@@ -177,10 +177,11 @@ class VirtualFacts:
             if not there:
                 db.execute(fact.sql)
                 self._fill(fact, found[0])
-            listing = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? ORDER BY name"
-            present = {sql for (sql,) in db.execute(listing, (found[0],)).fetchall()}
             for sql in fact.triggers:
-                if sql not in present:
+                if (
+                    db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND sql = ?", (sql,)).fetchone()
+                    is None
+                ):
                     db.execute(sql)
         except apsw.Error as error:
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
