@@ -90,7 +90,7 @@ def test_an_index_of_words_comes_with_its_content(pair):
         assert peer.shell("SELECT rowid FROM t_fts WHERE t_fts MATCH 'alpha OR gamma'") == b"3\n"
 
 
-def test_the_file_that_made_an_index_says_nothing_of_it(pair):
+def test_a_file_that_made_an_index_notes_nothing(pair):
     one, two = pair
     one.shell(f"{DOCS}; {FTS5}")
     converge(pair)
