@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from mycomesh.sync.events import BatchReceived
 from mycomesh.sync.schema.retain import (
     _TEXT_MAX,
     ERA_MAX,
@@ -17,6 +18,8 @@ from mycomesh.sync.schema.retain import (
     rule_of,
 )
 from mycomesh.sync.storage.horizon import AGE_MS_MAX, AGE_MS_MIN, RetainRule
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from tests.sync.retained import confirm, fleet, horizon, retain, rows
 
 
 @pytest.mark.parametrize("age_ms", [AGE_MS_MIN, AGE_MS_MAX - 1, AGE_MS_MAX])
@@ -69,3 +72,39 @@ def test_adoption_comes_back_from_its_fact():
     site = bytes(range(16))
     name, _, text = adopted_fact(site, 5_000)
     assert adoption_of(*json.loads(name.partition(":")[2]), text) == {site: 5_000}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"age_ms": AGE_MS_MIN, "by": "", "floor_ms": (1 << 47) - 1, "era": ERA_MAX},
+        {"age_ms": AGE_MS_MIN, "by": "", "floor_ms": 1, "era": ERA_MAX - 1},
+        {"age_ms": AGE_MS_MIN, "by": "v"},
+    ],
+)
+def test_any_rule_that_a_member_states_can_be_ended(tmp_path, rule):
+    world = fleet(tmp_path, 2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    one, two = world.nodes
+    world.write(one, "INSERT INTO t VALUES(1, 'old')")
+    world.run(1_000)
+    member = b"\x77" * 16
+    hlc = (one.peer.wall_ms + world.now) << 16
+    stated = Group(
+        member, Kind.INSERT, ("kind", "name", "sql"), [hlc], None, [["retain", 'retain:["t"]', json.dumps(rule)]], None
+    )
+    batch = Bundle([Section("mycomesh_schema", [(member, hlc - 1, hlc)], [stated])]).encode()
+    for node in world.nodes:
+        world.do(node, BatchReceived(next(iter(world.links)), member, batch))
+        confirm(world, node)
+    world.run(20_000)
+    assert horizon(one) is not None
+    assert len(rows(one)) == len(rows(two)) == ("v" in rule["by"])
+    retain(world, one, "t", 0)
+    world.run(5_000)
+    world.write(one, "INSERT INTO t VALUES(2, 'new')")
+    world.write(two, "INSERT INTO t VALUES(3, 'new')")
+    world.run(30_000)
+    assert rows(one) == rows(two)
+    assert rows(one)[-2:] == [(2, "new"), (3, "new")]
+    assert one.peer.digests() == two.peer.digests()
+    world.close()
