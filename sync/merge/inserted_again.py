@@ -30,7 +30,7 @@ def remember(table: Table, key: bytes, row: Row) -> None:
     stored = max(table.log.entries_of_row(row), key=lambda stored: table.log.entry(stored).stamp, default=None)
     if stored is not None:
         hlc, site = table.log.entry(stored).stamp
-        known = table.store.purged.again.get((table.table_id, key), b"")
+        known = table.store.purged.written_again(table.table_id, key)
         table.store.purged.remember_again(table.table_id, key, known + insert_key(site, hlc))
 
 
@@ -40,7 +40,7 @@ def settle(table: Table, key: bytes, own: bytes, wall_ms: int) -> Row | None:
     Returns the row if this node has taken over cells of others, to be passed to `remember`. Runs inside a transaction in which
     every captured write has its stamp.
     """
-    written = _stamps(table.store.purged.again.get((table.table_id, key), b""))
+    written = _stamps(table.store.purged.written_again(table.table_id, key))
     left = RowView.read(table, table.locate(key))
     if not written or left.visible or not left.entries:
         return None

@@ -182,7 +182,8 @@ def _is_gone(table: Table, key: Any, kept: list[Entry]) -> bool:
     """Return True if a row without a key went because its insert was purged, and this node has not inserted it again."""
     if not isinstance(key, bytes) or key[:1] != b"\x00" or any(entry.dead for entry in kept):
         return False
-    return table.store.purged.covers(*insert_stamp(key)) and (table.table_id, key) not in table.store.purged.again
+    purged = table.store.purged
+    return purged.covers(*insert_stamp(key)) and not purged.written_again(table.table_id, key)
 
 
 def _insert_again(table: Table, key: Any, cells: dict[str, Any], done: Purged) -> bool:

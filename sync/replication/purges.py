@@ -115,10 +115,10 @@ class Purges:
 
     def _stamp(self, again: list[tuple[Table, bytes, Row]], wall_ms: int, budget: WorkBudget) -> None:
         """Stamp what this node has just written into rows that are there again, and remember the stamps."""
+        self._stamped = []  # those of a transaction that failed must not go out
         if again:
             self._outbox.invalidate()
-            batches, _ = self._outbox.drain_chunk(wall_ms, budget)
-            self._stamped += batches
+            self._stamped, _ = self._outbox.drain_chunk(wall_ms, budget)
             for table, key, row in again:
                 inserted_again.remember(table, key, row)
 

@@ -24,9 +24,9 @@ class PurgedWrites:
 
     def __init__(self, db: Any) -> None:
         self._db = db
-        # Rows without a key that this node has inserted again, by table id and key: what it has written into them (see
-        # `merge.inserted_again`). For those in `late` another node's write may have arrived since, so that both have done it.
-        self.again: dict[tuple[int, bytes], bytes] = {}
+        # Rows without a key that this node has inserted again, by table id and key (`merge.inserted_again`), or was about to. For
+        # those in `late` another node's write may have arrived since, so that both have done it.
+        self._again: dict[tuple[int, bytes], None] = {}
         self.late: dict[tuple[int, bytes], None] = {}
         self._since: dict[bytes, int] = {}  # by the first bytes of the node's sites
         self._done: dict[bytes, int] = {}  # those that this file has carried out
@@ -38,11 +38,11 @@ class PurgedWrites:
             self._since[node] = since
             if done:
                 self._done[node] = since
-        listing = "SELECT name, value FROM mycomesh_meta WHERE name GLOB ? ORDER BY name"
-        for name, written in self._db.execute(listing, (f"{_AGAIN}*",)) if self._since else ():
+        listing = "SELECT name FROM mycomesh_meta WHERE name GLOB ? ORDER BY name"
+        for (name,) in self._db.execute(listing, (f"{_AGAIN}*",)) if self._since else ():
             _, table_id, row = name.split("/")
-            self.again[int(table_id), bytes.fromhex(row)] = written
-        self.late = dict.fromkeys(self.again)  # the last run may have ended before it looked
+            self._again[int(table_id), bytes.fromhex(row)] = None
+        self.late = dict.fromkeys(self._again)  # the last run may have ended before it looked
 
     def take(self, orders: Mapping[bytes, int], own: bytes) -> bool:
         """Take the orders by node id, without one against the node of the site `own`; return whether any is news.
@@ -81,9 +81,15 @@ class PurgedWrites:
         since = self._since.get(site[:SITE_PREFIX])
         return since is not None and hlc >= since
 
+    def written_again(self, table_id: int, row: bytes) -> bytes:
+        """Return what this node has noted of a row that it has inserted again, b"" if it has not."""
+        listing = "SELECT value FROM mycomesh_meta WHERE name = ?"
+        found = self._db.execute(listing, (f"{_AGAIN}{table_id}/{row.hex()}",)).fetchone()
+        return found[0] if found else b""
+
     def remember_again(self, table_id: int, row: bytes, written: bytes) -> None:
         """Note what this node has written into a row that it has inserted again; inside a transaction."""
-        self.again[table_id, row] = written
+        self._again[table_id, row] = None
         self.late[table_id, row] = None  # a write that had lost to its own may be of another node
         self._db.execute(
             "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
@@ -92,14 +98,13 @@ class PurgedWrites:
 
     def forget_again(self, table_id: int, row: bytes) -> None:
         """Forget a row that this node has inserted again; inside a transaction."""
-        self.again.pop((table_id, row), None)
         self._db.execute("DELETE FROM mycomesh_meta WHERE name = ?", (f"{_AGAIN}{table_id}/{row.hex()}",))
 
     def note_late(self, table_id: int, group: Group) -> None:
         """Note the rows of a group that this node has inserted again."""
-        if self.again and group.kind is not Kind.INSERT:
+        if self._again and group.kind is not Kind.INSERT:
             self.late.update(
-                dict.fromkeys((table_id, key) for key in group.keys or () if (table_id, key) in self.again)
+                dict.fromkeys((table_id, key) for key in group.keys or () if (table_id, key) in self._again)
             )
 
     def without(self, group: Group) -> Group | None:
