@@ -11,17 +11,24 @@ from dataclasses import dataclass, field
 from mycomesh.mesh.link_budget import Budget
 from mycomesh.mesh.versions import SUPPORTED, Versions
 
-__all__ = ["GossipLimits", "MeshConfig", "Topic", "TopicOf", "of_everything"]
+__all__ = ["GossipLimits", "KindOf", "MeshConfig", "Topic", "TopicOf", "of_everything", "of_one_kind"]
 
 # (group, topic) of a batch's payload, None for a batch that everybody gets.
 Topic = tuple[str, str]
 TopicOf = Callable[[bytes], Topic | None]
+KindOf = Callable[[bytes], str]
 
 
 def of_everything(payload: bytes) -> Topic | None:
     """Return None: every batch is for everybody."""
     del payload
     return None
+
+
+def of_one_kind(payload: bytes) -> str:
+    """Return the kind of all payloads."""
+    del payload
+    return "app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,8 @@ class MeshConfig:
     budget: limits of metered links; None for no limit.
     metered: the bytes that such links carried in the last hours of an earlier run: (hour of Unix time, bytes).
     topic_of: returns what the payload of a batch is about. Only peers that want the topic get the batch.
+    partial: the application has been set to want parts only. So the node opens few links until it has stated what it wants.
+    kind_of: returns the kind of a message of the application, one of a few, by which its bytes are counted.
     """
 
     heartbeat_ms: int = 1_000
@@ -108,6 +117,8 @@ class MeshConfig:
     budget: Budget | None = None
     metered: tuple[tuple[int, int], ...] = ()
     topic_of: TopicOf = of_everything
+    partial: bool = False
+    kind_of: KindOf = of_one_kind
 
     def __post_init__(self) -> None:
         if not 50 <= self.heartbeat_ms <= 600_000:

@@ -60,7 +60,14 @@ from mycomesh.mesh.links.authentication import BOOT_BYTES, JoinRequest, MemberGa
 from mycomesh.mesh.links.connection_limits import ConnectionLimits
 from mycomesh.mesh.links.dialer import Dialer
 from mycomesh.mesh.links.failure_detector import FailureDetector
-from mycomesh.mesh.links.link import PONGS_MAX, Link, addresses_to_share, clock_offsets, due_links
+from mycomesh.mesh.links.link import (
+    PONGS_MAX,
+    Link,
+    addresses_to_share,
+    clock_offsets,
+    due_links,
+    shareable_addresses,
+)
 from mycomesh.mesh.links.link_table import LinkTable
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.mesh_clock import MeshClock
@@ -135,7 +142,7 @@ class MeshCore:
         self.membership = Membership(identity, root_seed, entropy, membership)
         self.roster = self.membership.roster
         self._context = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
-        self.links = LinkTable(config.budget, DayCount(config.metered))
+        self.links = LinkTable(config.kind_of, config.budget, DayCount(config.metered))
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
         self._connection_limits = ConnectionLimits(config)
@@ -218,6 +225,14 @@ class MeshCore:
             for each in others
         )
 
+    def introduce(self, *conns: int) -> None:
+        """Tell the peers of two links where the other one listens; the next event sends it."""
+        first, second = (self.links.conns[conn] for conn in conns)
+        for link, other in ((first, second), (second, first)):
+            entries = shareable_addresses(other, link)
+            if entries:
+                self._send(link, Addresses(tuple(entries)), 1)
+
     def in_reach(self) -> tuple[bytes, ...]:
         """Return the ids of the other members, and behind them those of the ones that are linked or reachable."""
         topology, linked = self._overlay.topology, self.links.members
@@ -277,7 +292,7 @@ class MeshCore:
         gate = MemberGate(context.hello(), membership.roster, secrets, invitations, refusal_reason)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=context.entropy)
         detector = FailureDetector(turn.now_ms, heartbeat_ms=context.config.heartbeat_ms)
-        link = Link(conn, address, dialled, session, gate, turn.now_ms, detector)
+        link = Link(conn, address, dialled, session, gate, turn.now_ms, detector, self.links.traffic_of(address))
         self.links.meter(link, event.interface, turn.now_ms)
         self.links.conns[conn] = link
         self._links_due_ms = min(self._links_due_ms, link.deadline(context.config.handshake_ms))
@@ -303,6 +318,7 @@ class MeshCore:
                     self._admit(link, link.gate.hello, turn)
                 try:
                     message = decode_pieces(pieces, link.version)
+                    link.traffic.record_received(message, sum(map(len, pieces)))
                     if link.hello is None:
                         self._on_stale_message(link, message, turn)
                     elif message is not None:
@@ -352,7 +368,7 @@ class MeshCore:
         if unlinked is not None:
             self._dialer.on_link_down(unlinked, turn.now_ms)
         if link.hello is not None:
-            self._overlay.on_link_down(link.conn, turn.now_ms)
+            self._overlay.on_link_down(link.conn, turn.now_ms, lost=gone or link.detector.is_dead(turn.now_ms))
             turn.do(LinkDown(link.conn, link.peer_info(), reason))
         if link.dialled:
             self._dialer.on_conn_closed(link.address, turn.now_ms)
@@ -434,7 +450,7 @@ class MeshCore:
             self._dialer.on_address_found(Address(link.address.host, hello.port), turn.now_ms, node_id=node_id)
         self._dialer.on_link_up(node_id, link.address.host)
         turn.do(LinkUp(link.conn, link.peer_info()))
-        self._apply(self._overlay.on_link_up(link.conn, hello.certificate, turn.wall_ms), turn)
+        self._apply(self._overlay.on_link_up(link.conn, hello.certificate, turn.now_ms, turn.wall_ms), turn)
         if link.budget is not None and self._context.config.budget is not None and self._context.config.budget.tables:
             self._overlay.gossip.on_paced(link.conn)
         self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
@@ -532,7 +548,7 @@ class MeshCore:
             elif link.paced_ms is not None and link.paced_ms <= turn.now_ms:
                 self._dirty[link.conn] = None
         self._schedule_links()
-        excess = self._active_view.excess_member(self.links.members, self.links.droppable_members, turn.now_ms)
+        excess = self._active_view.excess_member(self.links.members, self._spare_members, turn.now_ms)
         if excess is not None:
             self._drop(self.links.members[excess], "enough links", turn)
         if self._overlay.deadline() <= turn.now_ms:
@@ -548,6 +564,7 @@ class MeshCore:
         if 0 < room <= self._context.config.view_min:
             room -= self.links.count_pending_dials()
         self._dialer.links_wanted = room
+        self._dialer.sought = self._overlay.kin.sought(self.links.by_directness, turn.now_ms)
         turn.actions += (Dial(address) for address in self._dialer.start_dials(turn.now_ms))
         while self._dirty:
             link = self.links.conns[next(iter(self._dirty))]
@@ -569,6 +586,11 @@ class MeshCore:
             link.backlog = False
             self._overlay.gossip.on_drained(link.conn)
             turn.do(LinkReady(link.conn))
+
+    def _spare_members(self) -> list[bytes]:
+        """Return the members whose links may be dropped: not those that join members with the same interests."""
+        members, needs = self.links.members, self._overlay.kin.needs
+        return [each for each in self.links.droppable_members() if not needs(each, members)]
 
     # ---- for our link-state
 

@@ -33,6 +33,7 @@ from mycomesh.mesh.links.authentication import JoinGate, RefusalError
 from mycomesh.mesh.links.dialer import Dialer
 from mycomesh.mesh.links.failure_detector import FailureDetector
 from mycomesh.mesh.links.link import Link
+from mycomesh.mesh.links.traffic import Traffic
 from mycomesh.mesh.membership.enrolment import accept_grant
 from mycomesh.mesh.notice_throttle import NoticeThrottle
 from mycomesh.mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
@@ -143,7 +144,9 @@ class Joiner:
         gate = JoinGate(self._code, self._candidate, lambda: self._refusal_reason(event.conn))
         session = Session(gate.keys(), gate, initiator=True, entropy=self._entropy)
         detector = FailureDetector(turn.now_ms, heartbeat_ms=self._config.heartbeat_ms)
-        link = Link(event.conn, event.address, True, session, gate, turn.now_ms, detector)
+        link = Link(
+            event.conn, event.address, True, session, gate, turn.now_ms, detector, Traffic(self._config.kind_of)
+        )
         self._conns[event.conn] = link
         link.write(session.start(), turn)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APP_BYTES_MAX",
+    "CIRCUIT_FRAME",
     "IDS_MAX",
     "PRIORITY_MAX",
     "Addresses",
@@ -57,6 +58,7 @@ ID_BYTES = 16  # node ids and batch ids: BLAKE2b-128
 SIGNATURE_BYTES = 64  # Ed25519 (RFC 8032)
 PRIORITY_MAX = 3  # 0 is the most urgent
 APP_BYTES_MAX = 25 << 20  # a sync bundle has at most 24 MiB, and a blob of 16 MiB must fit with the rest of its row
+CIRCUIT_FRAME = b"\x01"  # the first byte of a frame of a circuit: no message of the application begins so
 IDS_MAX = 1_024  # ids in one message: 16 KiB; senders split longer lists
 RECORDS_MAX = 1_024  # link-state records or certificates in one message: one per node of the largest mesh
 RECORD_BYTES_MAX = 16_384  # one link-state record or certificate; the decoders of both set tighter limits

@@ -20,6 +20,7 @@ from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import PORT
 from mycomesh.simulations.plain import PlainMesh
 from mycomesh.simulations.world import EPOCH_MS
+from mycomesh.sync.wire.messages import kind_of
 from mycomesh.sync.wire.units import topic_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Member:
 
     node_id: bytes
     digest_key: bytes
-    machine: Callable[[Entropy, random.Random, Versions, MembershipChanged | None], MeshMachine]
+    machine: Callable[[Entropy, random.Random, Versions, MembershipChanged | None, bool], MeshMachine]
     authority: NodeAuthority | None = None
 
 
@@ -86,9 +87,11 @@ def _real(index: int, heartbeat_ms: int) -> Member:
         )
 
     def machine(
-        entropy: Entropy, rng: random.Random, versions: Versions, stored: MembershipChanged | None
+        entropy: Entropy, rng: random.Random, versions: Versions, stored: MembershipChanged | None, partial: bool
     ) -> MeshMachine:
-        config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions, topic_of=topic_of)
+        config = MeshConfig(
+            heartbeat_ms=heartbeat_ms, versions=versions, topic_of=topic_of, partial=partial, kind_of=kind_of
+        )
         own, known = (identity, b"") if stored is None else (Identity.decode(stored.identity), stored.membership)
         core = MeshCore(own, entropy=entropy, rng=rng, config=config, root_seed=authority, membership=known)
         core.advertise_port(PORT)
@@ -101,7 +104,9 @@ def _real(index: int, heartbeat_ms: int) -> Member:
 def _plain(index: int) -> Member:
     node_id = blake2b(f"node {index}".encode(), digest_size=16).digest()
 
-    def machine(_entropy: Entropy, rng: random.Random, _versions: Versions, _stored: object) -> MeshMachine:
+    def machine(
+        _entropy: Entropy, rng: random.Random, _versions: Versions, _stored: object, _partial: bool
+    ) -> MeshMachine:
         return PlainMesh(node_id, rng)
 
     return Member(node_id, blake2b(b"the key of the digests", digest_size=32).digest(), machine)

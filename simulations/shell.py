@@ -107,7 +107,8 @@ class Shell:
         self.replica.feed.on_commit = home.on_feed
         self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{start}"), config=ExchangeConfig())
         mesh_rng = world.stream(f"mesh/{index}/{start}")
-        self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions, next(iter(home.stored), None)))
+        stored, partial = next(iter(home.stored), None), bool(home.keeps and home.keeps.areas)
+        self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions, stored, partial))
         network.attach(index, self)
         self._core_due = self.core.next_deadline()
         self._sql_due = self.exchange.next_deadline()

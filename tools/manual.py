@@ -161,6 +161,16 @@ _STATUS = {
     "metered": "any?",
     "areas": [_AREA],
     "areas_more": "int",
+    "traffic": [
+        {
+            "kind": "text",
+            "in_circuits": "bool",
+            "sent": "int",
+            "sent_bytes": "int",
+            "received": "int",
+            "received_bytes": "int",
+        }
+    ],
     "revoked": "bool",
 }
 _MEMBER = {

@@ -94,7 +94,7 @@ class _Entry:
 
 
 class Dialer:
-    """The address book of one node. The core sets `links_wanted` before it calls `start_dials`."""
+    """The address book of one node. The core sets `links_wanted` and `sought` before it calls `start_dials`."""
 
     __slots__ = (
         "_book",
@@ -109,6 +109,7 @@ class Dialer:
         "_tickets",
         "_unproven",
         "links_wanted",
+        "sought",
     )
 
     def __init__(self, config: MeshConfig, rng: random.Random) -> None:
@@ -128,6 +129,7 @@ class Dialer:
         self._dialling = 0
         self._over_ms: int | None = None  # token bucket of dials to unproven addresses
         self.links_wanted = 1 << 30  # how many more links the node wants
+        self.sought: frozenset[bytes] = frozenset()  # members to dial also if it wants no more links
 
     # ---- hints
 
@@ -311,17 +313,38 @@ class Dialer:
             if entry is not None:
                 if rank >= _UNPROVEN and not self._take_token(now_ms):
                     break
-                entry.move(_State.DIALLING)
-                entry.tried_ms = now_ms
-                self._dialling += 1
-                dials.append(address)
+                self._dial(address, entry, now_ms, dials)
             heapq.heappop(self._ready)
+        if self.sought:
+            self._dial_sought(dials, now_ms)
         return dials
+
+    def _dial_sought(self, dials: list[Address], now_ms: int) -> None:
+        """Dial the members that are sought among the addresses that wait for a slot."""
+        for rank, _, ticket, address in sorted(self._ready):
+            entry = self._waiting(address, ticket)
+            if self._dialling >= self._config.dials_max:
+                break
+            if (
+                entry is None
+                or entry.node_id not in self.sought
+                or (rank >= _UNPROVEN and not self._take_token(now_ms))
+            ):
+                continue
+            self._dial(address, entry, now_ms, dials)  # its place among those that are ready is void
+
+    def _dial(self, address: Address, entry: _Entry, now_ms: int, dials: list[Address]) -> None:
+        entry.move(_State.DIALLING)
+        entry.tried_ms = now_ms
+        self._dialling += 1
+        dials.append(address)
 
     def deadline(self) -> int | None:
         """Return when `start_dials` may have addresses; None while all slots are in use, because an outcome must come first."""
         if not self._has_slot():
-            return None
+            return (
+                self._queue[0][0] if self._queue and self.sought and self._dialling < self._config.dials_max else None
+            )
         dues = [self._queue[0][0]] if self._queue else []
         if self._ready:  # they wait for a token, or for slots that have become free since
             wait_ms = UNPROVEN_EVERY_MS * (UNPROVEN_AT_ONCE - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.address import is_loopback, is_routable
+from mycomesh.mesh.address import is_circuit, is_loopback, is_routable
 from mycomesh.mesh.events import Address, PeerInfo, Write
 from mycomesh.mesh.membership.certificate import SKEW_S_MAX
 from mycomesh.mesh.messages import Addresses, Message, encode_parts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.link_budget import LinkBudget
     from mycomesh.mesh.links.authentication import JoinGate, MemberGate, MemberHello
     from mycomesh.mesh.links.failure_detector import FailureDetector
+    from mycomesh.mesh.links.traffic import Traffic
     from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.session.session import Session
     from mycomesh.mesh.turn import Turn
@@ -52,6 +53,7 @@ class Link:
     gate: MemberGate | JoinGate
     opened_ms: int
     detector: FailureDetector
+    traffic: Traffic
     hello: MemberHello | None = None
     backlog: bool = False
     sent_bytes: int = 0
@@ -65,6 +67,7 @@ class Link:
         """Queue one message. Discard it if the session is not open: the peer may have closed it in the bytes just received."""
         if self.session.phase is Phase.OPEN:
             head, payload = encode_parts(message, self.version)
+            self.traffic.record_sent(message, len(head) + len(payload))
             self.session.send(payload, priority, head)
 
     def flush(self, turn: Turn) -> None:
@@ -83,6 +86,7 @@ class Link:
         """Write these bytes, and count them."""
         if data:
             self.sent_bytes += len(data)
+            self.traffic.record_written(len(data))
             self.detector.record_sent(turn.now_ms)
             if self.budget is not None:
                 self.budget.spend(len(data), turn.now_ms, turn.wall_ms)
@@ -91,6 +95,7 @@ class Link:
     def record_received(self, size: int, turn: Turn) -> None:
         """Count bytes of the peer: a sign of life, and part of the budget."""
         self.received_bytes += size
+        self.traffic.record_read(size)
         self.detector.record_received(turn.now_ms)
         if self.budget is not None:
             self.budget.spend(size, turn.now_ms, turn.wall_ms)
@@ -132,7 +137,10 @@ class Link:
         assert self.hello is not None
         rtt_ms = self.detector.metrics(now_ms).rtt_ms
         node_id = self.hello.certificate.node_id
-        return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
+        rtt = -1 if rtt_ms is None else round(rtt_ms)
+        if is_circuit(self.address.host):  # its bytes are those of the links that carry it
+            return Neighbour(node_id, rtt, 0, 0)
+        return Neighbour(node_id, rtt, self.sent_bytes, self.received_bytes)
 
 
 def due_links(links: Iterable[Link], config: MeshConfig, now_ms: int) -> tuple[int, list[Link]]:

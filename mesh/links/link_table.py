@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.address import directness, is_circuit
 from mycomesh.mesh.link_budget import Budget, DayCount, LinkBudget
 from mycomesh.mesh.links.authentication import MemberGate
+from mycomesh.mesh.links.traffic import Traffic
 
 if TYPE_CHECKING:
+    from mycomesh.mesh.config import KindOf
+    from mycomesh.mesh.events import Address
     from mycomesh.mesh.links.authentication import MemberHello
     from mycomesh.mesh.links.link import Link
 
@@ -27,11 +30,21 @@ class LinkTable:
     `budget` is that of metered links, None for none; `day` counts the bytes of all of them.
     """
 
+    kind_of: KindOf
     budget: Budget | None = None
     day: DayCount = field(default_factory=DayCount)
     conns: dict[int, Link] = field(default_factory=dict)
     members: dict[bytes, Link] = field(default_factory=dict)
     _pending: dict[bytes, Link] = field(default_factory=dict)  # dialled, authenticated, no frame received yet
+    carried: Traffic = field(init=False)  # of connections of the shell
+    in_circuits: Traffic = field(init=False)  # part of it
+
+    def __post_init__(self) -> None:
+        self.carried, self.in_circuits = Traffic(self.kind_of), Traffic(self.kind_of)
+
+    def traffic_of(self, address: Address) -> Traffic:
+        """Return what counts the traffic of a connection with this address."""
+        return self.in_circuits if is_circuit(address.host) else self.carried
 
     def meter(self, link: Link, interface: str, now_ms: int) -> None:
         """Give a connection over this interface the budget of metered links, if it is one."""
@@ -82,11 +95,16 @@ class LinkTable:
     def accepts(self, hello: MemberHello, host: str, *, own_id: bytes) -> bool:
         """Return True if a connection that a member has dialled from `host` becomes its link.
 
-        If both sides have dialled, the connection dialled by the lower node id stays. `own_id` is our node id.
+        If both sides have dialled, the connection dialled by the lower node id stays; a circuit never replaces
+        a direct link. `own_id` is our node id.
         """
         rival = self.competing_link(hello.certificate.node_id, host)
-        if rival is None or rival[1].boot != hello.boot or not rival[0].dialled:
-            return True  # the peer has restarted, or dialled again because it lost the first connection
+        if rival is None or rival[1].boot != hello.boot:
+            return True  # the peer has restarted
+        if directness(rival[0].address.host) > directness(host):
+            return False
+        if not rival[0].dialled:
+            return True  # the peer has dialled again because it lost the first connection
         return hello.certificate.node_id < own_id
 
     def is_only_link(self, link: Link) -> bool:
@@ -103,6 +121,14 @@ class LinkTable:
             and link.hello is not None
             and "relay" not in link.hello.certificate.roles
         ]
+
+    def by_directness(self) -> tuple[list[bytes], list[bytes]]:
+        """Return the members with a direct link, and those with a circuit."""
+        direct: list[bytes] = []
+        circuits: list[bytes] = []
+        for node_id, link in self.members.items():
+            (circuits if is_circuit(link.address.host) else direct).append(node_id)
+        return direct, circuits
 
     def count_pending_dials(self) -> int:
         """Return how many connections that we dialled are not links yet."""

@@ -457,6 +457,7 @@ class Daemon:
             metered=None if snapshot is None else snapshot.metered,
             areas=areas,
             areas_more=more,
+            traffic=() if snapshot is None else snapshot.traffic,
             mailboxes=self._mailboxes(),
             revoked=membership is not None and membership.is_revoked,
         )

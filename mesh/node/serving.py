@@ -42,6 +42,7 @@ from mycomesh.mesh.node.snapshot import (
     reader_views,
     scrub_view,
     table_views,
+    traffic_views,
     trouble_view,
 )
 from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, Report
@@ -52,6 +53,7 @@ from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
+from mycomesh.sync.wire.messages import kind_of
 from mycomesh.sync.wire.units import topic_of
 
 if TYPE_CHECKING:
@@ -120,7 +122,14 @@ class ServingNode:
             identity,
             entropy=os.urandom,
             rng=random.Random(os.urandom(16)),
-            config=MeshConfig(versions=config.protocol, budget=config.link_budget, metered=metered, topic_of=topic_of),
+            config=MeshConfig(
+                versions=config.protocol,
+                budget=config.link_budget,
+                metered=metered,
+                topic_of=topic_of,
+                partial=bool(config.keep.tables),
+                kind_of=kind_of,
+            ),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
             membership=credentials.membership,
@@ -217,6 +226,7 @@ class ServingNode:
             await self.cursors(),
             budget_view(self._mesh.links, wall_ms),
             areas,
+            traffic_views(self._mesh.links),
         )
 
     def metered_hours(self) -> tuple[tuple[int, int], ...]:

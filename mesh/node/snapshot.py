@@ -20,6 +20,7 @@ from mycomesh.mesh.node.status import (
     ReaderView,
     ScrubView,
     TableView,
+    TrafficView,
     TroubleView,
 )
 from mycomesh.sync.admin.state_tables import AreaState, MailboxState, PeerState, ReaderState
@@ -56,6 +57,7 @@ __all__ = [
     "scrub_view",
     "shown_areas",
     "table_views",
+    "traffic_views",
     "trouble_view",
 ]
 
@@ -82,6 +84,7 @@ class Snapshot:
     readers: tuple[ReaderView, ...] = ()
     metered: BudgetView | None = None
     areas: tuple[AreaView, ...] = ()
+    traffic: tuple[TrafficView, ...] = ()
 
 
 def area_views(areas: Iterable[AreaStatus]) -> tuple[AreaView, ...]:
@@ -137,6 +140,15 @@ def budget_view(links: LinkTable, wall_ms: int) -> BudgetView | None:
     waiting = sum(link.paced_ms is not None and link.session.outbox.queued > 0 for link in metered)
     spent = links.day.total(wall_ms)
     return BudgetView(len(metered), waiting, links.budget.bytes_s, links.budget.bytes_day, spent)
+
+
+def traffic_views(links: LinkTable) -> tuple[TrafficView, ...]:
+    """Return the bytes and messages of each kind that this node's connections have carried, and circuits inside of them."""
+    return tuple(
+        TrafficView(name, inside, each.sent, each.sent_bytes, each.received, each.received_bytes)
+        for inside, traffic in ((False, links.carried), (True, links.in_circuits))
+        for name, each in traffic.kinds()
+    )
 
 
 def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:

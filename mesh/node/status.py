@@ -28,6 +28,7 @@ __all__ = [
     "Status",
     "StreamView",
     "TableView",
+    "TrafficView",
     "TroubleView",
     "WritePosition",
     "from_json",
@@ -123,6 +124,22 @@ class AreaView:
     behind: int
     holders: int
     wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficView:
+    """Messages of one kind and their bytes before encryption, since the node started.
+
+    The kind "rest" has the bytes of handshakes and frames. `in_circuits`: they were inside of circuits, whose frames count as
+    kind "circuit" of the links that carried them.
+    """
+
+    kind: str
+    in_circuits: bool
+    sent: int
+    sent_bytes: int
+    received: int
+    received_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +317,7 @@ class Status:
     metered: BudgetView | None = None  # None: no link has a budget
     areas: tuple[AreaView, ...] = ()  # those first of which something is amiss; `areas_more` are left out
     areas_more: int = 0
+    traffic: tuple[TrafficView, ...] = ()
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -324,6 +342,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
             "areas": tuple(AreaView(**_known(AreaView, each)) for each in value.get("areas", ())),
+            "traffic": tuple(TrafficView(**_known(TrafficView, each)) for each in value.get("traffic", ())),
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),

@@ -25,6 +25,11 @@ EXPLORE_MS = 10_000  # between links beyond a full view while members are missin
 EXPLORE_NODE_MS = 1_000
 # A node that has just started links to no more members than a view has, until it learns how many there are.
 STARTING_MS = 3_000
+# Links of a node that wants parts only with members that want other parts: they carry what concerns the mesh, and batches of
+# others that have no way of their own. Three each join a thousand nodes.
+PARTIAL_LINKS = 3
+FILL_MS = 2_000  # before the last of them
+STATING_MS = 12_000  # after the start phase: by then the application has said what it wants, if the mesh has such parts
 _ALL = 1 << 30
 # How many times longer a node waits between searches of the network (mDNS) while it needs none: 5 minutes instead of 30 s.
 SEARCH_SPACING_MAX = 10
@@ -35,7 +40,18 @@ SEARCHERS = 4
 class ActiveView:
     """The active view of one node. `links` are the node ids of its linked members."""
 
-    __slots__ = ("_config", "_explore_ms", "_now_ms", "_overlay", "_rng", "_started_ms", "_starting", "_trim_ms")
+    __slots__ = (
+        "_config",
+        "_explore_ms",
+        "_fill_ms",
+        "_now_ms",
+        "_others",
+        "_overlay",
+        "_rng",
+        "_started_ms",
+        "_starting",
+        "_trim_ms",
+    )
 
     def __init__(self, config: MeshConfig, overlay: Overlay, rng: random.Random) -> None:
         self._config = config
@@ -43,6 +59,8 @@ class ActiveView:
         self._rng = rng
         self._trim_ms = 0
         self._explore_ms = 0
+        self._others = 0  # links with members that want nothing that this node wants, at the last look
+        self._fill_ms = 0
         self._starting = True
         self._now_ms = 0  # of the latest event
         self._started_ms: int | None = None  # when the start phase ends; None before the first event
@@ -53,15 +71,40 @@ class ActiveView:
             self._started_ms = now_ms + STARTING_MS
         self._now_ms = now_ms
         self._starting = now_ms < self._started_ms
-        if not self._starting and not self._exceeds_full_mesh():
+        partial = self._is_partial(now_ms)
+        if not partial and not self._starting and not self._exceeds_full_mesh():
             return _ALL
-        room = max(0, self._config.view_min - len(links))
+        room = self._partial_room(links, now_ms) if partial else max(0, self._config.view_min - len(links))
         if room == 0 and not self._starting and self._explore_ms <= now_ms and self._members_missing():
             # Members are missing. They may be down, or on an island that one more link would join.
             here = self._overlay.topology.reachable_count(now_ms)
             self._explore_ms = now_ms + max(EXPLORE_MS, EXPLORE_NODE_MS * here)
             room = 1
         return room
+
+    def _is_partial(self, now_ms: int) -> bool:
+        """Return True if this node wants parts only: a few links besides those with members that want the same carry the rest."""
+        own = self._overlay.interests.own
+        if own is None:
+            assert self._started_ms is not None
+            return self._config.partial and now_ms < self._started_ms + STATING_MS
+        return bool(own)
+
+    def _partial_room(self, links: Collection[bytes], now_ms: int) -> int:
+        """Return how many more links a node wants that wants parts only.
+
+        `Kin` seeks members with the same topics. Of others it has `PARTIAL_LINKS`, the last of them after a pause, because
+        others dial too; and a whole view while no such member is linked.
+        """
+        kin = self._overlay.kin.members()
+        others = sum(each not in kin for each in links)
+        if others != self._others:
+            self._others = others
+            self._fill_ms = now_ms + FILL_MS
+        wanted = PARTIAL_LINKS if others < len(links) or not kin else self._config.view_min
+        if others < PARTIAL_LINKS - 1:
+            return PARTIAL_LINKS - 1 - others
+        return int(others < wanted and self._fill_ms <= now_ms)
 
     def excess_member(
         self, links: Collection[bytes], droppable: Callable[[], Collection[bytes]], now_ms: int
@@ -99,9 +142,11 @@ class ActiveView:
         return min(max(reachable // SEARCHERS, 1), SEARCH_SPACING_MAX)
 
     def deadline(self, links: Collection[bytes]) -> int | None:
-        """Return when `excess_member` may return a member, or when the start phase ends."""
+        """Return when `excess_member` may return a member, when the start phase ends, or when the next link may be dialled."""
         if self._too_large(links):
             return self._trim_ms
+        if self._now_ms < self._fill_ms:
+            return self._fill_ms
         return self._started_ms if self._starting else None
 
     def _too_large(self, links: Collection[bytes]) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.config import Topic, TopicOf
     from mycomesh.mesh.events import StateInterests, Wishes
 
-__all__ = ["MEMBER_BYTES", "Interests", "Ways", "wishes_for"]
+__all__ = ["MEMBER_BYTES", "Interests", "Ways", "keeper_sets", "wishes_for"]
 
 TOWARDS_MAX = 1_024  # topics whose way is remembered
 MEMBER_BYTES = 8  # of a node id, by which the application names members
@@ -30,6 +30,26 @@ def wishes_for(wishes: Wishes | None, topic: Topic) -> bool:
     """Return True if a member with these wishes wants a topic; None is a member that has stated nothing."""
     wanted = None if wishes is None else wishes.get(topic[0])
     return wanted is None or topic[1] in wanted
+
+
+def keeper_sets(own: Wishes | None, wishes: Mapping[bytes, Wishes]) -> list[frozenset[bytes]]:
+    """Return the sets of members that want a topic which a node with the wishes `own` wants, each set once; it is in all.
+
+    `wishes` are those of all members, that node's among them.
+    """
+    if own is None:
+        return []
+    found: dict[frozenset[bytes], None] = {}
+    for group in sorted({group for each in wishes.values() for group in each}):
+        whole = [node_id for node_id, each in wishes.items() if group not in each]
+        by_topic: dict[str, list[bytes]] = {}
+        for node_id, each in wishes.items():
+            for topic in each.get(group, ()):  # in any order: the sets are sorted below
+                by_topic.setdefault(topic, []).append(node_id)
+        nobody: list[bytes] = []  # names the topics of the others
+        wanted = map(by_topic.__getitem__, own[group]) if group in own else (nobody, *by_topic.values())
+        found |= dict.fromkeys(frozenset((*whole, *more)) for more in wanted)
+    return sorted((each for each in found if len(each) > 1), key=sorted)
 
 
 class Ways(Protocol):

@@ -16,6 +16,7 @@ from mycomesh.mesh.errors import CertificateError
 from mycomesh.mesh.events import DeliverBatch, Notice
 from mycomesh.mesh.membership.identity import verify
 from mycomesh.mesh.membership.membership import DecreeMessage, Membership
+from mycomesh.mesh.membership.roster import digest_of
 from mycomesh.mesh.messages import (
     Batch,
     Certificates,
@@ -34,7 +35,8 @@ from mycomesh.mesh.messages import (
 )
 from mycomesh.mesh.overlay.gossip import Gossip, GossipSend
 from mycomesh.mesh.overlay.interests import Interests
-from mycomesh.mesh.overlay.topology import Neighbour, Topology
+from mycomesh.mesh.overlay.kin import Kin
+from mycomesh.mesh.overlay.topology import Neighbour, Topology, chosen_relay
 from mycomesh.mesh.rate_limit import admit_at_rate
 from mycomesh.mesh.results import Drop, Result, Send
 
@@ -56,6 +58,10 @@ _NO_LINK = -1
 # Rate of one member's requests for lists: two at link-up, then one at each news of certificates. A reply may have 300 KB.
 ANSWER_EVERY_MS = 500
 ANSWERS_AT_ONCE = 16
+ASK_MS = 300  # between requests for lists on links that come up together: the round trip of a slow radio
+KNOWN_MS = (
+    5_000  # how long a node remembers which certificates a peer has: as long as a newcomer learns the list of them
+)
 EXPIRE_MS = 60_000  # between checks of the members' expiry, which is a matter of days
 
 _DOMAIN = b"batch"
@@ -69,10 +75,13 @@ class Overlay:
     """The overlay of one node. A link is known by its number, a member by its 16-byte node id."""
 
     __slots__ = (
+        "_ask_ms",
+        "_certificates_of",
         "_certificates_to_relay",
         "_config",
         "_expire_ms",
         "_links",
+        "_links_to_ask",
         "_neighbours",
         "_recheck_link",
         "_records_to_relay",
@@ -84,6 +93,7 @@ class Overlay:
         "_uncertified_bytes",
         "gossip",
         "interests",
+        "kin",
         "membership",
         "roster",
         "topology",
@@ -103,6 +113,10 @@ class Overlay:
         self._uncertified: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
         self._uncertified_bytes = 0
         self._expire_ms = 0
+        self._links_to_ask: dict[int, None] = {}  # links whose peers were not asked yet what this node lacks
+        # Link -> (when, digests) that its peer said it has; the digests are dropped after `KNOWN_MS`, when the peer has got the rest.
+        self._certificates_of: dict[int, tuple[int, frozenset[bytes]]] = {}
+        self._ask_ms = 0  # when the next one may be
         # Node -> (record, links that have it).
         self._records_to_relay: dict[bytes, tuple[bytes, dict[int, None]]] = {}
         self._relay_records_ms: int | None = None
@@ -116,6 +130,7 @@ class Overlay:
         self.roster = membership.roster
         self.topology = Topology(membership.roster.identity)
         self.interests = Interests(config.topic_of, _Ways(self))
+        self.kin = Kin(membership.roster, self.interests, self.topology)
         self.gossip = Gossip(self._covered, rng, config.gossip, self.interests)
 
     def is_large(self, now_ms: int) -> bool:
@@ -124,33 +139,40 @@ class Overlay:
 
     # ---- links
 
-    def on_link_up(self, link: int, certificate: Certificate, wall_ms: int) -> list[Result]:
+    def on_link_up(self, link: int, certificate: Certificate, now_ms: int, wall_ms: int) -> list[Result]:
         """Add a link: send the member our summaries, announce its certificate if that is new, and renew it if it is due.
 
-        All of this happens at once, because a drone that flies past may be out of reach a moment later.
+        All of this happens at once, because a drone that flies past may be out of reach a moment later. Of several links that
+        come up together, the next is asked after `ASK_MS`, when the answer of the one before has come: each peer would send all.
         """
         results = self.membership.on_link_up(link, certificate.node_id)
         if self.membership.record_certificate(certificate):
             self._announce(certificate, results)
         self._links[link] = certificate.node_id
         self.gossip.on_link_up(link)
-        self.topology.on_links_changed()
-        results.append(Send(link, CertificatesHave(self.roster.digests()), 0))
-        results.append(Send(link, LinkStatesHave(self.topology.versions()), 1))
+        self.topology.on_links_changed(now_ms)
+        self._links_to_ask[link] = None
+        if self._ask_ms <= now_ms:
+            results += self._ask_next(now_ms)
         results += self.interests.on_link_up(link)
         known = self.roster.get(certificate.node_id)
         for renewed in [] if known is None else self.membership.renew_if_due(known, wall_ms):
             self._announce(renewed, results)
         return results
 
-    def on_link_down(self, link: int, now_ms: int) -> None:
-        """Remove a link."""
+    def on_link_down(self, link: int, now_ms: int, *, lost: bool) -> None:
+        """Remove a link. If it was `lost`, ask another peer for what its own peer may have been about to relay."""
         del self._links[link]
+        self._links_to_ask.pop(link, None)
+        self._certificates_of.pop(link, None)
         self.membership.on_link_down(link)
         self._request_rates.pop(link, None)
         self.interests.on_link_down(link)
         self.gossip.on_link_down(link, now_ms)
-        self.topology.on_links_changed()
+        self.topology.on_links_changed(now_ms, fewer=True)
+        if lost and self._links:
+            self._recheck_link = next(reversed(self._links))
+            self._schedule_relay(now_ms)
 
     def links(self) -> Iterable[tuple[int, bytes]]:
         """Return every link, with the 16-byte node id of its peer."""
@@ -174,6 +196,8 @@ class Overlay:
         Raises:
             DecodeError, CertificateError: the member violated the protocol.
         """
+        if isinstance(message, CertificatesHave):
+            self._certificates_of[link] = (now_ms, frozenset(message.digests))
         match message:
             case Batch():
                 return self._on_batch(link, message, now_ms)
@@ -286,7 +310,8 @@ class Overlay:
     def deadline(self) -> int:
         """Return when `on_timer` has work."""
         due = min(self.topology.deadline(), self._expire_ms)
-        for other in (self.gossip.deadline(), self._relay_records_ms, self._relay_certificates_ms):
+        ask_ms = self._ask_ms if self._links_to_ask else None
+        for other in (self.gossip.deadline(), self._relay_records_ms, self._relay_certificates_ms, ask_ms):
             due = due if other is None else min(due, other)
         return due
 
@@ -295,7 +320,12 @@ class Overlay:
         results: list[Result] = []
         if self._relay_certificates_ms is not None and self._relay_certificates_ms <= now_ms:
             results += self._relay_certificates()
+        if self._links_to_ask and self._ask_ms <= now_ms:
+            results += self._ask_next(now_ms)
         results += _to_results(self.gossip.on_timer(now_ms))
+        for link, (said_ms, digests) in self._certificates_of.items() if results else ():
+            if digests and now_ms - said_ms > KNOWN_MS:
+                self._certificates_of[link] = (said_ms, frozenset())
         if self._expire_ms <= now_ms:
             self._expire_ms = now_ms + EXPIRE_MS
             gone = self.roster.expire(wall_ms)
@@ -347,7 +377,14 @@ class Overlay:
 
     def _announce(self, certificate: Certificate, results: list[Result], besides: int = -1) -> None:
         message = Certificates((certificate.raw,))
-        results += (Send(link, message, 0) for link in self._links if link != besides)
+        results += (
+            Send(link, message, 0) for link in self._links if link != besides and self._lacks(link, certificate.raw)
+        )
+
+    def _lacks(self, link: int, raw: bytes) -> bool:
+        """Return True if a peer may lack a certificate: it has said what it has, and will not get the rest as an answer to that."""
+        known = self._certificates_of.get(link)
+        return known is not None and digest_of(raw) not in known[1]
 
     def _relay_record(self, node_id: bytes, raw: bytes, link: int, now_ms: int) -> None:
         """Relay a record together with the next ones, to the peers that have not sent it by then."""
@@ -359,10 +396,36 @@ class Overlay:
         if self._relay_records_ms is None:
             self._relay_records_ms = max(now_ms + GATHER_MS, self._relay_not_before_ms)
 
+    def _gets_record(self, peer: bytes, author: bytes, raw: bytes, known_to: Iterable[int]) -> bool:
+        """Return True if a peer gets a record of another node without this one: from the author, or another of its neighbours.
+
+        Whatever is lost that way, because a link that the records name is dead, comes by `on_link_down` or the next record.
+        """
+        own, topology = self.roster.own_id, self.topology
+        if author == own:
+            return False
+        if peer == author or peer in topology.neighbours(author):
+            return True  # the author sends its record to those that the record names
+        relays = topology.relays(author, peer)
+        if author in self._links.values():
+            return bool(relays) and chosen_relay((own, *relays), raw) != own
+        return bool(relays) or any(
+            source in self._links and topology.are_linked(self._links[source], peer) for source in known_to
+        )
+
+    def _ask_next(self, now_ms: int) -> list[Result]:
+        """Ask the peer of the first link that waits for it what this node lacks."""
+        link = next(iter(self._links_to_ask))
+        del self._links_to_ask[link]
+        self._ask_ms = now_ms + ASK_MS
+        certificates = Send(link, CertificatesHave(self.roster.digests()), 0)
+        return [certificates, Send(link, LinkStatesHave(self.topology.versions()), 1)]
+
     def _relay_certificates(self) -> list[Result]:
         results: list[Result] = []
         for link in self._links if self._certificates_to_relay else ():
-            raws = [raw for raw, source in self._certificates_to_relay.values() if source != link]
+            relayed = self._certificates_to_relay.values()
+            raws = [raw for raw, source in relayed if source != link and self._lacks(link, raw)]
             results += (Send(link, Certificates(piece), 0) for piece in _pieces(raws))
         self._certificates_to_relay.clear()
         self._relay_certificates_ms = None
@@ -370,8 +433,12 @@ class Overlay:
 
     def _relay_records(self) -> list[Result]:
         results: list[Result] = []
-        for link in self._links:
-            records = [raw for raw, known_to in self._records_to_relay.values() if link not in known_to]
+        for link, peer in self._links.items():
+            records = [
+                raw
+                for author, (raw, known_to) in self._records_to_relay.items()
+                if link not in known_to and not self._gets_record(peer, author, raw, known_to)
+            ]
             results += (Send(link, LinkStates(piece), 1) for piece in _pieces(records))
         if self._recheck_link in self._links:
             results.append(Send(self._recheck_link, LinkStatesHave(self.topology.versions()), 1))

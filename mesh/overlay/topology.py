@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.membership.identity import Identity
 
-__all__ = ["NEIGHBOURS_MAX", "NODES_MAX", "LinkState", "Neighbour", "Topology"]
+__all__ = ["NEIGHBOURS_MAX", "NODES_MAX", "LinkState", "Neighbour", "Topology", "chosen_relay"]
 
 NODES_MAX = 1_024  # records kept: a large mesh, and a third of a megabyte at 300 bytes each
 NEIGHBOURS_MAX = 64  # in one record: four times a full mesh of 16
@@ -34,6 +34,12 @@ SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot f
 # And this long for each node of a large mesh. Every record goes to every node, so the records that one receives per second stay
 # the same.
 SPACING_NODE_MS = 20
+# A node whose links keep changing reports them this often, after so many records in a row: each record goes to every node. Links
+# that are gone are reported sooner, because others rely on them.
+FIRST_MS = 500  # from the first link to the first record, which has the links that come up with it
+RECORD_EVERY_MS = 10_000
+RECORDS_AT_ONCE = 4
+RECORDS_OF_LOSS_AT_ONCE = 16
 WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record changes it
 WALK_NODE_MS = 5  # and this much for each node: a count takes longer there, and one node more or less decides nothing
 BURST_RECORDS = 4  # of one node, accepted at once: some link on the way may have delayed them
@@ -42,6 +48,7 @@ REFRESH_NODE_MS = 5_000  # or this long for each node: 300 bytes in 5 s leave ro
 RTT_MS_MAX = 600_000  # more is not a measurement
 SEQUENCE_MAX = 2**63 - 1
 
+_NEVER = 1 << 62
 _VERSION = 1
 _HEAD = bytes((0x84, _VERSION, 0x50))  # of a record's body in CBOR: an array of 4, the version, 16 bytes
 _DOMAIN = b"link-state"
@@ -53,12 +60,20 @@ _SEQUENCE_AT = _NODE_AT + _ID_BYTES
 
 @dataclass(frozen=True, slots=True, order=True)
 class Neighbour:
-    """One link as one of its ends reports it: the peer, the round trip (-1: not measured), bytes since the link is up."""
+    """One link as one of its ends reports it: the peer, the round trip (-1: not measured), bytes since the link is up.
+
+    A circuit has no bytes: they are those of the links that carry it.
+    """
 
     node_id: bytes
     rtt_ms: int
     sent_bytes: int
     received_bytes: int
+
+    @property
+    def is_circuit(self) -> bool:
+        """True if other links carry this one."""
+        return not self.sent_bytes and not self.received_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +130,9 @@ class Topology:
         "_by_raw",
         "_changed",
         "_count",
+        "_fewer",
         "_identity",
+        "_over_ms",
         "_published_ms",
         "_reachable",
         "_records",
@@ -134,20 +151,28 @@ class Topology:
         self._count = 1
         self._walked_ms: int | None = None
         self._sequence = 0
-        self._changed = True
+        self._changed = False
+        self._fewer = False  # a link is gone since our last record
         self._published_ms: int | None = None
+        self._over_ms = 0  # token bucket of our records
 
     # ---- our own record
 
-    def on_links_changed(self) -> None:
-        """Note that our links differ from our record, so that the next record is due sooner."""
+    def on_links_changed(self, now_ms: int, *, fewer: bool = False) -> None:
+        """Note that our links differ from our record, so that the next record is due sooner; `fewer`: some link is gone."""
+        if self._published_ms is None and not self._changed:
+            self._published_ms = now_ms + FIRST_MS - self.spacing_ms()
         self._changed = True
+        self._fewer = self._fewer or fewer
 
     def deadline(self) -> int:
         """Return when `make_record` is due."""
         if self._published_ms is None:
-            return 0
-        return self._published_ms + (self.spacing_ms() if self._changed else self.refresh_ms())
+            return _NEVER  # nobody asks for the links of a node that has none
+        if not self._changed:
+            return self._published_ms + self.refresh_ms()
+        at_once = RECORDS_OF_LOSS_AT_ONCE if self._fewer else RECORDS_AT_ONCE
+        return max(self._published_ms + self.spacing_ms(), self._over_ms - RECORD_EVERY_MS * (at_once - 1))
 
     def spacing_ms(self) -> int:
         """Return the least time between two records of one node."""
@@ -166,8 +191,9 @@ class Topology:
         body = state.encode()
         raw = self._identity.sign(_DOMAIN, body) + body
         self._keep(_Record(state, raw, now_ms))
-        self._changed = False
+        self._changed = self._fewer = False
         self._published_ms = now_ms
+        self._over_ms = max(self._over_ms, now_ms) + RECORD_EVERY_MS
         return raw
 
     # ---- records of others
@@ -259,9 +285,18 @@ class Topology:
             self._count = len(self._reachable)
         return self._count
 
+    def relays(self, author: bytes, peer: bytes) -> list[bytes]:
+        """Return the nodes between an author and a node two links away from it."""
+        theirs = self._adjacent.get(peer, {})
+        return [each for each in self._adjacent.get(author, ()) if each in theirs and self.are_linked(each, peer)]
+
     def degree(self, node_id: bytes) -> int:
         """Return the number of neighbours that a node reports."""
         return len(self._adjacent.get(node_id, ()))
+
+    def neighbours(self, node_id: bytes) -> Iterable[bytes]:
+        """Return the neighbours that a node reports."""
+        return self._adjacent.get(node_id, ())
 
     def state(self, node_id: bytes) -> LinkState | None:
         """Return the newest record of a node."""
@@ -328,6 +363,15 @@ class Topology:
                         following.append(each)
             front = following
         return hops
+
+
+def chosen_relay(relays: Iterable[bytes], raw: bytes) -> bytes:
+    """Return which of several nodes relays a record to a node that all are linked with.
+
+    Each record chooses another, so that no node can hold all of them back.
+    """
+    number = int.from_bytes(raw[:_ID_BYTES], "big")
+    return min(relays, key=lambda node_id: int.from_bytes(node_id, "big") ^ number)
 
 
 def _neighbour(row: Any) -> Neighbour:

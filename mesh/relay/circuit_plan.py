@@ -28,14 +28,21 @@ Route = tuple[bytes, ...]
 
 
 class MeshGraph:
-    """The mesh as the link-states describe it, but with this node's actual `links`."""
+    """The mesh as the link-states describe it, but with this node's actual `links`, of which some are `circuits`."""
 
-    __slots__ = ("_edges", "_neighbours", "links", "own")
+    __slots__ = ("_circuits", "_edges", "_neighbours", "links", "own")
 
-    def __init__(self, own: bytes, links: Iterable[bytes], states: Iterable[LinkState]) -> None:
+    def __init__(
+        self, own: bytes, links: Iterable[bytes], states: Iterable[LinkState], circuits: Iterable[bytes] = ()
+    ) -> None:
         self.own = own
         self.links = dict.fromkeys(sorted(links))
-        self._neighbours = {each.node_id: dict.fromkeys(n.node_id for n in each.neighbours) for each in states}
+        self._neighbours: dict[bytes, dict[bytes, None]] = {}
+        self._circuits = {own: dict.fromkeys(circuits)}
+        for each in states:
+            self._neighbours[each.node_id] = dict.fromkeys(n.node_id for n in each.neighbours)
+            if each.node_id != own:
+                self._circuits[each.node_id] = {n.node_id: None for n in each.neighbours if n.is_circuit}
         self._edges: dict[bytes, list[bytes]] = {}
 
     @property
@@ -52,6 +59,16 @@ class MeshGraph:
         if known is None:
             known = self._edges[node_id] = self._both(node_id)
         return known
+
+    def carriers(self, node_id: bytes) -> list[bytes]:
+        """Return the nodes that a node is linked with, without circuits: a circuit through a circuit passes some link twice."""
+        nothing: dict[bytes, None] = {}
+        inside = self._circuits.get(node_id, nothing)
+        return [
+            each
+            for each in self.edges(node_id)
+            if each not in inside and node_id not in self._circuits.get(each, nothing)
+        ]
 
     def _both(self, node_id: bytes) -> list[bytes]:
         if node_id == self.own:
@@ -110,7 +127,7 @@ class CircuitPlan:
         for _ in range(RELAYS_MAX):
             following: list[Route] = []
             for route in front:
-                for each in self._graph.edges(route[-1]):
+                for each in self._graph.carriers(route[-1]):
                     role = self._is_relay(each)
                     if role is False:
                         found.setdefault(each, (*route, each))

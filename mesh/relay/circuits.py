@@ -31,6 +31,7 @@ from mycomesh.mesh.events import (
     SendMessage,
     Write,
 )
+from mycomesh.mesh.messages import CIRCUIT_FRAME
 from mycomesh.mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
 from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph
 from mycomesh.mesh.relay.topic_plan import TopicPlan
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CONNS_FROM", "Circuits"]
 
-FRAME = b"\x01"  # the first byte of each frame: no message of the application begins so
 CONNS_FROM = 1 << 40  # first connection number of circuits: shells never count so far
 CIRCUITS_MAX = 64  # of one member: the tree needs five, the rest is for circuits that others open
 PLAN_MS = 1_000  # between two plans, while there is a link with a relay, or circuits for topics are missing
@@ -147,7 +147,7 @@ class Circuits:
                     case Dial(address) if is_circuit(address.host):
                         # A peer announced a circuit's address, which cannot be dialled.
                         todo.append(DialFailed(address))
-                    case DeliverMessage(link, payload) if link in self._relayed or payload[:1] == FRAME:
+                    case DeliverMessage(link, payload) if link in self._relayed or payload[:1] == CIRCUIT_FRAME:
                         self._on_message(link, payload, todo, now_ms)
                     case _:
                         done.append(action)
@@ -203,6 +203,8 @@ class Circuits:
         most = QUEUED_BYTES_MAX if self._is_relay() else MEMBER_QUEUED_BYTES_MAX
         if next_link is None or next_link.session.outbox.queued > most:
             return SendMessage(link, frame.refusal().encode(), PRIORITY)
+        if frame.kind in (FrameKind.OPEN, FrameKind.ASK) and len(frame.route) == 3:
+            self._core.introduce(link, next_link.conn)  # a direct link would relieve this node
         return SendMessage(next_link.conn, frame.onward().encode(), PRIORITY)
 
     def _on_frame(self, link: int, frame: CircuitFrame, todo: deque[Event], now_ms: int) -> None:
@@ -253,7 +255,8 @@ class Circuits:
 
     def _plan(self, todo: deque[Event], now_ms: int) -> None:
         members, state = self._core.links.members, self._state()
-        graph = MeshGraph(self._core.roster.own_id, members, self._core.topology())
+        carried = [node_id for node_id, link in members.items() if link.conn >= CONNS_FROM]
+        graph = MeshGraph(self._core.roster.own_id, members, self._core.topology(), carried)
         plan = CircuitPlan(graph, self._is_relay_member)
         routes = plan.routes_to_open() if self._relayed else []
         topics = None if state is None else TopicPlan(graph, self._core.interests, self._is_relay_member)

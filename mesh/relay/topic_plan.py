@@ -17,7 +17,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.overlay.interests import wishes_for
+from mycomesh.mesh.overlay.interests import keeper_sets, wishes_for
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX
 from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph, Route
 
@@ -46,7 +46,7 @@ class TopicPlan:
             stated = interests.of(node_id)
             if stated is not None and node_id != graph.own and is_relay(node_id) is False:
                 self._wishes[node_id] = stated
-        self._keepers = self._sets()
+        self._keepers = keeper_sets(interests.own, self._wishes)
 
     def routes_to_open(self) -> list[Route]:
         """Return the routes of the circuits that this node lacks: itself, nodes that pass frames on, the other end."""
@@ -71,23 +71,6 @@ class TopicPlan:
         return any(member in self._wanting(topic) for topic in self._interests.held)
 
     # ---- who wants what
-
-    def _sets(self) -> list[frozenset[bytes]]:
-        """Return the sets of members that want a topic which this node wants, this node among them, each set once."""
-        own = self._interests.own
-        if own is None:
-            return []
-        found: dict[frozenset[bytes], None] = {}
-        for group in sorted({group for wishes in self._wishes.values() for group in wishes}):
-            whole = [node_id for node_id, wishes in self._wishes.items() if group not in wishes]
-            by_topic: dict[str, list[bytes]] = {}
-            for node_id, wishes in self._wishes.items():
-                for topic in wishes.get(group, ()):  # in any order: the sets are sorted below
-                    by_topic.setdefault(topic, []).append(node_id)
-            nobody: list[bytes] = []  # names the topics of the others
-            wanted = map(by_topic.__getitem__, own[group]) if group in own else (nobody, *by_topic.values())
-            found |= dict.fromkeys(frozenset((*whole, *more)) for more in wanted)
-        return sorted((each for each in found if len(each) > 1), key=sorted)
 
     def _wanting(self, topic: Topic) -> frozenset[bytes]:
         wanting = (node_id for node_id, wishes in self._wishes.items() if wishes_for(wishes, topic))
@@ -116,7 +99,7 @@ class TopicPlan:
             ends: list[Route] = []
             following: list[Route] = []
             for route in front:
-                for each in self._graph.edges(route[-1]):
+                for each in self._graph.carriers(route[-1]):
                     kind = role(each)
                     if kind is False and each not in inside and each not in found and len(route) > 1:
                         ends.append((*route, each))

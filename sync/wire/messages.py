@@ -46,6 +46,7 @@ __all__ = [
     "WholeMessage",
     "decode",
     "encode",
+    "kind_of",
 ]
 
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
@@ -192,6 +193,13 @@ class AreaDigests:
     answer: bool
 
 
+# Names by number.
+_KINDS = (
+    "Digests", "Vectors", "Chunk", "Ack", "Done", "TableSketch", "RepairRequest", "RepairRows", "Plan", "AuditRequest",
+    "AuditReply", "CoverageRequest", "CoverageReply", "Part", "AreaDigests",
+)  # fmt: skip
+
+
 LongMessage = Digests | Vectors | Done | CoverageReply
 
 
@@ -212,6 +220,13 @@ Message = WholeMessage | Part
 def encode(message: Message) -> bytes:
     """Return the canonical bytes of a message."""
     return codec.encode(_fields(message))
+
+
+def kind_of(payload: bytes) -> str:
+    """Return the kind of an encoded message, for counting; "other" for what no version has sent so far."""
+    at = 2 if payload[1:2] == b"\x0d" else 1  # of a part, that of the message which it is a part of
+    number = payload[at] if len(payload) > at else len(_KINDS)
+    return _KINDS[number] if number < len(_KINDS) and payload[0] >> 5 == 4 else "other"
 
 
 def _fields(message: Message) -> list[Any]:

@@ -78,6 +78,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield from _of_readers(status)
     yield from _of_children(status)
     yield from _of_mailboxes(status)
+    yield from _of_traffic(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 
 
@@ -186,6 +187,19 @@ def _of_mailboxes(status: Status) -> Iterator[_Metric]:
     yield _Metric("mailbox_tables_behind", "gauge", "Tables that do not follow another member's changes.", behind)
     proved = tuple((labels, each.proved_s_ago) for labels, each in named if each.proved_s_ago is not None)
     yield _Metric("mailbox_equal_age_seconds", "gauge", "Time since both were last proved equal.", proved)
+
+
+def _of_traffic(status: Status) -> Iterator[_Metric]:
+    named = [({"kind": each.kind, "way": "circuit" if each.in_circuits else "link"}, each) for each in status.traffic]
+    for field, text in (
+        ("sent_bytes", "Bytes of messages of one kind that were sent, before encryption."),
+        ("received_bytes", "Bytes of messages of one kind that arrived."),
+        ("sent", "Messages of one kind that were sent."),
+        ("received", "Messages of one kind that arrived."),
+    ):
+        name = field if field.endswith("bytes") else f"{field}_messages"
+        samples = tuple((labels, float(getattr(each, field))) for labels, each in named)
+        yield _Metric(f"traffic_{name}_total", "counter", text, samples)
 
 
 def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:

@@ -220,3 +220,26 @@ def test_a_port_behind_a_server_is_nothing_to_dial():
     scene.hint(Address(nats_address(b"instance").host, 7447), node_id=MEMBER)
     scene.run(60_000)
     assert scene.dials == []
+
+
+def test_a_sought_member_is_dialled_though_no_link_is_wanted():
+    base, other = Address("192.0.2.1", 4747), Address("192.0.2.2", 4747)
+    scene = Scene(base)
+    scene.dialler.links_wanted = 0
+    scene.hint(other)
+    scene.hint(base, node_id=MEMBER)
+    scene.run(1_000)
+    assert scene.dials == []
+    scene.dialler.sought = frozenset((MEMBER,))
+    scene.run(2_000)
+    assert [address for _, address in scene.dials] == [base]
+
+
+def test_a_sought_member_that_does_not_answer_is_dialled_more_and_more_rarely():
+    gone = Address("192.0.2.1", 4747)
+    scene = Scene()
+    scene.dialler.links_wanted = 0
+    scene.dialler.sought = frozenset((MEMBER,))
+    scene.hint(gone, node_id=MEMBER)
+    scene.run(120_000)
+    assert 4 <= len(scene.times(gone)) <= FAILURES_MAX

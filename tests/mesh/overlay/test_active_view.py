@@ -8,15 +8,25 @@ from types import SimpleNamespace
 import pytest
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.overlay.active_view import EXPLORE_MS, SEARCH_SPACING_MAX, STARTING_MS, ActiveView
+from mycomesh.mesh.overlay.active_view import (
+    EXPLORE_MS,
+    FILL_MS,
+    PARTIAL_LINKS,
+    SEARCH_SPACING_MAX,
+    STARTING_MS,
+    ActiveView,
+)
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 
 
-def view_of(members, reachable, *, large=True):
+def view_of(members, reachable, *, large=True, own=None):
     """The view of a grown node that knows so many members and reaches so many nodes."""
     topology = SimpleNamespace(reachable_count=lambda _now_ms: reachable)
-    overlay = SimpleNamespace(roster=range(members), topology=topology, is_large=lambda _now_ms: large)
+    interests, kin = SimpleNamespace(own=own), SimpleNamespace(members=lambda: frozenset(FULL[:1]))
+    overlay = SimpleNamespace(
+        roster=range(members), topology=topology, is_large=lambda _now_ms: large, interests=interests, kin=kin
+    )
     view = ActiveView(MeshConfig(), overlay, random.Random(1))
     view.links_wanted(FULL, 0)
     return view
@@ -58,3 +68,23 @@ def test_the_more_nodes_search_the_more_rarely_each_does(reachable, every_ms):
 def test_search_backs_off_with_links_and_searchers(members, links, reachable, spacing):
     view = view_of(members, reachable, large=members > MeshConfig().full_mesh_max)
     assert view.search_spacing([bytes((number,)) * 16 for number in range(links)], STARTING_MS) == spacing
+
+
+def test_a_node_that_wants_parts_has_few_links_with_others():
+    view = view_of(200, 200, own={"t": frozenset(("1",))})
+    later_ms = STARTING_MS + FILL_MS
+    assert view.links_wanted(FULL[:1], STARTING_MS) == PARTIAL_LINKS - 1
+    assert view.links_wanted(FULL[:PARTIAL_LINKS], STARTING_MS) == 0  # others may dial
+    assert view.deadline(FULL[:PARTIAL_LINKS]) == later_ms
+    assert view.links_wanted(FULL[:PARTIAL_LINKS], later_ms) == 1
+    assert view.links_wanted(FULL[: PARTIAL_LINKS + 1], later_ms + FILL_MS) == 0
+    assert view.links_wanted(FULL[1:4], later_ms + FILL_MS) == 0
+    assert (
+        view.links_wanted(FULL[1:4], later_ms + 2 * FILL_MS) == 1
+    )  # no other member that keeps what it keeps is linked
+
+
+def test_a_small_mesh_of_parts_is_no_full_mesh():
+    own = {"t": frozenset(("1",))}
+    assert view_of(10, 10, large=False, own=own).links_wanted(FULL[:4], STARTING_MS + FILL_MS) == 0
+    assert view_of(10, 10, large=False, own={}).links_wanted(FULL[:4], STARTING_MS) > 10

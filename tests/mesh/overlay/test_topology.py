@@ -6,8 +6,11 @@ from hypothesis import strategies as st
 
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.overlay.topology import (
+    FIRST_MS,
     NEIGHBOURS_MAX,
     NODES_MAX,
+    RECORD_EVERY_MS,
+    RECORDS_AT_ONCE,
     REFRESH_MS,
     REFRESH_NODE_MS,
     SPACING_MS,
@@ -94,16 +97,32 @@ def test_node_with_a_set_back_clock_supersedes_its_past():
 
 def test_records_of_one_node_are_spaced_and_repeated():
     topology = Topology(IDS[0])
-    assert topology.deadline() == 0
+    assert topology.deadline() > 1 << 60  # a node without links reports none
+    topology.on_links_changed(50)
+    assert topology.deadline() == 50 + FIRST_MS
     topology.make_record([near(1)], 100, WALL_MS)
     assert topology.deadline() == 100 + REFRESH_MS
-    topology.on_links_changed()
+    topology.on_links_changed(150)
     assert topology.deadline() == 100 + SPACING_MS
+
+
+def test_links_that_keep_coming_are_reported_rarely_and_losses_sooner():
+    topology = Topology(IDS[0])
+    at_ms = [0]
+    topology.on_links_changed(0)
+    for _ in range(RECORDS_AT_ONCE + 2):
+        at_ms.append(topology.deadline())
+        topology.make_record([near(1)], at_ms[-1], WALL_MS)
+        topology.on_links_changed(at_ms[-1])
+    assert at_ms[2] - at_ms[1] == SPACING_MS
+    assert at_ms[-1] - at_ms[-2] == RECORD_EVERY_MS
+    topology.on_links_changed(at_ms[-1], fewer=True)
+    assert topology.deadline() == at_ms[-1] + SPACING_MS
 
 
 def test_in_a_larger_mesh_each_node_reports_more_rarely():
     topology = chain()
-    topology.on_links_changed()
+    topology.on_links_changed(0)
     spacing = topology.deadline()
     for index in range(200):
         topology._records[index.to_bytes(16, "big")] = topology._records[IDS[0].node_id]

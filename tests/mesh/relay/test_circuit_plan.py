@@ -13,7 +13,7 @@ def states(*edges):
     for left, right in edges:
         claimed.setdefault(left, []).append(right)
         claimed.setdefault(right, []).append(left)
-    return [LinkState(node, 1, tuple(Neighbour(n, 1, 0, 0) for n in near)) for node, near in claimed.items()]
+    return [LinkState(node, 1, tuple(Neighbour(n, 1, 10, 20) for n in near)) for node, near in claimed.items()]
 
 
 def test_every_member_chooses_alike_and_each_pair_once():

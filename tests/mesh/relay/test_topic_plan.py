@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from mycomesh.mesh.config import of_everything
 from mycomesh.mesh.events import StateInterests
 from mycomesh.mesh.overlay.interests import Interests, wishes_for
+from mycomesh.mesh.overlay.topology import Neighbour
 from mycomesh.mesh.relay.circuit_plan import MeshGraph
 from mycomesh.mesh.relay.topic_plan import TopicPlan
 from tests.mesh.overlay.test_gossip import NoWays
@@ -22,6 +24,7 @@ class Mesh:
 
     def __init__(self, edges, wishes, relays=(), held=None):
         self.edges = list(edges)
+        self.circuits = []
         self.wishes = wishes
         self.relays = set(relays)
         self.held = held or {}
@@ -30,7 +33,17 @@ class Mesh:
         return [node.node_id for state in self.told() if state.node_id == own for node in state.neighbours]
 
     def told(self):
-        return states(*self.edges)
+        pairs = {frozenset(pair) for pair in self.circuits}
+        return [
+            replace(
+                state,
+                neighbours=tuple(
+                    Neighbour(each.node_id, 1, 0, 0) if frozenset((state.node_id, each.node_id)) in pairs else each
+                    for each in state.neighbours
+                ),
+            )
+            for state in states(*self.edges, *self.circuits)
+        ]
 
     def plan(self, own):
         interests = Interests(of_everything, NoWays())
@@ -38,7 +51,10 @@ class Mesh:
             node_id[:8]: wishes for node_id, wishes in self.wishes.items() if node_id != own and wishes is not None
         }
         interests.state(StateInterests(self.wishes[own], others, self.held.get(own, ()), 2))
-        return TopicPlan(MeshGraph(own, self.near(own), self.told()), interests, lambda node: node in self.relays)
+        circuits = [node for pair in self.circuits if own in pair for node in pair if node != own]
+        return TopicPlan(
+            MeshGraph(own, self.near(own), self.told(), circuits), interests, lambda node: node in self.relays
+        )
 
     def chosen(self):
         every = (node_id for node_id in self.wishes if node_id not in self.relays)
@@ -51,7 +67,7 @@ class Mesh:
             if not chosen:
                 return made
             made += chosen
-            self.edges += chosen
+            self.circuits += chosen
         raise AssertionError("still opens circuits")
 
     def groups(self, topic):
@@ -69,6 +85,14 @@ class Mesh:
 
 def keeps(*areas):
     return {"t": frozenset(areas)}
+
+
+def test_no_circuit_passes_another():
+    one, two, three, base = map(member, range(4))
+    mesh = Mesh([(one, two), (two, three), (three, base)], dict.fromkeys((two, three)) | {one: keeps("1"), base: {}})
+    mesh.wishes |= {two: keeps("2"), three: keeps("3")}
+    mesh.circuits = [(two, base)]
+    assert mesh.plan(one).routes_to_open() == [(one, two, three, base)]
 
 
 def test_a_chain_joins_the_ends_that_want_the_same():

@@ -18,6 +18,7 @@ from mycomesh.mesh.node.status import (
     Status,
     StreamView,
     TableView,
+    TrafficView,
 )
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
@@ -42,6 +43,7 @@ STATUS = Status(
     tables=(TableView("drones", 7, "00", 2, 1, "", None, "2026-11-24T00:00:00+00:00", 5, 3),),
     areas=(AreaView("drones", "7", True, 12, "00", 1, 1, 1, 2), AreaView("drones", "8", False, 0, "00", 0, 0, 2, 2)),
     not_after_s=1_900_000_000,
+    traffic=(TrafficView("Digests", False, 1, 90, 2, 180), TrafficView("rest", True, 0, 500, 0, 600)),
     scrub=ScrubView(2_500, 4, ("drones",)),
     lock_held_ms=12.5,
     accounts=(AccountView("aa", 'bra"vo\\\n', 70, 9_000, 3, 2, "2026-12-01"), AccountView("cc", "", 1, 8, 0, 0, "")),
