@@ -114,7 +114,7 @@ class Overlay:
         self._uncertified_bytes = 0
         self._expire_ms = 0
         self._links_to_ask: dict[int, None] = {}  # links whose peers were not asked yet what this node lacks
-        # Link -> (when, digests) that its peer said it has; the digests are dropped after `KNOWN_MS`, when the peer has got the rest.
+        # Link -> (when, digests) that its peer said it has; digests go after `KNOWN_MS`, when it has got the rest.
         self._certificates_of: dict[int, tuple[int, frozenset[bytes]]] = {}
         self._ask_ms = 0  # when the next one may be
         # Node -> (record, links that have it).
@@ -382,7 +382,7 @@ class Overlay:
         )
 
     def _lacks(self, link: int, raw: bytes) -> bool:
-        """Return True if a peer may lack a certificate: it has said what it has, and will not get the rest as an answer to that."""
+        """Return True if a peer may lack a certificate: it has said what it has, and got an answer to that."""
         known = self._certificates_of.get(link)
         return known is not None and digest_of(raw) not in known[1]
 
