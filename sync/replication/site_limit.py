@@ -21,8 +21,8 @@ __all__ = ["NODE_AREA_SITES_MAX", "NODE_SITES_MAX", "SITES_MAX", "limit_sites", 
 
 # Sites of one node: its files, one after the other, and the restored backups of each.
 NODE_SITES_MAX = 64
-# Sites of areas of one node: a base that writes to each of a thousand vehicles, and the restored backups of its file.
-NODE_AREA_SITES_MAX = 4_096
+# Sites of areas of one node: a base that writes to each of ten thousand vehicles. Four such nodes fill `SITES_MAX`.
+NODE_AREA_SITES_MAX = 16_384
 # Sites in all: a table's vector then has 2 MB on the wire. A mesh of 1,024 members that all changed 63 times has as many.
 SITES_MAX = 65_536
 

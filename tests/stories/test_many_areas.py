@@ -56,6 +56,17 @@ def test_equal_areas_cost_one_line_however_many(bases, count):
     assert size < 300, "two areas, of which this node keeps no more"
 
 
+def test_ten_thousand_areas_of_one_writer_cost_one_line(bases):
+    """Takes some seconds: it holds the limit of sites of one node to what the documents promise."""
+    count = 10_000
+    bases.write(bases.nodes[0], ROWS.format(count))
+    bases.run(20_000)
+    assert len(bases.rows(1)) == count
+    found = compare(bases)
+    assert {kind for _, _, kind in found} == {"Digests"}
+    assert sum(found[0, 1, "Digests"]) < 1_024
+
+
 def lose(fleet, script):
     fleet.publishing = False
     fleet.write(fleet.nodes[0], script)
