@@ -222,7 +222,7 @@ def test_a_port_behind_a_server_is_nothing_to_dial():
     assert scene.dials == []
 
 
-def test_a_sought_member_is_dialled_though_no_link_is_wanted():
+def test_a_sought_member_is_dialled_beyond_the_view():
     base, other = Address("192.0.2.1", 4747), Address("192.0.2.2", 4747)
     scene = Scene(base)
     scene.dialler.links_wanted = 0
@@ -235,7 +235,7 @@ def test_a_sought_member_is_dialled_though_no_link_is_wanted():
     assert [address for _, address in scene.dials] == [base]
 
 
-def test_a_sought_member_that_does_not_answer_is_dialled_more_and_more_rarely():
+def test_a_sought_member_without_an_answer_is_dialled_rarely():
     gone = Address("192.0.2.1", 4747)
     scene = Scene()
     scene.dialler.links_wanted = 0

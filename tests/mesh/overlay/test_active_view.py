@@ -70,7 +70,7 @@ def test_search_backs_off_with_links_and_searchers(members, links, reachable, sp
     assert view.search_spacing([bytes((number,)) * 16 for number in range(links)], STARTING_MS) == spacing
 
 
-def test_a_node_that_wants_parts_has_few_links_with_others():
+def test_a_node_of_parts_has_few_other_links():
     view = view_of(200, 200, own={"t": frozenset(("1",))})
     later_ms = STARTING_MS + FILL_MS
     assert view.links_wanted(FULL[:1], STARTING_MS) == PARTIAL_LINKS - 1

@@ -44,7 +44,7 @@ def kin_of(own, wishes, edges=()):
     return Kin(roster, interests, topology)
 
 
-def test_a_drone_seeks_the_base_and_the_base_all_drones():
+def test_a_drone_seeks_the_base_and_it_all():
     base, *drones = map(member, range(6))
     wishes = {base: {}} | {drone: keeps(str(number)) for number, drone in enumerate(drones)}
     drone = kin_of(drones[0], wishes)
@@ -69,7 +69,7 @@ def test_what_is_lacking_is_looked_up_rarely():
     assert kin.sought(lambda: ([second], []), LOOK_MS) == frozenset()
 
 
-def test_a_node_with_too_many_links_seeks_and_protects_none():
+def test_too_many_links_seek_and_protect_none():
     base, drone = member(0), member(1)
     kin = kin_of(base, {base: {}, drone: keeps("1")})
     many = [member(number) for number in range(10, 10 + KIN_LINKS_MAX)]
@@ -79,7 +79,7 @@ def test_a_node_with_too_many_links_seeks_and_protects_none():
     assert not kin.needs(drone, [*many, drone])
 
 
-def test_no_order_of_drops_parts_members_with_the_same_topic():
+def test_drops_part_no_members_with_the_same_topic():
     rng = random.Random(4)
     for _ in range(20):
         nodes = [member(number) for number in range(1, 9)]

@@ -106,7 +106,7 @@ def test_records_of_one_node_are_spaced_and_repeated():
     assert topology.deadline() == 100 + SPACING_MS
 
 
-def test_links_that_keep_coming_are_reported_rarely_and_losses_sooner():
+def test_gained_links_are_reported_rarely_and_losses_sooner():
     topology = Topology(IDS[0])
     at_ms = [0]
     topology.on_links_changed(0)
