@@ -114,6 +114,8 @@ class VirtualFacts:
                 and not index_refusal(spec.sql, fact, index.name)
             ):
                 self._registry.facts.write(key, VIRTUAL, text)
+                if self._store.meta(f"made/{key}") is None:  # so that `follow` makes none that a program has dropped
+                    self._store.meta_set(f"made/{key}", _OWN)
 
     def follow(self) -> None:
         """Create the indexes that this file lacks, once, and triggers that come to one later, if a node began the file.

@@ -238,7 +238,7 @@ def messages(datas, sync_data, circuit_data):
     """Check that a message has one encoding, and that any message of a member causes results or the end of its link."""
     rng = random.Random(1)
     overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
-    overlay.on_link_up(1, SECOND.certificate, WALL_MS)
+    overlay.on_link_up(1, SECOND.certificate, 9, WALL_MS)
     for number, data in enumerate(datas):
         try:
             message = decode(data)

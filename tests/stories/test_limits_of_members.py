@@ -241,7 +241,7 @@ def test_number_of_a_circuit(value, fits):
 def waiting(sizes):
     rng = random.Random(1)
     overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
-    overlay.on_link_up(1, SECOND.certificate, WALL_MS)
+    overlay.on_link_up(1, SECOND.certificate, 9, WALL_MS)
     for size in sizes:
         overlay.on_message(1, Batch(rng.randbytes(16), 1, False, bytes(64), bytes(size)), 9, WALL_MS)
     return [len(batch.payload) for _, batch in overlay._uncertified.values()]

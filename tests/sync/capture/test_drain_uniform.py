@@ -217,7 +217,7 @@ def test_other_chunks_are_left_with_nothing_done(pair, tmp_path, taken, script):
     assert not any(taken)
 
 
-def test_rows_of_other_sites_are_taken_with_what_they_saw(pair, tmp_path, taken):
+def test_rows_of_other_sites_are_taken(pair, tmp_path, taken):
     one, two = pair
     one.sql(TABLES)
     filled(one)
