@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.sync.exchange.link import NOBODY
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner, cut
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer", wire.Vectors, wire.Ack)
 
-__all__ = ["NOBODY", "lacking", "readable", "record", "replay"]
+__all__ = ["lacking", "readable", "record", "replay"]
 
 ANSWER_MS = 60_000  # the exchange answers within milliseconds unless the file is locked or the disk is full
 REQUEST_MS = 5_000  # a table that another round fetches is not requested; the caller tries again later
 SETTLE_MS = 5_000  # from the end of a stream until its vectors are taken
 SETTLE_STEP_MS = 100
 PASSES_MAX = 8  # replays of one recording; the first may only bring the definitions of tables
-
-NOBODY = bytes(16)  # the id of the reader in a recording; no member has it
 
 AUDIT = "its deletes are collected, and need a link with a member to tell which rows they were"
 

@@ -55,7 +55,7 @@ from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
 from mycomesh.sync.exchange.interest_repeats import InterestRepeats
 from mycomesh.sync.exchange.interest_report import InterestReport
-from mycomesh.sync.exchange.link import Link
+from mycomesh.sync.exchange.link import NOBODY, Link
 from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.purge_schedule import PurgeSchedule
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
@@ -406,11 +406,8 @@ class Exchange:
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.AuditReply():
                 self._on_round_message(number, message, size, turn)
             case wire.Vectors(vectors):
-                self._attempt(lambda: self._on_met(vectors, turn), turn)  # after an error the next request repeats this
-                units = ((self._replica.registry.unit(name), vector) for name, vector in vectors)
-                tops = [vector.top(unit.own_site(self._replica.site)) for unit, vector in units if unit is not None]
-                self._clock_correction.record_covered(max(tops, default=0))
                 peer = self._links[number].peer
+                self._on_met(peer, vectors, turn)
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._server.on_vectors(number, readable, turn)
             case wire.Ack(acked):
@@ -436,10 +433,19 @@ class Exchange:
         elif self._replica.rights.may_read(self._links[number].peer, request.table):
             tombstone_audit.serve(self._replica, number, request, turn)
 
-    def _on_met(self, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
-        """Take a new site if a peer covers more of this one than the file itself."""
-        if self._replica.inbox.renew_site_if_behind(dict(vectors)):
-            notices.notify_new_site(self._replica.site, turn)
+    def _on_met(self, peer: bytes, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
+        """Take a new site if a peer covers more of this one than the file itself; note how much that is."""
+        if peer == NOBODY:  # it claims to cover what it is not to get yet
+            return
+
+        def renew() -> None:
+            if self._replica.inbox.renew_site_if_behind(dict(vectors)):
+                notices.notify_new_site(self._replica.site, turn)
+
+        self._attempt(renew, turn)  # after an error the next request repeats this
+        units = ((self._replica.registry.unit(name), vector) for name, vector in vectors)
+        tops = [vector.top(unit.own_site(self._replica.site)) for unit, vector in units if unit is not None]
+        self._clock_correction.record_covered(max(tops, default=0))
 
     def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):

@@ -10,7 +10,9 @@ from mycomesh.sync.exchange.link_status import LinkStatus, Progress
 from mycomesh.sync.wire.parts import Joiner
 from mycomesh.sync.wire.units import split_unit, table_of
 
-__all__ = ["Link"]
+__all__ = ["NOBODY", "Link"]
+
+NOBODY = bytes(16)  # the peer of a link that only records a round: the reader of a mailbox; no member has this id
 
 
 @dataclass(slots=True)

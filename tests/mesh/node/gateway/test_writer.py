@@ -248,3 +248,14 @@ def test_a_run_leaves_out_what_is_being_read(three, monkeypatch):
     asyncio.run(settle(charlie))
     asyncio.run(settle(alpha))
     assert alpha.rows() == bravo.rows() == charlie.rows() == [("first", 1), ("large", "more")]
+
+
+def test_a_parcel_after_a_restart_keeps_the_site(three):
+    """The reader of a recording claims to cover what comes later in the parcel, also of this node's own site."""
+    alpha = three[0]
+    site = alpha.node.peer.replica.site
+    alpha.node.reopen()
+    alpha.begin()
+    asyncio.run(alpha.writer.pack())
+    assert alpha.node.peer.replica.site == site
+    assert "site.renewed" not in alpha.node.noticed()
