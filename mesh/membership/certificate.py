@@ -145,7 +145,9 @@ class Certificate:
         """Raise CertificateError if the certificate has expired or is not yet valid, as far as the clock is reliable."""
         wall_s = wall_ms // 1_000
         if max(wall_s, newest_seen_s) >= self.not_after_s:
-            raise CertificateError("expired", f"certificate of {self.name} has expired: renew it or join again")
+            raise CertificateError(
+                "expired", f"certificate of {self.name} has expired: renew it or join again, if this clock is right"
+            )
         clock_was_set = wall_s >= max(newest_seen_s, _CLOCK_PLAUSIBLE_S)
         if clock_was_set and wall_s + SKEW_S_MAX < self.not_before_s:
             raise CertificateError(

@@ -80,7 +80,10 @@ def expiry_hint(certificate: Certificate, now_s: int) -> str:
     if left_s > WARN_BEFORE_S:
         return ""
     if left_s <= 0:
-        return "this node's certificate has expired: run 'mycomesh join CODE' on it; it keeps its keys and its file"
+        return (
+            "this node's certificate has expired: set its clock if that is wrong, else run 'mycomesh join CODE' on it;"
+            " it keeps its keys and its file"
+        )
     left = f"{left_s // 86_400} d" if left_s >= 2 * 86_400 else f"{left_s // 3_600} h {left_s % 3_600 // 60} min"
     return f"this node's certificate expires in {left}: {RENEW_HINT}"
 

@@ -57,6 +57,13 @@ def test_writes_reach_every_base_through_a_directory(bases):
     alpha.shows(
         "SELECT member, state FROM mycomesh_mailboxes ORDER BY member", "|running\nbravo|current\ncharlie|current\n"
     )
+    alpha.terminate()
+    up(alpha, share)  # none of the others says anything, and nothing is fetched
+
+    def shown_again():
+        return [(each["member"], each["bytes"]) for each in alpha.status()["mailboxes"][0]["streams"]]
+
+    eventually(lambda: shown_again() == [("bravo", 0), ("charlie", 0)], shown_again)
 
 
 def test_a_revoked_gateway_neither_reads_nor_brings_anything(bases):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import MeshError
 from mycomesh.mesh.events import Notice
-from mycomesh.mesh.mailbox.streams import Kind
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway.ledger import Ledger
@@ -232,12 +231,12 @@ class Gateway:
         state = "starting" if not self._loaded else "running"
         if trouble:
             state = "waiting"
-        live = {stream.author for stream in self._reader.streams.values() if stream.kind is not Kind.PARCEL}
         own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
+        owners = self._owners()
         streams = tuple(
-            self._stream_view(name, stream, wall_ms)
-            for name, stream in sorted(self._reader.streams.items(), key=lambda item: (item[1].member, item[0]))
-            if name != own and (stream.kind is not Kind.PARCEL or stream.author not in live)
+            self._stream_view(name, stream, owners[name], wall_ms)
+            for name, stream in sorted(self._reader.streams.items(), key=lambda item: (owners[item[0]][1], item[0]))
+            if name != own
         )
         return MailboxView(
             self._place.url,
@@ -251,12 +250,23 @@ class Gateway:
             streams,
         )
 
-    def _stream_view(self, name: bytes, stream: Stream, wall_ms: int) -> StreamView:
+    def _owners(self) -> dict[bytes, tuple[bytes, str]]:
+        """Return the node id and the name of each stream's member, also of a stream that says nothing since this start."""
+        streams, keys = self._reader.streams, self._courier.keys()
+        found = {name: (stream.author, stream.member) for name, stream in streams.items()}
+        if not all(stream.author for stream in streams.values()):
+            for member in self._courier.roster.members():
+                for name in (keys.live_stream_of(member.node_id), keys.stream_of(member.node_id)):
+                    if name in found:
+                        found[name] = (member.node_id, member.name)
+        return found
+
+    def _stream_view(self, name: bytes, stream: Stream, owner: tuple[bytes, str], wall_ms: int) -> StreamView:
         passed = self._ledger.passed.get(name, 0)
         return StreamView(
-            stream.member or f"stream {name.hex()}",
+            owner[1] or f"stream {name.hex()}",
             stream.base,
-            stream.author.hex(),
+            owner[0].hex(),
             passed,
             stream.waiting,
             stream.lag_ms(passed) / 1000,

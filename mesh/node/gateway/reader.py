@@ -82,8 +82,8 @@ class Stream:
     unopened: dict[int, int] = field(default_factory=dict)  # position -> when it did not open
 
     def lag_ms(self, passed: int) -> int:
-        """Return how far the position lies behind the newest envelope."""
-        return max(0, (self.newest >> POSITION_SHIFT) - (passed >> POSITION_SHIFT)) if self.waiting else 0
+        """Return how far the position lies behind the newest envelope; 0 before the first one was passed."""
+        return max(0, (self.newest >> POSITION_SHIFT) - (passed >> POSITION_SHIFT)) if self.waiting and passed else 0
 
 
 @dataclass(slots=True)
@@ -169,11 +169,11 @@ class LiveReader:
         """
         courier, keys = self._courier, self._courier.keys()
         listed = await courier.surroundings.storage(courier.mailbox.streams, keys.mesh)
-        own = keys.stream_of(courier.roster.own_id)
+        beside = self._parcels_beside_live(listed)
         progress = False
         failures: list[MailboxError] = []
         for name in listed[:STREAMS_MAX]:
-            if name == own:
+            if name in beside:
                 continue
             stream = self.streams.setdefault(name, Stream())
             try:
@@ -183,11 +183,20 @@ class LiveReader:
                 failures.append(error)
                 if len(failures) >= FAILED_STREAMS:
                     break
-        for name in [name for name in self.streams if name not in listed]:
+        for name in [name for name in self.streams if name not in listed or name in beside]:
             del self.streams[name]
         if failures:
             raise failures[0]
         return progress
+
+    def _parcels_beside_live(self, listed: Sequence[bytes]) -> set[bytes]:
+        """Return the streams of parcels of this node and of all gateways: their live streams say when a parcel is needed.
+
+        So none of their envelopes is fetched to learn whose they are, at each start and as large as they are.
+        """
+        keys, roster, there = self._courier.keys(), self._courier.roster, set(listed)
+        gateways = [each.node_id for each in roster.members() if keys.live_stream_of(each.node_id) in there]
+        return {keys.stream_of(node_id) for node_id in (roster.own_id, *gateways)}
 
     async def _read(self, name: bytes, stream: Stream, listed: Sequence[bytes]) -> bool:
         """Read one stream; return whether something was taken in."""

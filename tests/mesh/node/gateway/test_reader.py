@@ -6,9 +6,10 @@ import pytest
 
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
+from mycomesh.mesh.mailbox.streams import POSITION_SHIFT
 from mycomesh.mesh.node import courier as courier_module
 from mycomesh.mesh.node.gateway import reader as module
-from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS
+from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS, Stream
 from mycomesh.mesh.node.recording import AUDIT
 from tests.mesh.node.gateway.conftest import settle
 
@@ -39,7 +40,7 @@ def test_changes_of_every_base_reach_the_others(three):
     read(*three)
     assert [each.rows() for each in three] == [[("a", 3), ("first", 1)]] * 3
     assert not asyncio.run(alpha.writer.write())  # what came from others is there already
-    assert [stream.why for each in three for stream in each.reader.streams.values()] == [""] * 15
+    assert [stream.why for each in three for stream in each.reader.streams.values()] == [""] * 9
 
 
 def test_a_run_that_is_read_twice_opens_no_link(three, monkeypatch):
@@ -270,3 +271,27 @@ def test_a_restored_file_reads_its_own_stream(three):
     own = alpha.ledger.passed.pop(alpha.live)
     read(alpha)
     assert alpha.ledger.passed[alpha.live] == own
+
+
+def test_a_restart_fetches_nothing_again(three, monkeypatch):
+    """Neither changes that were read nor parcels, also not to learn whose they are."""
+    alpha, bravo, _ = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    bravo.ledger.store(bravo.node.peer.replica)
+    append(alpha, "INSERT INTO t VALUES('while it was down', 1)")
+    bravo.node.reopen()
+    bravo.begin()
+    fetched, get = [], bravo.courier.mailbox.get
+    monkeypatch.setattr(bravo.courier.mailbox, "get", lambda mesh, each: fetched.append(each) or get(mesh, each))
+    asyncio.run(bravo.writer.look())
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+    assert {each.position for each in fetched} == {alpha.ledger.own}
+
+
+def test_a_stream_without_a_position_has_no_lag():
+    """Positions are Unix times: the first one would be some 57 years behind."""
+    stream = Stream(waiting=1, newest=1_800_000_000_000 << POSITION_SHIFT)
+    assert stream.lag_ms(0) == 0
+    assert stream.lag_ms((1_800_000_000_000 - 5) << POSITION_SHIFT) == 5
