@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
@@ -210,6 +211,8 @@ def _run(argv: list[str]) -> int:
         top.print_help(sys.stderr)
         return exits.USAGE
     command = command_named(chosen.command)
+    if command.stays and not _may_use_tls(chosen):
+        lean.load()
     module = _load(command)
     parser = _parser_of(command, module)
     args = parser.parse_args(chosen.rest)
@@ -239,11 +242,25 @@ def _epilogue(page: Page) -> str:
 
 
 def _load(command: Command) -> CommandModule:
-    if command.stays:
-        lean.load()
     name, _, part = (command.implementation or command.name).partition(":")
     module = importlib.import_module(f"mycomesh.tools.commands.{name}")
     return cast("CommandModule", getattr(module, part) if part else module)
+
+
+def _may_use_tls(chosen: argparse.Namespace) -> bool:
+    """Return whether a node may use TLS: it logs in at a NATS server, and the file of that login may name certificates."""
+    explicit = chosen.home
+    for word, following in pairwise([*chosen.rest, ""]):
+        if word == "--home":
+            explicit = Path(following)
+        elif word.startswith("--home="):
+            explicit = Path(word.removeprefix("--home="))
+    try:
+        settings = Home.locate(explicit, os.environ).config_file.read_text(errors="replace")
+    except OSError:
+        settings = ""
+    said = " ".join([*chosen.rest, settings])
+    return "nats://" in said and "credentials" in said
 
 
 def top_parser() -> argparse.ArgumentParser:

@@ -1,7 +1,8 @@
 """Imports asyncio, uvloop, hashlib and hmac without TLS, to save memory in a node's process.
 
 asyncio and uvloop import `ssl` only to name its classes; hashlib and hmac look for OpenSSL's hashes beside Python's own. A node
-does not use TLS, and libssl, libcrypto and the `ssl` module are 4.5 MB of the 47 MB of an idle node (ADR 19).
+uses no TLS but at a NATS server with a login (tools/cli.py asks), and libssl, libcrypto and the `ssl` module are 4.5 MB of the
+47 MB of an idle node (ADR 19). The modules loaded here can use no TLS later.
 
 Invariant: a later import of `ssl` or `_hashlib` gets the real module (tests/tools/test_lean.py). A program that embeds a node
 does not call this.

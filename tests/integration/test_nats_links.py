@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.machines import Machine, eventually
+from tests.integration.machines import MYCOMESH, Machine, eventually
 from tests.integration.netns import Lab
 from tests.mesh.mailbox.servers import Nats
-from tests.tools.bridges.brokers import program
+from tests.tools.bridges.brokers import certificate, program
 
 pytestmark = pytest.mark.slow
 
@@ -138,3 +138,27 @@ def test_two_networks_meet_only_at_a_server(joined, tmp_path):
             for each in machines:
                 each.run("down")
                 each.process.wait(60)
+
+
+def test_links_and_mailboxes_use_tls_with_a_login(machine, joined, tmp_path):
+    """Each node is an interpreter of its own: one that serves leaves TLS out of its memory where it can (tools/lean.py)."""
+    cert, key = certificate(tmp_path)
+    (login := tmp_path / "nats.toml").write_text(f'user = "fleet"\npassword = "s3cret"\nca = "{cert}"\n')
+    login.chmod(0o600)
+    lines = f'tls {{ cert_file: "{cert}", key_file: "{key}" }}\nauthorization {{ user: fleet, password: s3cret }}'
+    with Nats(tmp_path, lines={"alone": lines}) as server:
+        made = []
+        for name in ("alpha", "bravo"):
+            shutil.copytree(joined / name, tmp_path / name)
+            made.append(machine(name))
+            made[-1].program = list(MYCOMESH)
+            settings = f'[base]\nmailbox = "{server.url()}"\ncredentials = "{login}"\n'
+            (made[-1].home.config / "config.toml").write_text(settings)
+            made[-1].up("--port", "0", "--peer", server.url(), "--peer-credentials", str(login))
+        alpha, bravo = made
+        eventually(lambda: linked(alpha) and linked(bravo), alpha.output)
+        assert linked(alpha)[0].startswith("nats%")
+        for each in made:
+            eventually(lambda each=each: each.status()["mailboxes"][0]["state"] == "running", each.output)
+        alpha.sql("CREATE TABLE drones(id TEXT PRIMARY KEY, v TEXT); INSERT INTO drones VALUES('d1', 'x')")
+        bravo.shows("SELECT v FROM drones", "x\n")
