@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,7 @@ async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None])
     more: dict[str, Any] = {}
     try:
         if server.ca:
+            logging.getLogger("asyncio").addFilter(_is_no_end_of_tls)
             more = {"tls": ssl.create_default_context(cafile=server.ca), "tls_hostname": server.host}
         if server.user:
             more |= {"user": server.user, "password": server.password}
@@ -133,6 +135,11 @@ async def connect(server: NatsServer, name: str, on_lost: Callable[[str], None])
         raise _error(server, error, found.last_error) from error
     note_end()
     return found
+
+
+def _is_no_end_of_tls(record: logging.LogRecord) -> bool:
+    """Return False for asyncio's warning at the end of each connection with TLS, about how the client ends it."""
+    return "eof_received() has no effect" not in str(record.msg)
 
 
 def _error(server: NatsServer, error: BaseException, last: str) -> NatsConnectError:

@@ -162,3 +162,5 @@ def test_links_and_mailboxes_use_tls_with_a_login(machine, joined, tmp_path):
             eventually(lambda each=each: each.status()["mailboxes"][0]["state"] == "running", each.output)
         alpha.sql("CREATE TABLE drones(id TEXT PRIMARY KEY, v TEXT); INSERT INTO drones VALUES('d1', 'x')")
         bravo.shows("SELECT v FROM drones", "x\n")
+        done = alpha.run("mailbox", "test", server.url(), "--credentials", str(login))
+        assert (done.returncode, done.stderr) == (0, "")
