@@ -252,8 +252,18 @@ CATALOGUE = {
             more=True,
         ),
         Kind("mailbox_far_ms", "mailbox", "ms", "append at a leaf until listed at another leaf, p50", goal=50),
-        Kind("mailbox_nats_mb", "mailbox", "MB", "an idle client of JetStream, beyond a node's modules", goal=8),
-        Kind("mailbox_s3_mb", "mailbox", "MB", "an idle client of a bucket, beyond a node's modules", goal=8),
+        Kind(
+            "mailbox_nats_mb",
+            "mailbox",
+            "MB",
+            "an idle client of JetStream, beyond a node's modules, before it gives back what it read",
+        ),
+        Kind(
+            "mailbox_s3_mb",
+            "mailbox",
+            "MB",
+            "an idle client of a bucket, beyond a node's modules, before it gives back what it read",
+        ),
         Kind(
             "gateway_dir_ms",
             "mailbox",
