@@ -46,8 +46,10 @@ _TAKEN = (AlreadyExistsError, FileExistsError)
 _FOLDER = "mycomesh"
 _STREAM = re.compile(rf"[0-9a-f]{{{2 * STREAM_BYTES}}}")
 _ENVELOPE = re.compile(r"[0-7][0-9a-f]{15}\.box")
-_REFUSES_CONDITION = re.compile(r"NotImplemented|\b501\b|InvalidArgument.*If-None-Match|not implemented", re.DOTALL)
-_REFUSED = re.compile(r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b40[13]\b")
+_REFUSES_CONDITION = re.compile(
+    r"NotImplemented|status code: 501\b|InvalidArgument.*If-None-Match|not implemented", re.DOTALL
+)
+_REFUSED = re.compile(r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|status code: 40[13]\b")
 
 
 class S3Mailbox:

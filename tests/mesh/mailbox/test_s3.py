@@ -152,6 +152,20 @@ def test_a_store_that_fails_is_tried_again(store, mailbox):
     assert mailbox.list_after(MESH, STREAM, 0) == [Listed(STREAM, 1, 4)]
 
 
+@pytest.mark.parametrize("number", [401, 403, 501])
+def test_a_number_in_an_error_is_no_status(store, mailbox, monkeypatch, number):
+    """The client names the time that a request took, which may be 403.58 ms."""
+    text = f"Error performing PUT {number} in {number}.58ms, after 3 retries - Server returned non-2xx status code: 503"
+
+    def put(*args, **options):
+        raise OSError(text)
+
+    monkeypatch.setattr(s3.obstore, "put", put)
+    with pytest.raises(MailboxError, match="check the endpoint"):
+        mailbox.append(MESH, STREAM, 1, b"data")
+    assert mailbox.conditional
+
+
 def test_a_lost_answer_does_not_take_the_position(store, mailbox):
     store.failures = [(0, "")]
     try:
