@@ -120,8 +120,11 @@ def test_maps_of_both_sides_find_all_features(mapped):
         assert summary(one) == (59, (-7, 10, 7.95, 60))
         assert rows(one, "SELECT rtreecheck('rtree_points_geom')") == [("ok",)]
         assert rows(one, "SELECT application_id FROM pragma_application_id") == [(0x47504B47,)]
-        assert not [table for table in one.status()["tables"] if table["conflicts"] or table["parked"]]
-        assert "index" not in " ".join(table["note"] for table in one.status()["tables"])
+        tables = one.status()["tables"]
+        assert not [table for table in tables if table["parked"]]
+        # GDAL writes an extent after its rows: a node that widens it in between writes another one at the same time.
+        assert not [table for table in tables if table["conflicts"] and table["name"] != "gpkg_contents"]
+        assert "index" not in " ".join(table["note"] for table in tables)
     gdal("ogrinfo", bravo.file, "-sql", "DELETE FROM points WHERE name = 'c'")
     settled(alpha, bravo, features=58)
     gdal("ogrinfo", bravo.file, "-sql", re.search(r"```\n(UPDATE gpkg_contents.*?)```", PAGE, re.DOTALL)[1])
