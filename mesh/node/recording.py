@@ -15,6 +15,7 @@ from mycomesh.sync.exchange.link import NOBODY
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner, cut
+from mycomesh.sync.wire.units import table_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ ANSWER_MS = 60_000  # the exchange answers within milliseconds unless the file i
 REQUEST_MS = 5_000  # a table that another round fetches is not requested; the caller tries again later
 SETTLE_MS = 5_000  # from the end of a stream until its vectors are taken
 SETTLE_STEP_MS = 100
+UNKNOWN_MAX = 4_096  # tables of a member that are not here, in one message; a mesh has some hundred
 PASSES_MAX = 8  # replays of one recording; the first may only bring the definitions of tables
 
 AUDIT = "its deletes are collected, and need a link with a member to tell which rows they were"
@@ -90,12 +92,19 @@ async def _expect(surroundings: Surroundings, link: VirtualLink, *kinds: type) -
 
 
 def lacking(replica: Replica, author: bytes, vectors: Sequence[tuple[str, Vector]]) -> list[str]:
-    """Return the tables of which this file takes rows from that member, and does not cover these vectors."""
-    return [
-        name
-        for name, vector in vectors
-        if replica.admits(name) and replica.rights.may_write(author, name) and vector.missing_from(replica.vector(name))
-    ]
+    """Return the tables of which this file takes rows from that member, and does not cover these vectors.
+
+    Of tables that this file does not have, `UNKNOWN_MAX` at most: a member may name any number.
+    """
+    found, unknown = list[str](), 0
+    for name, vector in vectors:
+        if table_of(name) not in replica.tables:
+            unknown += 1
+            if unknown > UNKNOWN_MAX:
+                continue
+        if replica.admits(name) and replica.rights.may_write(author, name) and vector.missing_from(replica.vector(name)):
+            found.append(name)
+    return found
 
 
 async def replay(

@@ -39,6 +39,7 @@ LOOK_REST = 9  # times the CPU of a look: a storage that tells without end, or l
 RETRY_MS = (1_000, 2_000, 5_000, 15_000)  # after the storage has failed
 AWAY_MS = 3_000  # a failure that lasts so long is reported
 NEVER_MS = 3_600_000
+BEHIND_SHOWN_MAX = 64  # tables or areas of one stream in a status: a table may have thousands of areas
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,12 @@ class Gateway:
             stream.copies,
             stream.refused,
             stream.why,
-            tuple(sorted(stream.behind)),
+            _few(sorted(stream.behind)),
             None if stream.proved_ms is None else max(0, wall_ms - stream.proved_ms) / 1000,
         )
+
+
+def _few(names: list[str]) -> tuple[str, ...]:
+    """Return the first names, and how many there are besides."""
+    more = len(names) - BEHIND_SHOWN_MAX
+    return (*names[:BEHIND_SHOWN_MAX], f"{more:,} more") if more > 0 else tuple(names)

@@ -28,6 +28,7 @@ from mycomesh.sync.wire.parts import Joiner
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
     from mycomesh.mesh.mailbox.mailbox import Listed
     from mycomesh.mesh.node.courier import Courier
     from mycomesh.mesh.node.gateway.ledger import Ledger
@@ -49,6 +50,9 @@ FAILED_STREAMS = 4  # in one look: then the storage itself is taken for away, si
 REFUSED_LOOK_BYTES = 16 << 20  # what one look at a stream reads in vain: a storage may invent any number of envelopes
 REFUSED_LOOK_LEAST = 256 << 10  # what one envelope counts at least, so that small ones are few too
 CACHE_BYTES = 2 << 20  # of a run that is kept between its first reading and its replay; a longer one is fetched again
+HEED_MS = WANT_MS // 2  # between two requests for a parcel that one member is granted, doubled each time for a day
+HEED_MS_LONGEST = WANT_MS_LONGEST // 2
+SOUGHT_MAX = 32  # streams of members that one look seeks behind more invented names than count
 
 
 @dataclass(slots=True)
@@ -80,6 +84,10 @@ class Stream:
     receipt: int = 0  # how far its gateway has read this node's live stream
     vain_bytes: int = 0  # read in this look, and refused
     unopened: dict[int, int] = field(default_factory=dict)  # position -> when it did not open
+    unfinished: LiveRun | None = (
+        None  # the run whose end has not come, so that nothing of it is fetched again at each look
+    )
+    failed: bool = False  # the storage could not list it at the last look
 
     def lag_ms(self, passed: int) -> int:
         """Return how far the position lies behind the newest envelope; 0 before the first one was passed."""
@@ -125,6 +133,14 @@ class LiveReader:
         self.parcel_wanted = False  # some other gateway asks for a parcel of this one
         self.news = False  # something was taken in since the last statement
         self.beside: dict[bytes, int] = {}  # gateways that append the same changes as this one -> when they last did
+        self._heeded: dict[
+            bytes, tuple[int, int]
+        ] = {}  # member -> when it was granted a parcel, and how long it waits for the next
+        self._sought = 0  # where the next look seeks streams of members
+        self._revoked: tuple[int, frozenset[bytes]] = (
+            0,
+            frozenset(),
+        )  # how many revocations, and the streams of their members
 
     @property
     def retry_ms(self) -> int | None:
@@ -167,19 +183,19 @@ class LiveReader:
         Raises:
             MailboxError, NodeError: the mailbox, some streams of it or the file cannot be used; what was read stays.
         """
-        courier, keys = self._courier, self._courier.keys()
-        listed = await courier.surroundings.storage(courier.mailbox.streams, keys.mesh)
+        listed = await self._listed()
         beside = self._parcels_beside_live(listed)
         progress = False
         failures: list[MailboxError] = []
-        for name in listed[:STREAMS_MAX]:
+        for name in listed:
             if name in beside:
                 continue
             stream = self.streams.setdefault(name, Stream())
             try:
                 progress = await self._read(name, stream, listed) or progress
+                stream.failed = False
             except MailboxError as error:  # a folder that is closed to this user does not hold up the others
-                stream.why = str(error)
+                stream.why, stream.failed = str(error), True
                 failures.append(error)
                 if len(failures) >= FAILED_STREAMS:
                     break
@@ -188,6 +204,35 @@ class LiveReader:
         if failures:
             raise failures[0]
         return progress
+
+    async def _listed(self) -> list[bytes]:
+        """Return the streams to read, those that failed at the last look behind the others, none of revoked members.
+
+        A storage may have any number of names. Where they are more than count, the streams of members come first, and
+        those that the listing has left out are sought by name, some at each look.
+        """
+        courier, keys = self._courier, self._courier.keys()
+        storage, roster = courier.surroundings.storage, courier.roster
+        listed = await storage(courier.mailbox.streams, keys.mesh)
+        if len(listed) >= STREAMS_MAX:
+            there = set(listed)
+            members = [name for each in roster.members() for name in _streams_of(keys, each.node_id)]
+            hidden = [name for name in members if name not in there]
+            known = {name for name in hidden if name in self.streams or name in self._ledger.passed}
+            unknown = [name for name in hidden if name not in known]
+            start = self._sought % max(1, len(unknown))
+            self._sought = start + SOUGHT_MAX
+            for name in [*unknown[start:], *unknown[:start]][:SOUGHT_MAX]:
+                if await storage(courier.mailbox.list_after, keys.mesh, name, 0):
+                    known.add(name)
+            first = dict.fromkeys(name for name in members if name in there or name in known)
+            listed = [*first, *(name for name in listed if name not in first)]
+        if self._revoked[0] != (count := len(roster.revocations.encoded_revocations())):
+            revoked = roster.revocations.effective()
+            self._revoked = count, frozenset(name for each in revoked for name in _streams_of(keys, each.node_id))
+        failed = {name for name, stream in self.streams.items() if stream.failed}
+        wanted = [name for name in listed if name not in self._revoked[1]]
+        return sorted(wanted[:STREAMS_MAX], key=failed.__contains__)
 
     def _parcels_beside_live(self, listed: Sequence[bytes]) -> set[bytes]:
         """Return the streams of parcels of this node and of all gateways: their live streams say when a parcel is needed.
@@ -257,10 +302,13 @@ class LiveReader:
 
     async def _follow(self, name: bytes, stream: Stream, news: Sequence[Listed]) -> None:
         """Take in the runs of a live stream in their order, up to the first that has to wait."""
-        run: LiveRun | None = None
+        run, stream.unfinished = stream.unfinished, None
+        if run is not None and run.envelopes[0].position <= self._ledger.passed.get(name, 0):
+            run = None
+        read = 0 if run is None else run.envelopes[-1].position
         for each in news:
-            if each.position <= self._ledger.passed.get(name, 0):
-                continue  # a parcel that filled a hole has brought it
+            if each.position <= max(read, self._ledger.passed.get(name, 0)):
+                continue  # a parcel that filled a hole has brought it, or the run under way has it
             opened = await self._open(stream, each)
             if opened is None:
                 run = None
@@ -286,6 +334,7 @@ class LiveReader:
                 return
             self._pass(name, stream, each.position)
             run = None
+        stream.unfinished = run
 
     async def _take(self, name: bytes, stream: Stream, run: LiveRun, opened: Opened) -> bool | None:
         """Take in a statement, or a run that ends with this envelope; return False if it has to wait, None if it goes on."""
@@ -343,8 +392,21 @@ class LiveReader:
         stream.heard = opened.position
         own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
         stream.base, stream.receipt = said.base, dict(said.receipts).get(own, 0)
-        if stream.author != self._courier.roster.own_id and own in said.wanted:
+        if stream.author != self._courier.roster.own_id and own in said.wanted and self._heeds(stream.author):
             self.parcel_wanted = True
+
+    def _heeds(self, member: bytes) -> bool:
+        """Return whether a request of a member for a parcel is granted: a parcel costs as much as all rows.
+
+        An honest member waits twice as long each time, too.
+        """
+        now_ms = self._courier.surroundings.clock()[0]
+        at_ms, wait_ms = self._heeded.get(member, (-HEED_MS, HEED_MS))
+        if now_ms < at_ms + wait_ms:
+            return False
+        again = now_ms < at_ms + WANT_MS_LONGEST and member in self._heeded
+        self._heeded[member] = now_ms, min(2 * wait_ms, HEED_MS_LONGEST) if again else HEED_MS
+        return True
 
     async def _take_run(self, name: bytes, stream: Stream, run: LiveRun, done: wire.Done) -> bool:
         """Take in one run; return False if it has to wait."""
@@ -484,6 +546,10 @@ class LiveReader:
         if missing:
             stream.behind |= dict.fromkeys(missing, "a statement covers what the mailbox has not brought")
             stream.parcel_from = max(stream.parcel_from or 0, passed + 1)
+
+
+def _streams_of(keys: EnvelopeKeys, node_id: bytes) -> tuple[bytes, bytes]:
+    return keys.live_stream_of(node_id), keys.stream_of(node_id)
 
 
 def _is_equal(replica: Replica, tables: Sequence[tuple[str, bytes, bytes]]) -> bool:
