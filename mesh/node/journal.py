@@ -1,6 +1,7 @@
 """The node's log: one line an event, as text for people or as one JSON object.
 
-Invariant: a line contains no control character, so text from peers cannot control the terminal.
+Invariants: a line contains no control character, so text from peers cannot control the terminal. No peer and no program can fill
+the disk with lines: of one event a log has `LINES_AT_ONCE`, and then one a second, except at level debug.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mycomesh.mesh.node.progress_bar import CLEAR, draw, shows_unicode
+from mycomesh.mesh.rate_limit import admit_at_rate
 
 if TYPE_CHECKING:
     from mycomesh.mesh.events import Notice
@@ -23,6 +25,8 @@ __all__ = ["LEVELS", "Journal", "as_value", "printable"]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # as the logging module numbers them
 COLUMNS_DEFAULT = 80
 LINE_CHARS_MAX = 2000  # cuts texts by which a peer tries to fill the log
+LINES_AT_ONCE = 500  # of one event: a node of a large mesh links with some hundred members as it starts
+LINE_EVERY_MS = 1_000
 
 
 @dataclass(slots=True)
@@ -36,11 +40,17 @@ class Journal:
     stream: TextIO | None = None
     form: str = "text"  # or json
     _bar_drawn: bool = False  # the last line is a progress bar
+    _rates: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # event -> its bucket, lines left out since
 
     def write(self, notice: Notice) -> None:
         """Print one notice; its details only at level debug."""
         if LEVELS.get(notice.level, 20) < LEVELS[self.level]:
             return
+        more = 0 if self.level == "debug" else self._left_out(notice.event)
+        if more is None:
+            return
+        if more:
+            notice = replace(notice, text=f"{notice.text} (and {more:,} more before)")
         if self.form == "json":
             self._print(json.dumps(as_value(notice), default=str))
             return
@@ -52,6 +62,15 @@ class Journal:
             tail = f"  [{notice.event}{' ' if pairs else ''}{pairs}]"
         line = printable(f"{moment}  {severity}{notice.text}{tail}"[:LINE_CHARS_MAX])
         self._print(line, notice if notice.event == "round.progress" else None)
+
+    def _left_out(self, event: str) -> int | None:
+        """Return how many lines of an event were left out since the last, None if this one is left out too."""
+        before_ms, count = self._rates.get(event, (None, 0))
+        rate_ms = admit_at_rate(
+            before_ms, time.monotonic_ns() // 1_000_000, every_ms=LINE_EVERY_MS, at_once=LINES_AT_ONCE
+        )
+        self._rates[event] = (before_ms, count + 1) if rate_ms is None else (rate_ms, 0)
+        return None if rate_ms is None else count
 
     def _print(self, line: str, progress: Notice | None = None) -> None:
         stream = self.stream or sys.stdout

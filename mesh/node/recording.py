@@ -102,7 +102,11 @@ def lacking(replica: Replica, author: bytes, vectors: Sequence[tuple[str, Vector
             unknown += 1
             if unknown > UNKNOWN_MAX:
                 continue
-        if replica.admits(name) and replica.rights.may_write(author, name) and vector.missing_from(replica.vector(name)):
+        if (
+            replica.admits(name)
+            and replica.rights.may_write(author, name)
+            and vector.missing_from(replica.vector(name))
+        ):
             found.append(name)
     return found
 

@@ -46,6 +46,8 @@ FRAME_BYTES_MIN = 8 << 10  # 64 ms at the speed to which the smallest window cor
 # Urgent messages leave in a frame of their own; other messages fill it up only as far as that costs no further packet.
 PACKET_BYTES = 1_410
 URGENT_BYTES = 32 << 10  # messages of priority 0 may exceed the window by this: an alert does not wait for credit
+# A receiver that withholds credit for its budget reads so much without, twice what any sender may send.
+UNCREDITED_BYTES_MAX = 2 * (WINDOW_MAX + URGENT_BYTES)
 CREDIT_EVERY = 16 << 10  # a receiver gives credit after reading this many bytes: half of the smallest window
 REASON_BYTES_MAX = 64  # of the reason in a closing record: one line of a log
 

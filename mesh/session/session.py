@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
-from mycomesh.mesh.errors import HandshakeError, MeshError
+from mycomesh.mesh.errors import DecodeError, HandshakeError, MeshError
 from mycomesh.mesh.session.key_refresh import KeyRefresh
 from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
 from mycomesh.mesh.session.records import (
     CREDIT_EVERY,
+    UNCREDITED_BYTES_MAX,
     End,
     RecordReader,
     RecordWriter,
@@ -215,6 +216,8 @@ class Session:
             self._take(data, steps, now_ms)
             if self.phase not in (Phase.OPEN, Phase.CLOSED) and self._early > EARLY_BYTES_MAX:
                 raise HandshakeError(f"{self._early} bytes arrived before the handshake was complete")
+            if self._inbox.uncredited > UNCREDITED_BYTES_MAX and self.paced:
+                raise DecodeError(f"the peer has sent {self._inbox.uncredited:,} bytes without credit")
         except MeshError as error:
             self._close()
             steps.append(Closed(str(error), error))

@@ -1,7 +1,8 @@
 """Fuzz targets: one function for each parser, which takes hostile input and asserts what must hold for any input.
 
 A parser raises only the package's own errors, accepts nothing that its author did not sign, and knows one encoding of a value.
-`replica_targets` has those that reach a file, `map_targets` those of maps and indexes.
+`replica_targets` has those that reach a file, `map_targets` those of maps and indexes, `flow_targets` those of
+shared flows.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ from mycomesh.sync.errors import DecodeError as SyncDecodeError
 from mycomesh.sync.wire import messages as sync_message
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from mycomesh.sync.wire.seals import Seal, leaves, tokens_of
-from tests.fuzz import map_targets, replica_targets
+from tests.fuzz import flow_targets, map_targets, replica_targets
 from tests.fuzz.bytes import cuts, damaged, hostile
 from tests.fuzz.registry import TARGETS, fuzz_test, target
 from tests.mesh.pipes import WALL_MS, mesh_of
 
-__all__ = ["TARGETS", "fuzz_test", "map_targets", "replica_targets"]
+__all__ = ["TARGETS", "flow_targets", "fuzz_test", "map_targets", "replica_targets"]
 
 NOW_MS = 1_000
 (FIRST, SECOND, THIRD), ROOT_SEED = mesh_of(3)

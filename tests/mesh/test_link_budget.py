@@ -20,7 +20,8 @@ from mycomesh.mesh.link_budget import (
     DayCount,
     LinkBudget,
 )
-from tests.mesh.pipes import Pipes, mesh_of
+from mycomesh.mesh.session.records import UNCREDITED_BYTES_MAX
+from tests.mesh.pipes import WALL_MS, Pipes, mesh_of
 
 RATE = 50_000
 
@@ -118,6 +119,26 @@ def test_bulk_in_either_direction_keeps_to_the_rate(limited):
     assert [len(payload) for payload in other.messages()] == [50_000] * 40
     assert not one.seen(LinkDown)
     assert not other.seen(LinkDown)
+
+
+@pytest.mark.parametrize("rate", [5_000, None])
+def test_a_peer_that_needs_no_credit_loses_its_link(monkeypatch, rate):
+    """Its own program decides what it sends: a day's bytes would be gone in seconds."""
+    budget = Budget(rate, bytes_day=20_000_000)
+    pipes, (victim, liar) = met(budget, None)
+    outbox = liar.core.links.conns[liar.link_to(victim)].session.outbox
+    monkeypatch.setattr(type(outbox), "unacknowledged", property(lambda _: 0, lambda *_: None))
+    if rate is None:  # no rate, and the day is over
+        victim.core.links.day.add(20_000_000, WALL_MS + pipes.now_ms)
+    before = carried(pipes, victim, liar)
+    for _ in range(30):
+        pipes.send(liar, victim, bytes(500_000))
+        pipes.run(100)
+        if victim.seen(LinkDown):
+            break
+    (down,) = victim.seen(LinkDown)[:1]
+    assert "bytes without credit" in down.reason
+    assert carried(pipes, victim, liar) - before < UNCREDITED_BYTES_MAX + 1_000_000
 
 
 def test_urgent_messages_do_not_wait_for_the_budget():

@@ -69,7 +69,7 @@ def test_a_run_without_end_is_fetched_once(three, monkeypatch):
 
 
 def test_the_end_of_a_run_may_come_later(three):
-    """What was read of a run is kept until its end comes, however it is cut."""
+    """A reader keeps the beginning of a run until its end comes, however it is cut."""
     alpha, bravo, _ = three
     alpha.write("INSERT INTO t VALUES('late', 1)")
     messages = []

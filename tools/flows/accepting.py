@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -41,6 +42,7 @@ __all__ = ["Accepting", "run"]
 PAUSE_S = 2  # before the next try, when the node or the file is away
 BUSY_MS = 5_000
 NAME_CHARS_MAX = 64
+WHY_CHARS_MAX = 500  # of a refusal, which may quote what the member has written
 UNSIGNED = f"{TABLE} is not signed, so that its rows prove no author; run: mycomesh policy {TABLE} signed"
 
 
@@ -99,19 +101,21 @@ class Accepting:
         if values is None:
             self._rows.pop(str(change["key"].get("name")), None)
             return
-        name, text = values["name"], values["section"]
+        name, text = values.get("name"), values.get("section")  # a member may have made the table with other columns
         if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
             return
         known = self._rows.get(name)
+        author = change["who"] if "section" in change["columns"] else known.author if known is not None else ""
+        if not self._acceptance.takes(author):  # nor does it count: a member that nobody accepts may write any number
+            self._rows.pop(name, None)
+            return
         if known is None and len(self._rows) >= ROWS_MAX:
             return
-        author = change["who"] if "section" in change["columns"] else known.author if known is not None else ""
         try:
             section = json.loads(text) if isinstance(text, str) and len(text) <= SECTION_CHARS_MAX else None
         except (ValueError, RecursionError):
             section = None
-        kept = section if isinstance(section, dict) and self._acceptance.takes(author) else {}
-        self._rows[name] = Shared(name, author, kept)
+        self._rows[name] = Shared(name, author, section if isinstance(section, dict) else {})
 
     async def _offer(self, link: NodeLink) -> None:
         """Let the node run what is accepted, each in the version that the table has by now."""
@@ -127,19 +131,32 @@ class Accepting:
     def _accepted(self) -> list[Shared]:
         """Return the rows to run; tell once why others cannot."""
         own, found, refused = set(names(self._home)), list[Shared](), dict[str, str]()
-        for name, row in sorted(self._rows.items()):
-            if not self._acceptance.takes(row.author) or name in own:
+        for row in _in_turns(self._rows):
+            name = row.name
+            if name in own:
                 continue
             try:
                 _check(row, len(found), self._acceptance.hosts)
             except ConfigError as error:
-                refused[name] = str(error)
-                if self._told.get(name) != str(error):
-                    self._reports.notify("flow.refused", f"{error} (shared by {row.author})", "warning")
+                refused[name] = why = (
+                    str(error) if len(str(error)) <= WHY_CHARS_MAX else f"{str(error)[:WHY_CHARS_MAX]}..."
+                )
+                if self._told.get(name) != why:
+                    self._reports.notify("flow.refused", f"{why} (shared by {row.author})", "warning")
             else:
                 found.append(row)
         self._told = refused
         return found
+
+
+def _in_turns(rows: Mapping[str, Shared]) -> list[Shared]:
+    """Return the rows by name, in turns of their authors: one that shares very many leaves room for the others."""
+    shared = Counter[str]()
+    turns: list[tuple[int, Shared]] = []
+    for _, row in sorted(rows.items()):
+        turns.append((shared[row.author], row))
+        shared[row.author] += 1
+    return [row for _, row in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _check(row: Shared, others: int, hosts: tuple[str, ...]) -> None:

@@ -102,7 +102,9 @@ def _url(name: str, text: str) -> str:
         _ = parts.port
     except (SchemeError, ValueError) as error:
         raise wrong(name, f"run {text!r}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+    # The parser leaves out line breaks, so that one host would be checked and another asked.
+    printable = text.isprintable() and " " not in text
+    if not printable or parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
         raise wrong(
             name,
             f'run = "https://HOST/PATH" names a webhook, without a password (put it into a file: credentials), not {text!r}',
@@ -117,7 +119,10 @@ def _files(name: str, kind: str, section: Mapping[str, Any], directory: str) -> 
         value = section.get(key, "")
         if not isinstance(value, str) or (value and kind != "http"):
             raise wrong(name, f"{key} must be the path of a file, for a webhook alone, not {value!r}")
-        found.append(str(Path(directory) / Path(value).expanduser()) if value else "")
+        try:
+            found.append(str(Path(directory) / Path(value).expanduser()) if value else "")
+        except RuntimeError as error:  # "~" of a user that this machine lacks
+            raise wrong(name, f"{key} {value!r}: {error}") from error
     return found
 
 

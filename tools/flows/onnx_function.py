@@ -194,7 +194,10 @@ class OnnxFunction(RowsFunction):
         if self._model.load():
             self._plan = None
             self._noted.clear()
-            store.create(self._db)
+            try:
+                store.create(self._db)
+            except store.ModelError as error:
+                raise NotReadyError(str(error)) from error
         self._seen = seen
 
     def prepare(self, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -263,7 +266,8 @@ class OnnxFunction(RowsFunction):
         before: Any = self._db.execute(listing, (flow, site, node, first)).fetchone()
         if before is None or before[0] != version.sha256:
             self._db.execute(
-                "INSERT OR REPLACE INTO mycomesh_model_uses VALUES(?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO mycomesh_model_uses(flow, site, first, node, name, version, sha256)"
+                " VALUES(?, ?, ?, ?, ?, ?, ?)",
                 (flow, site, first, node, version.name, version.version, version.sha256),
             )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.tools.flows.keys import dot_of, integer_key, text_key
 from mycomesh.tools.flows.settings import load_all
@@ -99,6 +100,8 @@ def _model(home: Home, flow: str, dot: str, who: str) -> str:
     db = store.open_file(ask(home, "status", brief=True)["file"])
     try:
         uses = store.uses(db, flow, *dot.rsplit("/", 2)[1:])
+    except store.ModelError as error:
+        raise NodeError(str(error)) from error
     finally:
         db.close()
     found = [text for node, text in uses if node == who] or [text for _, text in uses]

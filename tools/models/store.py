@@ -58,7 +58,11 @@ CREATE TABLE IF NOT EXISTS mycomesh_model_uses(
   flow TEXT NOT NULL, site TEXT NOT NULL, first INTEGER NOT NULL, node TEXT NOT NULL, name TEXT, version INTEGER, sha256 TEXT,
   PRIMARY KEY(flow, site, first, node));
 """
-_TABLES = ("mycomesh_models", "mycomesh_model_parts", "mycomesh_model_uses")
+_TABLES = {
+    "mycomesh_models": ("name", "version", "sha256", "size", "card", "nodes"),
+    "mycomesh_model_parts": ("sha256", "number", "bytes"),
+    "mycomesh_model_uses": ("flow", "site", "first", "node", "name", "version", "sha256"),
+}
 
 
 class ModelError(Exception):
@@ -101,25 +105,34 @@ class Chosen:
 
 
 def create(db: Any) -> None:
-    """Create the tables; the node serves them as it does a user's."""
-    listing = f"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN {_TABLES}"
-    if db.execute(listing).fetchone() != (len(_TABLES),):
+    """Create the tables; the node serves them as it does a user's.
+
+    Raises:
+        ModelError: another member has made one of them with other columns.
+    """
+    if not all(_has(db, name) for name in _TABLES):
         db.execute(_CREATE)
+        for name in _TABLES:
+            _has(db, name)
 
 
 def versions(db: Any, name: str | None = None) -> list[Version]:
-    """Return the versions of one model, or of all, the highest of each first; none where the tables are not there."""
-    if not _exists(db):
+    """Return the versions of one model, or of all, the highest of each first; none where the tables are not there.
+
+    Raises:
+        ModelError: another member has made one of the tables with other columns.
+    """
+    if not (_has(db, "mycomesh_models") and _has(db, "mycomesh_model_parts")):
         return []
     rows = db.execute(
         "SELECT name, version, substr(sha256, 1, ?3), size, substr(card, 1, ?4), substr(nodes, 1, ?5) FROM mycomesh_models"
-        " WHERE (?1 IS NULL OR name = ?1) AND length(name) <= ?6 ORDER BY name, version DESC LIMIT ?2",
+        " WHERE (?1 IS NULL OR name = ?1) AND length(name) <= ?6 AND typeof(version) = 'integer' AND typeof(size) = 'integer'"
+        " ORDER BY name, version DESC LIMIT ?2",
         (name, VERSIONS_MAX, DIGEST_CHARS, CARD_CHARS_MAX, PATTERN_CHARS_MAX, NAME_CHARS_MAX),
     ).fetchall()
     return [
         Version(str(name), version, str(digest), size, str(card or ""), str(nodes or ""))
         for name, version, digest, size, card, nodes in rows
-        if type(version) is int and type(size) is int
     ]
 
 
@@ -151,11 +164,13 @@ def add(db: Any, name: str, content: bytes, *, card: str, nodes: str, version: i
         made = Version(name, number, digest, len(content), card, nodes)
         parts = range(0, len(content), PART_BYTES)
         db.executemany(
-            "INSERT INTO mycomesh_model_parts VALUES(?1, ?2, ?3) ON CONFLICT DO UPDATE SET bytes = ?3 WHERE bytes IS NOT ?3",
+            "INSERT INTO mycomesh_model_parts(sha256, number, bytes) VALUES(?1, ?2, ?3)"
+            " ON CONFLICT DO UPDATE SET bytes = ?3 WHERE bytes IS NOT ?3",
             ((digest, place, content[start : start + PART_BYTES]) for place, start in enumerate(parts)),
         )
         db.execute(
-            "INSERT INTO mycomesh_models VALUES(?, ?, ?, ?, ?, ?)", (name, number, digest, len(content), card, nodes)
+            "INSERT INTO mycomesh_models(name, version, sha256, size, card, nodes) VALUES(?, ?, ?, ?, ?, ?)",
+            (name, number, digest, len(content), card, nodes),
         )
     return made
 
@@ -238,7 +253,7 @@ def write_verified(db: Any, version: Version, file: IO[bytes]) -> str:
     digest, size, count = hashlib.sha256(), 0, 0
     if not 0 < version.size <= MODEL_BYTES_MAX:
         return f"says that it has {version.size:,} bytes, beyond the limit of {MODEL_BYTES_MAX >> 20} MiB"
-    for part in _parts(db, version.sha256):
+    for part in _parts(db, version):
         size, count = size + len(part), count + 1
         if size > version.size:
             break
@@ -259,25 +274,31 @@ def uses(db: Any, flow: str, site: str, hlc: str) -> list[tuple[str, str]]:
         " FROM mycomesh_model_uses"
         " WHERE flow = ? AND site = ? AND first <= ? GROUP BY node ORDER BY node"
     )
-    exists = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'mycomesh_model_uses'"
-    if not hlc.isdigit() or db.execute(exists).fetchone() is None:
+    if not hlc.isdigit() or not _has(db, "mycomesh_model_uses"):
         return []
     return [(str(node), str(text)) for node, text, _ in db.execute(listing, (flow, site, int(hlc))).fetchall()]
 
 
-def _parts(db: Any, digest: str) -> Iterator[bytes]:
+def _parts(db: Any, version: Version) -> Iterator[bytes]:
+    """Yield the parts of a version, one more than it has at most: a member may write any number of small ones."""
     listing = (
         "SELECT bytes FROM mycomesh_model_parts WHERE sha256 = ? AND typeof(bytes) = 'blob' AND length(bytes) <= ?"
-        " ORDER BY number"
+        " ORDER BY number LIMIT ?"
     )
-    for (part,) in db.execute(listing, (digest, PART_BYTES)):
+    for (part,) in db.execute(listing, (version.sha256, PART_BYTES, -(-version.size // PART_BYTES) + 1)):
         yield part
 
 
-def _exists(db: Any) -> bool:
-    listing = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('mycomesh_models', 'mycomesh_model_parts')"
-    found: bool = db.execute(listing).fetchone() == (2,)
-    return found
+def _has(db: Any, table: str) -> bool:
+    """Return whether a table is there; raise `ModelError` if it has not the columns that `_CREATE` gives it."""
+    if db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone() is None:
+        return False
+    columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+    if not set(_TABLES[table]).issubset(columns):
+        raise ModelError(
+            f"{table} has other columns than a table of models, {', '.join(columns)[:200]}: some member made it so; drop it"
+        )
+    return True
 
 
 def _found(db: Any, name: str, version: int | None) -> list[Version]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mycomesh.mesh.events import Notice
-from mycomesh.mesh.node.journal import Journal
+from mycomesh.mesh.node.journal import LINES_AT_ONCE, Journal
 from mycomesh.mesh.node.progress_bar import draw, shows_unicode
 from mycomesh.mesh.node.systemd import notify_manager
 
@@ -38,6 +38,22 @@ def test_what_is_less_severe_than_asked_for_stays_unsaid():
         "warning: warning  [x]",
         "error: error  [x]",
     ]
+
+
+def test_no_event_fills_the_disk_with_lines(monkeypatch):
+    """A member may link and leave twenty times a second, for ever."""
+    stream, clock = io.StringIO(), [0]
+    monkeypatch.setattr("mycomesh.mesh.node.journal.time.monotonic_ns", lambda: clock[0])
+    journal = Journal("info", stream)
+    for _ in range(20 * 3_600):
+        clock[0] += 50_000_000
+        journal.write(Notice("link.up", "link with mallory"))
+    written = stream.getvalue().splitlines()
+    assert len(written) <= LINES_AT_ONCE + 3_600 + 1
+    assert written[-1].endswith("link with mallory (and 19 more before)")
+    journal.write(Notice("clock.wrong", "this node's clock is wrong", level="warning"))
+    assert "clock is wrong" in stream.getvalue()
+    assert len(lines("debug", *[Notice("x", "y")] * (2 * LINES_AT_ONCE))) == 2 * LINES_AT_ONCE
 
 
 def test_with_every_event_shown_the_details_are_too():

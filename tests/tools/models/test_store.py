@@ -173,3 +173,42 @@ def test_rows_of_other_types_are_left_out(db):
     add(db)
     db.execute("INSERT INTO mycomesh_models VALUES('m', 'nine', 'x', 3, NULL, '*'), ('m', 10, NULL, 'big', NULL, NULL)")
     assert [each.version for each in store.versions(db, "m")] == [1]
+
+
+def test_rows_of_other_types_hide_no_version(db):
+    """Text sorts behind all numbers, so the highest versions would be those that are none."""
+    add(db)
+    for number in range(2 * VERSIONS_MAX):
+        db.execute("INSERT INTO mycomesh_models VALUES('m', ?, 'x', 3, NULL, '*')", (f"v{number}",))
+        db.execute("INSERT INTO mycomesh_models VALUES('m', ?, 'x', 'big', NULL, '*')", (9 + number,))
+    assert [each.version for each in store.versions(db, "m")] == [1]
+    assert used(db) == (1, b"one", "")
+
+
+def test_small_parts_are_read_in_small_number(db, monkeypatch):
+    monkeypatch.setattr(store, "PART_BYTES", 4)
+    made = add(db, content=b"123456")
+    db.execute("DELETE FROM mycomesh_model_parts")
+    db.executemany(
+        "INSERT INTO mycomesh_model_parts VALUES(?, ?, ?)", ((made.sha256, number, b"") for number in range(1_000))
+    )
+    assert len(list(store._parts(db, made))) == 3
+    with pytest.raises(ModelError, match="is not complete"):
+        used(db)
+
+
+@pytest.mark.parametrize("table", ["mycomesh_models", "mycomesh_model_parts", "mycomesh_model_uses"])
+def test_tables_with_other_columns_are_told(db, table):
+    """A member may make them before this node does, as it likes."""
+    db.execute(f"CREATE TABLE {table}(x, name)")
+    with pytest.raises(ModelError, match=f"{table} has other columns than a table of models, x, name: "):
+        store.create(db)
+    with pytest.raises(ModelError):
+        store.uses(db, "f", "s", "1") if table.endswith("uses") else add(db)
+
+
+def test_names_for_terminals_and_globs_cost_little(db):
+    add(db, content=b"one")
+    db.execute("UPDATE mycomesh_models SET nodes = ?", ("*a" * 500 + "b",))
+    (found,) = store.versions(db)
+    assert not found.is_for("a" * 255)
