@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mycomesh.mesh.node.journal import printable
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import TextIO
 
 __all__ = [
     "add_json",
@@ -20,11 +22,15 @@ __all__ = [
     "json_text",
     "print_json",
     "print_table",
+    "say",
     "short_hash",
     "signed_ms",
     "tell",
+    "without_steering",
 ]
 
+# Characters that JSON leaves as they are, and that steer a terminal or turn the direction of text.
+_STEERING = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 HASH_DIGITS = 8  # enough to distinguish two contents by eye; --json has the whole hash
 
@@ -37,7 +43,12 @@ def print_json(value: Any) -> None:
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON, with JSON escapes where standard output is not UTF-8."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(value, ensure_ascii=not utf8, indent=indent)
+    return without_steering(json.dumps(value, ensure_ascii=not utf8, indent=indent))
+
+
+def without_steering(text: str) -> str:
+    """Return JSON with escapes for the characters that steer a terminal: of a C1 control code JSON knows nothing."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +56,18 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, for programs")
 
 
+def say(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines for people, on stdout by default. Control codes in them are escaped: names come from peers."""
+    for line in lines:
+        print(printable(line), file=file)
+
+
 def tell(args: argparse.Namespace, value: dict[str, Any], *lines: str) -> None:
     """Report a result: lines on stderr for people, or the value as JSON on stdout. Control codes in lines are escaped."""
     if args.json:
         print_json(value)
     else:
-        print("\n".join(map(printable, lines)), file=sys.stderr)
+        say(*lines, file=sys.stderr)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

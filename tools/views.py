@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mycomesh.tools.render import byte_count, duration, print_table, short_hash, signed_ms
+from mycomesh.tools.render import byte_count, duration, print_table, say, short_hash, signed_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,7 @@ def show_mailboxes(mailboxes: Sequence[MailboxView]) -> None:
     for box in mailboxes:
         base = f"base {box.base}, " if box.base else ""
         text = f": {box.text}" if box.text else ""
-        print(
+        say(
             f"mailbox {box.url}: {base}{box.state}{text}; {byte_count(box.bytes)} appended, {byte_count(box.kept_bytes)} kept"
         )
         rows = [

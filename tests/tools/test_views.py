@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from mycomesh.mesh.node.status import AccountView, PeerView
+from dataclasses import fields, replace
+
+import pytest
+
+from mycomesh.mesh.node.status import (
+    AccountView,
+    AreaView,
+    LinkView,
+    MailboxView,
+    PeerView,
+    ProgressView,
+    ReaderView,
+    ScrubView,
+    Status,
+    StreamView,
+    TableView,
+    to_json,
+)
+from mycomesh.tools.cli import main
+from mycomesh.tools.top.model import Live
+from mycomesh.tools.top.screens import SCREENS, View, draw
 from mycomesh.tools.views import show_accounts, show_peers
 
 
@@ -32,3 +52,64 @@ def test_the_origin_with_most_bytes_comes_first(capsys):
     assert [line[0] for line in lines] == ["ORIGIN", "bbbb", "drone1", "others"]
     assert lines[1][-4:-2] == ["1", "2"]
     assert lines[2][-4:] == ["1", "trigger,", "2", "view"]
+
+
+HOSTILE = "x\x1b]0;owned\x07\x9b31m\u202e\r\n\x7f"
+
+
+def hostile(value):
+    """Return a view with each text in it replaced, and each number as large as a peer can make it."""
+    match value:
+        case str():
+            return HOSTILE
+        case bool() | None:
+            return value
+        case int():
+            return 2**65
+        case float():
+            return 2.0**63
+        case tuple():
+            return tuple(map(hostile, value))
+        case dict():
+            return dict.fromkeys((HOSTILE,), 2**65)
+        case _:
+            own = ("state", "digest", "phase", "node_id", "site")  # words of this node, and hexadecimal digits
+            said = [each.name for each in fields(value) if each.name not in own]
+            return replace(value, **{name: hostile(getattr(value, name)) for name in said})
+
+
+LINKED = PeerView("b", "n", ("member",), "linked", "h", 1.0, 1.0, None, 1, 1, 1, ProgressView(1, 0, 1, 1))
+STREAM = StreamView("m", "b", "n", 1, 1, 1.0, 1, 1, 1, 1, "why", ("t",), 1.0)
+MANY = Status(
+    1, "0", "serving", "fleet", "m", "ground", "a", 1, 5, "f.db", 7447, "s", 0, "hint", 1.0,
+    peers=(replace(LINKED, links=(LinkView("c", 5, 100),), protocol="1"),),
+    tables=(TableView("t", 1, "ab", 1, 1, "note", 1, "2026", 1, 1, "by"),),
+    scrub=ScrubView(1, 1, ("t",)),
+    roles=("member",),
+    accounts=(AccountView("aa", "", 1, 1, 1, 1, "2026", {"view": 2}),),
+    readers=(ReaderView("c", "t", 1, 1.0, "2026", idle=False),),
+    mailboxes=(MailboxView("dir:/x", "b", "waiting", "text", 1, 1, 1, 1, (STREAM,)),),
+    areas=(AreaView("t", "1", True, 1, "ab", 1, 1, 1, 2),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["status", "--accounts"], ["status", "--json"]])
+def test_no_text_of_a_peer_steers_the_terminal(words, capsys, monkeypatch, tmp_path):
+    """Names of tables and areas, reasons of a storage, numbers of a million links: all are shown, on their own lines."""
+    monkeypatch.setattr("mycomesh.tools.commands.status.ask", lambda *_: to_json(replace(hostile(MANY), schema=1)))
+    assert main(["--home", str(tmp_path), *words]) == 0
+    out, err = capsys.readouterr()
+    assert "owned" in out
+    assert [char for char in (out + err).replace("\n", "") if not char.isprintable()] == []
+    if "--json" not in words:
+        assert len(out.splitlines()) < 40
+
+
+def test_hostile_numbers_and_names_fit_every_screen():
+    live = Live()
+    for uptime_ms in (5, 6):
+        picture = live.picture(replace(hostile(MANY), uptime_ms=uptime_ms))
+    for screen in (*SCREENS, "node", "help"):
+        shown = "\n".join(line.plain for line in draw(picture, View(screen), {}, 80, 24))
+        assert all(len(line) <= 80 for line in shown.splitlines())
+        assert shown.replace("\n", "").isprintable()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.tools import exits
 from mycomesh.tools.commands.deciding import add_file, decide
-from mycomesh.tools.render import add_json, print_json, print_table, tell
+from mycomesh.tools.render import add_json, print_json, print_table, say, tell
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -79,7 +79,7 @@ def _writers(writers: list[dict[str, Any]]) -> str:
 
 def _show_areas(table: dict[str, Any]) -> None:
     if not table["by"]:
-        print(f"{table['table']} is not cut")
+        say(f"{table['table']} is not cut")
         return
     rows = [
         (each["area"], "yes" if each["kept"] else "no", str(each["rows"]), _writers(each["writers"]))

@@ -13,7 +13,7 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import ConfigError, NodeError
 from mycomesh.tools import exits
 from mycomesh.tools.numbers import whole
-from mycomesh.tools.render import byte_count, print_json, print_table, tell
+from mycomesh.tools.render import byte_count, print_json, print_table, say, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -166,8 +166,7 @@ def _list(args: argparse.Namespace, store: Any, db: Any) -> None:
         rows.append((each["name"], str(each["version"]), size, digest, each["nodes"] or "none", here))
     print_table(("MODEL", "VERSION", "SIZE", "SHA256", "NODES", "BYTES"), rows)
     if args.action == "show":
-        printable = importlib.import_module("mycomesh.mesh.node.journal").printable
-        print("\n".join(["", *map(printable, found[0].card.splitlines())]))
+        say("", *found[0].card.splitlines())
 
 
 def _test(args: argparse.Namespace, db: Any) -> int:
@@ -242,11 +241,11 @@ def _print_test(args: argparse.Namespace, worker: Any, found: list[tuple[dict[st
             }
         )
         return
-    print(f"{version.title} has its digest")
+    say(f"{version.title} has its digest")
     for side, tensors in (("input", signature.inputs), ("output", signature.outputs)):
         for each in tensors:
             shape = ", ".join("any" if size is None else str(size) for size in each.shape)
-            print(f"{side} {each.name}: {each.kind}[{shape}]")
+            say(f"{side} {each.name}: {each.kind}[{shape}]")
     print_table(
         ("ROW", "OUTPUTS"), [(_text(row), _text(each) if isinstance(each, dict) else each) for row, each in found]
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.status import Status, from_json
 from mycomesh.tools import exits
-from mycomesh.tools.render import duration, print_json, signed_ms
+from mycomesh.tools.render import duration, print_json, say, signed_ms
 from mycomesh.tools.views import (
     linked_of,
     show_accounts,
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print_json(answer)
         return exits.DONE
     status = from_json(answer)
-    print("\n".join(_head(status)))
+    say(*_head(status))
     if status.peers:
         print()
         show_peers(status.peers)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print()
         show_accounts(status.accounts)
     if status.hint:
-        print(f"\n{status.hint}", file=sys.stderr)
+        say("", status.hint, file=sys.stderr)
     return exits.DONE
 
 

@@ -16,6 +16,7 @@ from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.condition import Condition
 from mycomesh.tools.moments import clock_time
+from mycomesh.tools.render import without_steering
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
             for line in lines:
                 change = json.loads(line)
                 if where is None or where.holds(change):
-                    print(line if args.json else _line(change, before.get(change["row"])))
+                    print(without_steering(line) if args.json else _line(change, before.get(change["row"])))
                 _remember(before, change)
             sys.stdout.flush()
             done = len(lines)

@@ -13,7 +13,7 @@ from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.numbers import whole
 from mycomesh.tools.progress import progress
-from mycomesh.tools.render import duration, print_json, print_table, short_hash
+from mycomesh.tools.render import duration, print_json, print_table, say, short_hash
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -74,7 +74,7 @@ def _live(home: Home, *, as_json: bool) -> int:
                 file=sys.stderr,
             )
             print("'mycomesh status' says why", file=sys.stderr)
-        print(_verdict(answer), file=sys.stderr)
+        say(_verdict(answer), file=sys.stderr)
     return exits.DONE if answer["converged"] else exits.NOT_CONVERGED
 
 

@@ -12,7 +12,7 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.tools import exits
 from mycomesh.tools.numbers import whole
 from mycomesh.tools.progress import progress
-from mycomesh.tools.render import print_json
+from mycomesh.tools.render import print_json, say
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
@@ -64,7 +64,7 @@ def _report(args: argparse.Namespace, answer: dict[str, Any]) -> int:
         print(f"on {replicas} node(s)", file=sys.stderr)
     else:
         area = f" (area {least})" if least else ""
-        print(
+        say(
             f"mycomesh: on {replicas} of {args.replicas} nodes{area} after {args.timeout:g} s; {linked} peer(s) linked",
             file=sys.stderr,
         )

@@ -71,7 +71,7 @@ def _figures(node: Node) -> list[tuple[str, str]]:
     found = [
         ("state", node.state if node.group is None else "up"),
         ("content", content),
-        ("roles", ", ".join(node.roles)),
+        ("roles", printable(", ".join(node.roles))),
         ("address", printable(node.address)),
         ("round trip", "" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms"),
         ("clock", "" if node.offset_ms is None else f"{signed_ms(node.offset_ms)} against this one"),

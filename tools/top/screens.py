@@ -280,7 +280,7 @@ def _peer(node: Node) -> list[str]:
         signed_ms(node.offset_ms),
         "-" if node.received_bytes is None else byte_count(node.received_bytes),
         "-" if node.sent_bytes is None else byte_count(node.sent_bytes),
-        ",".join(node.roles) or "-",
+        printable(",".join(node.roles)) or "-",
         printable(node.address) or "-",
     ]
 
