@@ -6,6 +6,7 @@ reader of the table see the row again, as it is by then.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import apsw
@@ -18,6 +19,10 @@ from mycomesh.sync.storage.store import Store
 
 __all__ = ["LETTERS_BYTES_MAX", "LETTERS_MAX", "DeadLetter", "DeadLetters"]
 
+_TEXTS = ("reader", "id", '"table"', "row", "body", "why")
+_WHOLE = " AND ".join(
+    [f"typeof({name}) = 'text'" for name in (*_TEXTS, "first_at", "last_at")] + ["typeof(tries) = 'integer'"]
+)
 LETTERS_MAX = 10_000
 LETTERS_BYTES_MAX = 64 << 20
 
@@ -69,12 +74,15 @@ class DeadLetters:
             count, size = db.execute(total).fetchone()
 
     def all(self) -> list[DeadLetter]:
-        """Return every dead letter, the oldest first."""
+        """Return every dead letter, the oldest first; a row that a program has written with other types is left out."""
+        listing = f"SELECT seq, {', '.join(_TEXTS)}, tries, first_at, last_at FROM mycomesh_dead_letters"
+        found = []
         try:
-            found = self._store.db.execute(
-                'SELECT seq, reader, id, "table", row, body, why, tries, first_at, last_at FROM mycomesh_dead_letters'
-                " ORDER BY seq"
-            ).fetchall()
+            for (number,) in self._store.db.execute(
+                f"SELECT seq FROM mycomesh_dead_letters WHERE {_WHOLE} ORDER BY seq"
+            ).fetchall():
+                with contextlib.suppress(UnicodeDecodeError):
+                    found += self._store.db.execute(f"{listing} WHERE seq = ?", (number,)).fetchall()
         except apsw.SQLError:  # there is no such table
             return []
         return [DeadLetter(*record) for record in found]

@@ -34,6 +34,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.schema.names import unknown_table
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.raw_text import is_raw, raw_select, restore
 from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.log_reader import changes_in
 from mycomesh.sync.storage.store import Store
@@ -49,6 +50,12 @@ _CREATE = (
     "CREATE TABLE IF NOT EXISTS mycomesh_cursors("
     "name TEXT, table_name TEXT, area TEXT, position BLOB, moved_ms INTEGER, seen BLOB, PRIMARY KEY(name, table_name, area))"
     " WITHOUT ROWID"
+)
+_CURSORS = (
+    "SELECT name, table_name, area, CASE WHEN typeof(position) = 'blob' THEN position END AS position,"
+    f" CASE WHEN typeof(moved_ms) = 'integer' THEN moved_ms ELSE {1 << 62} END AS moved_ms,"
+    " CASE WHEN typeof(moved_ms) = 'integer' AND typeof(seen) = 'blob' THEN seen END AS seen FROM mycomesh_cursors"
+    " WHERE typeof(name) = 'text' AND typeof(table_name) = 'text'"
 )
 _WHOLE = ""  # the one area of a table so far
 
@@ -109,13 +116,19 @@ class Feed:
             self.active = active
             self._touched.observe(active=active)
 
-    def _rows(self, rest: str = "", *values: str) -> list[tuple[str, str, bytes, int, bytes | None]]:
-        """Return (name, canonical name of the table, position, when it moved, the position then) of cursors."""
-        listing = f"SELECT name, table_name, position, moved_ms, seen FROM mycomesh_cursors {rest}"
+    def _rows(self, rest: str = "", *values: str) -> list[tuple[str, str, bytes | None, int, bytes | None]]:
+        """Return (name, canonical name of the table, position, when it moved, the position then) of cursors.
+
+        A program may have written anything. A row without names does not count, and one without a time has moved just now (`_tidy`).
+        """
+        names = f"{raw_select('name')}, {raw_select('table_name')}"
+        listing = f"SELECT position, moved_ms, seen, {names} FROM ({_CURSORS}) {rest}"
         try:
-            return self._store.db.execute(listing, values).fetchall()  # type: ignore[no-any-return]
+            rows = self._store.db.execute(listing, values).fetchall()
         except apsw.SQLError:  # there is no such table
             return []
+        named = [(restore(row[3:]), row) for row in rows]
+        return [(*names, *row[:3]) for names, row in named if not any(map(is_raw, names))]
 
     def table(self, name: str) -> Table:
         """Return the replicated table of that name in this file.
@@ -169,7 +182,7 @@ class Feed:
         last = self._touched.last() if self.active else 0
         return Position(covered, last) if from_now else Position(touched=last, start=covered)
 
-    def _find(self, name: str, canonical: str) -> tuple[str, str, bytes, int, bytes | None] | None:
+    def _find(self, name: str, canonical: str) -> tuple[str, str, bytes | None, int, bytes | None] | None:
         found = self._rows("WHERE name = ? AND table_name = ? AND area = ''", name, canonical)
         return found[0] if found else None
 
@@ -302,7 +315,7 @@ class Feed:
         except DecodeError:
             return None
 
-    def _is_idle(self, row: tuple[str, str, bytes, int, bytes | None], wall_ms: int) -> bool:
+    def _is_idle(self, row: tuple[str, str, bytes | None, int, bytes | None], wall_ms: int) -> bool:
         _, _, position, moved_ms, seen = row
         return position == seen and wall_ms - moved_ms > self._idle_ms
 

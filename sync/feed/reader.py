@@ -12,6 +12,7 @@ from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.feed.change import DELETE, INSERT, UPDATE, Change
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.touched import Touched
@@ -122,7 +123,8 @@ def _read_touched(table: Table, touched: Touched, shape: _Shape, page: Page, lim
         if any(not seen.covers(site(stored[0]), stored[1]) for stored in telling):
             continue
         if values is None:
-            writer = site(site_number) if hlc else bytes(16)
+            known = hlc and 0 <= site_number < len(table.store.sites)  # a program may have written the row
+            writer = site(site_number) if known else bytes(16)
             page.changes.append(Change(table.spec.name, DELETE, key, shape.key_of(row), None, (), writer, hlc, seq))
             continue
         cells = tuple(values.values())
@@ -185,7 +187,10 @@ class _Shape:
             return {self.key_names[0]: row} if self._table.spec.kind is KeyKind.ROWID else {}
         if row[:1] == b"\x00" or not self.key_names:
             return {}
-        return dict(zip(self.key_names, codec.decode(row, bytes_max=len(row)), strict=True))
+        try:
+            return dict(zip(self.key_names, codec.decode(row, bytes_max=len(row)), strict=True))
+        except (DecodeError, TypeError, ValueError):  # of a touched row that a program has written
+            return {}
 
     def change(
         self,

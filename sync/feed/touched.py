@@ -14,6 +14,7 @@ import apsw
 
 from mycomesh.sync.merge.records import key_text
 from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.store import Store
@@ -134,13 +135,15 @@ class Touched:
     def after(self, table: Table, seq: int, limit: int) -> Sequence[tuple[int, Any, str, int, int]]:
         """Return up to `limit` (number, row, key text, site number, hlc) of a table's rows touched after a number."""
         try:
-            found: list[tuple[int, Any, str, int, int]] = self._store.db.execute(
-                "SELECT seq, row, key, place, hlc FROM mycomesh_touched WHERE seq > ? AND id = ? ORDER BY seq LIMIT ?",
+            found = self._store.db.execute(
+                f"SELECT seq, row, {raw_select('key')}, place, hlc FROM mycomesh_touched WHERE seq > ? AND id = ?"
+                " AND typeof(row) IN ('integer', 'blob') AND typeof(key) = 'text'"
+                " AND typeof(place) = 'integer' AND typeof(hlc) = 'integer' ORDER BY seq LIMIT ?",
                 (seq, table.table_id, limit),
             ).fetchall()
         except apsw.SQLError:
             return []
-        return found
+        return [(number, row, lenient_text(*restore(key)), place, hlc) for number, row, *key, place, hlc in found]
 
     def has_old(self) -> bool:
         """Return True if there are rows that `prune` may forget: all but the last."""

@@ -12,6 +12,7 @@ from mycomesh.sync.errors import DecodeError, FeedError
 from mycomesh.sync.feed import feed as feed_module
 from mycomesh.sync.feed import position as position_module
 from mycomesh.sync.feed import touched
+from mycomesh.sync.feed.letters_sql import CREATE_LETTERS
 from mycomesh.sync.feed.position import Position
 from tests.sync.peers import Peer, catch_up, converge
 from tests.sync.scale import SCALE, sweep
@@ -505,3 +506,51 @@ def test_a_change_is_one_line_of_json(two):
         "values": {"id": 1, "v": {"base64": "AP8="}, "u": 'a "quote"'},
         "columns": ["id", "u", "v"],
     }
+
+
+ODD = (None, 7, -1, 1.5, "text", b"\x00\xff", b"", 2**62, "x" * 5_000, "\x1b[2J")
+ROWS_OF_PROGRAMS = [
+    *(("mycomesh_cursors", ("reader", "t", "", None, value, None)) for value in ODD),
+    *(("mycomesh_cursors", ("reader", "t", "", value, 1, value)) for value in ODD),
+    *(("mycomesh_cursors", (value, other, "", b"", None, b"")) for value in ODD[1:] for other in ("t", *ODD[1:4])),
+    *(("mycomesh_touched", (1 << 40, 1, value, "1", 0, 0)) for value in ODD),
+    *(("mycomesh_touched", (1 << 40, 1, 1, value, 0, 0)) for value in ODD),
+    *(("mycomesh_touched", (1 << 40, 1, 99, "1", value, other)) for value in ODD for other in (1, *ODD[:4])),
+    *(("mycomesh_dead_letters", (5, value, "i", "t", "r", value, "w", value, "a", value)) for value in ODD),
+]
+
+
+def test_rows_that_programs_write_break_no_reader(two):
+    """They may write anything into the tables of the feed: nothing but their own rows comes to harm."""
+    one, _ = two
+    feed = one.replica.feed
+    reader = Reader(one, "t", "honest")
+    one.sql("INSERT INTO t VALUES(1, 'a', 1)")
+    one.drain()
+    with one.replica.store.transaction():
+        one.replica.store.db.execute(CREATE_LETTERS)
+    number = one.replica.tables["t"].table_id
+    reader.read()
+    for table, given in ROWS_OF_PROGRAMS:
+        values = [number if (table, at) == ("mycomesh_touched", 1) else value for at, value in enumerate(given)]
+        one.sql(f"INSERT OR IGNORE INTO {table} VALUES({', '.join('?' * len(values))})", *values)
+        feed.tidy(one.wall_ms)
+        feed.oldest_unread("t", one.wall_ms)
+        assert "honest" in [cursor.name for cursor in feed.cursors(one.wall_ms)]
+        feed.letters.all()
+        one.sql("UPDATE t SET v = v || 'b'")
+        one.drain()
+        assert [change.row for change in reader.read() if not change.touched] == ["1"]
+        others = "name IS NOT ?" if table == "mycomesh_cursors" else "? IS NOT NULL"
+        one.sql(f"DELETE FROM {table} WHERE {others}", "honest")
+        one.sql("UPDATE mycomesh_cursors SET moved_ms = 'no time' WHERE name = 'honest'")
+    one.sql(
+        "INSERT INTO mycomesh_cursors VALUES(CAST(x'ff' AS TEXT), 't', '', CAST(x'ff' AS TEXT), 1, CAST(x'ff' AS TEXT))"
+    )
+    one.sql("INSERT INTO mycomesh_dead_letters VALUES(9, CAST(x'ff' AS TEXT), 'i', 't', 'r', 'b', 'w', 1, 'a', 'a')")
+    one.sql(f"INSERT INTO mycomesh_touched VALUES({1 << 41}, {number}, 1, CAST(x'ff' AS TEXT), 0, 0)")
+    assert [change.row for change in reader.read()] == ["\udcff"]
+    assert feed.tidy(one.wall_ms) == []
+    assert [cursor.name for cursor in feed.cursors(one.wall_ms)] == ["honest"]
+    assert feed.letters.all() == []
+    assert reader.rows["1"] == content(one, "t")[0]
