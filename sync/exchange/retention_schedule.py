@@ -22,6 +22,8 @@ Digests = Mapping[str, tuple[bytes, bytes]]
 
 # Between two steps of some milliseconds each: programs that wait for the file come in.
 PAUSE_MS = 5
+# Rows that a rule of another member takes as it begins, above which the log names that member: a person may want to know.
+TOLD_ROWS = 100
 
 
 class RetentionSchedule:
@@ -109,7 +111,13 @@ class RetentionSchedule:
             if step.rows:
                 name = self._replica.registry.local_name(step.ended)
                 text = f"{name}: {step.rows} row(s) were older than its horizon and are gone"
-                turn.notify("retain.cut", text, {"table": name, "rows": step.rows}, "debug")
+                detail = {"table": name, "rows": step.rows}
+                if step.stated_by and step.rows > TOLD_ROWS:
+                    member = step.stated_by.hex()
+                    text += f"; by a rule of member {member[:8]} ('mycomesh retain {name} off' ends it)"
+                    turn.notify("retain.cut", text, detail | {"stated_by": member}, "warning")
+                else:
+                    turn.notify("retain.cut", text, detail, "debug")
 
     def _turn_back(self, turn: Turn) -> None:
         for name in self._replica.retention.turn_back(self._time[1]):

@@ -119,7 +119,7 @@ class Feed:
     def _rows(self, rest: str = "", *values: str) -> list[tuple[str, str, bytes | None, int, bytes | None]]:
         """Return (name, canonical name of the table, position, when it moved, the position then) of cursors.
 
-        A program may have written anything. A row without names does not count, and one without a time has moved just now (`_tidy`).
+        A program may have written anything. A row without names does not count; one without a time has just moved (`_tidy`).
         """
         names = f"{raw_select('name')}, {raw_select('table_name')}"
         listing = f"SELECT position, moved_ms, seen, {names} FROM ({_CURSORS}) {rest}"

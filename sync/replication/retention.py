@@ -20,7 +20,7 @@ from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.schema.retain import ERA_MAX, adopted_fact, end_fact, era_after, retain_fact, retain_name
-from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.sqlite.table_spec import Row, encode_key
 from mycomesh.sync.storage.horizon import AGE_MS_MAX, ASTRAY_MS, Horizon, Likeness, RetainRule
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -38,11 +38,15 @@ _CLOCK = "retain clock"  # in mycomesh_meta: the last time, in Unix milliseconds
 
 @dataclass(slots=True)
 class RetentionStep:
-    """The outcome of one step: batches to publish, rows that went, and the table that has nothing older left."""
+    """The outcome of one step: batches to publish, rows that went, and the table that has nothing older left.
+
+    stated_by: the first 8 bytes of the id of another node whose new rule has taken these rows, empty for an older or an own one.
+    """
 
     published: list[bytes] = field(default_factory=list)
     rows: int = 0
     ended: str = ""
+    stated_by: bytes = b""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Retention:
         self._retained: list[Table] = []  # the tables with a horizon, by name
         self._to_tell: set[str] = set()  # tables whose horizon is beyond what a rule that has come says
         self._passes: dict[str, _Pass] = {}
+        self._fresh: set[str] = set()  # tables that were not looked at under their rule yet
         self._checked: set[int] = set()  # ids of tables that were looked at in this run
         self._freed = True  # whether free pages may have appeared
         # Correction of this machine's clock in milliseconds; None while another clock contradicts it and no third one decides.
@@ -118,7 +123,10 @@ class Retention:
         if horizon is None:
             horizon = Horizon(self._store, table.table_id, rule, self._site.id[:SITE_PREFIX])
             horizon.load()
+            if not horizon.cut_ms:
+                self._fresh.add(table.spec.folded)
         elif horizon.rule != rule:
+            self._fresh.add(table.spec.folded)
             is_next = horizon.rule.era == rule.era
             horizon.rule = rule
             self._look_again(table, horizon)
@@ -390,6 +398,17 @@ class Retention:
             horizon.looked.oldest_ms = current.oldest_ms
         table.coverage.on_horizon(horizon)
         step.ended, step.rows = table.spec.folded, current.rows
+        if table.spec.folded in self._fresh:
+            self._fresh.discard(table.spec.folded)
+            step.stated_by = self._stated_by(table)
+
+    def _stated_by(self, table: Table) -> bytes:
+        """Return the first bytes of the id of the other node that has stated the rule of a table, as far as anybody can tell."""
+        facts = self._registry.tables[SCHEMA_TABLE]
+        name = encode_key(facts.spec, (retain_name(table.spec.folded),))
+        stamps = [(hlc, self._store.site(number)) for number, hlc, *_ in facts.log.entries_of_row(name)]
+        member = max(stamps, default=(0, b""))[1][:SITE_PREFIX]
+        return b"" if member == self._site.id[:SITE_PREFIX] else member
 
     def _cut(self, table: Table, rows: list[Row], wall_ms: int, step: RetentionStep) -> tuple[int, list[Row]]:
         done: list[tuple[int, list[Row]]] = []

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mycomesh.sync.events import BatchReceived
+from mycomesh.sync.exchange.retention_schedule import TOLD_ROWS
 from mycomesh.sync.schema.retain import (
     _TEXT_MAX,
     ERA_MAX,
@@ -108,3 +109,24 @@ def test_any_rule_that_a_member_states_can_be_ended(tmp_path, rule):
     assert rows(one)[-2:] == [(2, "new"), (3, "new")]
     assert one.peer.digests() == two.peer.digests()
     world.close()
+
+
+@pytest.mark.parametrize(("count", "level"), [(TOLD_ROWS, "debug"), (TOLD_ROWS + 1, "warning")])
+def test_the_log_names_who_stated_a_rule(tmp_path, count, level):
+    """On the node that decided it, it is no news; nor is it when the horizon moves on."""
+    world = fleet(tmp_path, 2, "CREATE TABLE t(at, v)")
+    one, two = world.nodes
+    for node in world.nodes:
+        confirm(world, node)
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count})"
+    world.write(one, f"INSERT INTO t {numbers} SELECT '2020-01-01T00:00:00Z', i FROM n")
+    world.run(1_000)
+    retain(world, one, "t", 86_400_000, "at")
+    world.run(10_000)
+    assert rows(one) == rows(two) == []
+    told = [[notice for notice in node.notices if notice.event == "retain.cut"] for node in world.nodes]
+    assert [[notice.level for notice in each] for each in told] == [["debug"], [level]]
+    if level == "warning":
+        member = one.peer.replica.site[:8].hex()
+        assert told[1][0].detail == {"table": "t", "rows": count, "stated_by": member}
+        assert f"by a rule of member {member[:8]} ('mycomesh retain t off' ends it)" in told[1][0].text
