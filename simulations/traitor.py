@@ -47,6 +47,14 @@ FACTS = (
     ('name:["missions"]', "name", "mycomesh_schema"),
     ("floor", "floor", "1.0"),
     ("made up", "of no kind", "x" * 100),
+    ('retain:["no such table"]', "retain", '{"age_ms": 1000}'),
+    ('retain:["missions"]', "retain", '{"age_ms": 0, "floor_ms": 9223372036854775807}'),
+    ('retain:["missions"]', "retain", '{"age_ms": 1000, "by": "no such column"}'),
+    ('area:["missions"]', "area", "no such column"),
+    ('area:["no such table"]', "area", "x"),
+    ('interest:["eeeeeeeeeeeeeeee"]', "interest", '{"keeps":{"missions":[]}}'),
+    ('adopted:["00000000000000000000000000000000"]', "adopted", "9"),
+    ('own-ids:["no such table"]', "own-ids", "own-ids"),
 )
 
 

@@ -307,7 +307,9 @@ class Fetcher:
             current.failed = True
         else:
             if applied.crowded:  # the round goes on, and covers nothing of these sites
-                notices.notify_refused(link.peer, applied.crowded, "more sites than this file has room for", turn)
+                notices.notify_refused(
+                    link.peer, applied.crowded, "more sites or policies than this file has room for", turn
+                )
             if not current.failed:  # else this chunk may leave out what an earlier one should have brought
                 self._record_partial(link.peer, applied)
         current.rows += applied.changes

@@ -22,7 +22,7 @@ class Applied:
     )  # (table, site, after, upto) of a catch-up chunk
     changes: int = 0  # in the bundle, new here or not
     full: list[bytes] = field(default_factory=list)  # beginnings of sites of which too many rows are parked since now
-    crowded: int = 0  # changes of a catch-up chunk left out because this file has no room for their sites
+    crowded: int = 0  # changes of a catch-up chunk left out because this file has no room for their sites or decisions
     refused: int = 0  # changes of a catch-up chunk left out because their stamps lie too far ahead
     withheld: bool = False  # changes were left out because one of the two nodes has not learnt a policy or an area yet
     misfit: str = ""  # why nothing of a catch-up chunk was applied: a table has another definition here

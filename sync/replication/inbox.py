@@ -18,6 +18,7 @@ from mycomesh.sync.merge.section_merge import SectionMerge
 from mycomesh.sync.merge.work_budget import TRANSACTION_WEIGHT_MAX, WorkBudget
 from mycomesh.sync.replication.admission import last_hlc
 from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.decision_limit import limit_decisions
 from mycomesh.sync.replication.incoming import Incoming
 from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.replication.priority import Priority
@@ -103,6 +104,10 @@ class Inbox:
         for certificate in batch.bundle.signers if self._registry.policies.signed else ():
             self._store.signers.learn(certificate)
         batch.applied.crowded += limit_sites(self._store, batch.bundle, live=live)
+        count, sites = limit_decisions(self._registry.tables.get(SCHEMA_TABLE), batch.bundle, live=live)
+        batch.applied.crowded += count
+        if sites:
+            self._left_out.setdefault(SCHEMA_TABLE, set()).update(sites)
         written = [
             (unit, last_hlc(section, unit.own_site(self._site.id)))
             for section in batch.bundle.sections

@@ -44,20 +44,15 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
     """Return which facts of these kinds, all of them SQL, are beyond the limits; `table` is the loaded table of facts."""
     if table is None:
         return Excess()
-    db = table.store.db
-    totals = f"SELECT count(*), total(octet_length(sql)), total({_COMMAS}) FROM {table.spec.name}"
-    count, size, commas = db.execute(totals).fetchone()
-    if (
-        count <= FACTS_PER_MEMBER_MAX
-        and size <= SQL_PER_MEMBER_MAX
-        and commas + TABLE_COLUMNS * count <= COLUMNS_PER_MEMBER_MAX
-    ):
-        return Excess()
-    wanted = list(kinds)
+    db, wanted = table.store.db, list(kinds)
     columns = f"CASE kind WHEN 'table' THEN {_COMMAS} + {TABLE_COLUMNS} ELSE 0 END"
-    listing = (
-        f"SELECT name, 1, length(sql), {columns} FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))})"
-    )
+    source = f"FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))})"
+    totals = f"SELECT count(*), total(octet_length(sql)), total({columns}) {source}"
+    count, size, of_tables = db.execute(totals, wanted).fetchone()
+    columns_max = min(COLUMNS_PER_MEMBER_MAX, COLUMNS_OF_ALL_MAX)
+    if count <= FACTS_PER_MEMBER_MAX and size <= SQL_PER_MEMBER_MAX and of_tables <= columns_max:
+        return Excess()
+    listing = f"SELECT name, 1, length(sql), {columns} {source}"
     sizes = {
         name: (number, min(length, SQL_MAX), columns)
         for name, number, length, columns in db.execute(f"{listing} ORDER BY name", wanted)

@@ -6,6 +6,7 @@ that does not fit the table of this file has no effect here.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Collection
@@ -75,6 +76,7 @@ KEEP_BOTH_ROWS_MAX = 10_000
 GENERATED_MAX = 256
 # The wire's longest name, less what `counters.share_name` adds to the name of a counter.
 COLUMN_CHARS_MAX = 200
+REMEMBERED_CHARS = 512  # of the name of a fact, so that what is remembered of all is bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,10 +358,16 @@ def slot_fact(site: bytes, slot: int) -> tuple[str, str, str]:
     return f"{SLOT}:{json.dumps([site.hex()])}", SLOT, str(slot)
 
 
-def _subject(name: Any, kind: str) -> list[str] | None:
+def _subject(name: Any, kind: str) -> tuple[str, ...] | None:
     """Return the names in the name of a fact, None if it has another form."""
     if type(name) is not str or not name.startswith(f"{kind}:"):
         return None
+    return _parsed_subject(name, kind) if len(name) <= REMEMBERED_CHARS else _parsed_subject.__wrapped__(name, kind)
+
+
+@functools.lru_cache(maxsize=4 * 8_192)
+def _parsed_subject(name: str, kind: str) -> tuple[str, ...] | None:
+    # Each pass over the schema reads all decisions, some thousand in a large mesh.
     try:
         names = json.loads(name[len(kind) + 1 :])
     except (ValueError, RecursionError):
@@ -367,4 +375,4 @@ def _subject(name: Any, kind: str) -> list[str] | None:
     if type(names) is not list or not names or not all(type(item) is str for item in names):
         return None
     internal = names[0].startswith(INTERNAL_PREFIX) and is_reserved(names[0])
-    return None if internal else names  # nobody decides about internal tables
+    return None if internal else tuple(names)  # nobody decides about internal tables

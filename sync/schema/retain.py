@@ -5,6 +5,7 @@ Facts of a form that this module does not write have no effect.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -55,6 +56,7 @@ def era_after(text: str | None) -> int:
     return era if type(era) is int and 0 <= era <= ERA_MAX else 0
 
 
+@functools.lru_cache(maxsize=8_192)
 def rule_of(text: str) -> RetainRule | None:
     """Return the rule that a fact states; None if it ends one, or has another form."""
     value = _read(text)

@@ -122,6 +122,21 @@ def honest_inserts():
 
 
 @case
+def policies_beside_thousands_of_others():
+    file = File(PLAIN)
+
+    def stated(first, count):
+        hlcs = [file.hlc + first + number for number in range(count)]
+        rows = [["policy", f'policy:["made up {hlc}"]', "keep-both"] for hlc in hlcs]
+        group = Group(SITE, Kind.INSERT, ("kind", "name", "sql"), hlcs, None, rows, None)
+        return Bundle([Section("mycomesh_schema", [(SITE, hlcs[0] - 1, hlcs[-1])], [group])])
+
+    for first in range(0, 3_000, 500):
+        file.take(stated(first, 500))
+    return file, stated(3_000, 100)
+
+
+@case
 def honest_inserts_with_four_indexes():
     ddl = "CREATE TABLE d(id TEXT PRIMARY KEY, u UNIQUE, v, w); CREATE INDEX dv ON d(v); CREATE INDEX dw ON d(w, v)"
     file = File(ddl)
