@@ -147,7 +147,7 @@ class CatchUpStream:
                 continue
             if self._send_by_score(chunk, name, unit, bytes_max):
                 return
-            section, weight, whole = self._read_table(chunk, unit, bytes_max - size)
+            section, weight, whole = self._read_table(chunk, unit, bytes_max - size, bytes_max)
             size += weight
             if section.groups or not whole:
                 sections.append(section)
@@ -169,15 +169,16 @@ class CatchUpStream:
             chunk.starved = (*chunk.starved, name)
         return self._bytes_max if room is None else min(self._bytes_max, room)
 
-    def _read_table(self, chunk: StreamChunk, unit: Unit, bytes_max: int) -> tuple[Section, int, bool]:
-        """Return the next changes of a table, their bytes, and whether these are all that fit into the chunk's limits."""
+    def _read_table(
+        self, chunk: StreamChunk, unit: Unit, bytes_max: int, chunk_bytes: int
+    ) -> tuple[Section, int, bool]:
+        """Return the next changes of a table, their weight, and whether these are all that fit into the chunk's limits."""
         section, size, name = Section(unit.name, []), 0, unit.name
         rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
         for site, window in unit.vouched.missing_from(self._sent[name]):
             # Every write has its stamp, so the rows have the values that their entries own.
-            groups, reached, rows, weight = read_range(
-                unit.table, site, window[0], window[1], rows_max=rows_max - chunk.rows, bytes_max=bytes_max - size
-            )
+            limits = {"rows_max": rows_max - chunk.rows, "bytes_max": bytes_max - size, "chunk_bytes": chunk_bytes}
+            groups, reached, rows, weight = read_range(unit.table, site, *window, **limits)
             chunk.windows.append((name, site, window[0], reached))
             groups = self._scores[name].rest(groups) if name in self._scores else groups
             if groups:
@@ -206,7 +207,7 @@ class CatchUpStream:
             if unit is None:
                 continue
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
-            ahead = self._ahead.read(unit, rows_max - chunk.rows, self._bytes_max - size)
+            ahead = self._ahead.read(unit, rows_max - chunk.rows, self._bytes_max - size, self._bytes_max)
             size += ahead.size
             chunk.rows += ahead.rows
             if ahead.rows:

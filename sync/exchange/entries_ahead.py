@@ -39,7 +39,7 @@ class EntriesAhead:
         self._have = have
         self._sent: dict[str, list[tuple[bytes, Range, int]]] = {}
 
-    def read(self, unit: Unit, rows_max: int, bytes_max: int) -> Ahead:
+    def read(self, unit: Unit, rows_max: int, bytes_max: int, chunk_bytes: int) -> Ahead:
         """Return the next entries that neither the vector nor the peer covers; none if the peer learns nothing by the vector."""
         found = Ahead(Section(unit.name, []))
         have = self._have[unit.name]
@@ -51,9 +51,12 @@ class EntriesAhead:
             if changes_in(unit.table, site, window) == count:  # else some have come into it since
                 known.add(site, *window)
         for site, (after, upto) in _beyond(unit, known):
-            groups, reached, rows, size = read_range(
-                unit.table, site, after, upto, rows_max=rows_max - found.rows, bytes_max=bytes_max - found.size
-            )
+            limits = {
+                "rows_max": rows_max - found.rows,
+                "bytes_max": bytes_max - found.size,
+                "chunk_bytes": chunk_bytes,
+            }
+            groups, reached, rows, size = read_range(unit.table, site, after, upto, **limits)
             if groups:
                 found.section.groups += groups
                 last = max(group.hlcs[-1] for group in groups)

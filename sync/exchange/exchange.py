@@ -51,7 +51,7 @@ from mycomesh.sync.exchange.checkpoint_schedule import CheckpointSchedule
 from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.fetch import Fetcher
-from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.flow_control import WINDOW_FIRST, WINDOW_MIN, SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
 from mycomesh.sync.exchange.interest_repeats import InterestRepeats
 from mycomesh.sync.exchange.interest_report import InterestReport
@@ -284,7 +284,7 @@ class Exchange:
 
     def _on_opened(self, number: int, peer: bytes, turn: Turn, *, metered: bool) -> None:
         at = self._jittered(turn.now_ms, self._config.compare_ms)
-        window = SendWindow()
+        window = SendWindow(size=WINDOW_MIN if metered else WINDOW_FIRST)
         self._links[number] = Link(peer, at, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
         self._fetcher.on_link_opened(number, peer)
         self._server.on_link_opened(number, window, metered=metered)

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.codec import require
 
-__all__ = ["WINDOW_BYTES", "WINDOW_MIN", "SendWindow", "TokenBucket"]
+__all__ = ["WINDOW_BYTES", "WINDOW_FIRST", "WINDOW_MIN", "SendWindow", "TokenBucket"]
 
 # Large enough that a fast link stays full while the peer applies rows. Small enough to bound the memory that a slow peer
 # costs on both sides.
 WINDOW_BYTES = 1 << 20
-WINDOW_MIN = 16 << 10  # at first, too. It takes 16 s on a radio with 1 kB/s; smaller chunks compress worse
+WINDOW_MIN = 16 << 10  # it takes 16 s on a radio with 1 kB/s; smaller chunks compress worse
+# At first, where no budget says that the link is slow: what most splits leave to send goes at once.
+WINDOW_FIRST = 64 << 10
 # A message is acknowledged after the way there and back, which the fastest one shows, and what it waits for others. A shorter
 # wait doubles the window, a longer one halves it.
 FAST_MS = 1_000

@@ -26,9 +26,9 @@ __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "entries_in", "read_
 # One chunk of a catch-up stream: some milliseconds of reading, and one frame that a slow radio can send in time.
 FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
-# The weight of a change that the receiver merges on its own, which is all but plain inserts. 64 of them fill a chunk, and take 3
-# to 15 ms of its write lock (ADR 0012).
-FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
+# Changes that the receiver merges on its own, which are all but plain inserts: so many fill a chunk of any size, and take 3 to 15
+# ms of its write lock (ADR 0012).
+EDITS_A_CHUNK = 64
 
 # Groups in one bundle of whole rows: each may have a site of its own, and a counter has a share of each.
 PART_GROUPS_MAX = 1_024
@@ -38,11 +38,19 @@ _Found = dict[tuple[bytes, Kind, int], list[tuple[int, StoredEntry, RowView, lis
 
 
 def read_range(
-    table: Table, site: bytes, after: int, upto: int, *, rows_max: int, bytes_max: int
+    table: Table,
+    site: bytes,
+    after: int,
+    upto: int,
+    *,
+    rows_max: int,
+    bytes_max: int,
+    chunk_bytes: int = FEED_BYTES_MAX,
 ) -> tuple[list[Group], int, int, int]:
-    """Return (groups, clock reached, rows, bytes) of the site's entries in `(after, upto]`, lowest first.
+    """Return (groups, clock reached, rows, weight) of the site's entries in `(after, upto]`, lowest first.
 
-    The clock reached is `upto` when nothing is left in the range.
+    The clock reached is `upto` when nothing is left in the range. `bytes_max` is what is left of a chunk of `chunk_bytes`, of
+    which an edit weighs `EDITS_A_CHUNK` parts of one, however few bytes it has.
     """
     site_number = table.store.site_number(site)
     if site_number is None:
@@ -56,7 +64,8 @@ def read_range(
             return list(groups.values()), reached, rows, size
         rows += 1
         reached = hlc
-        size += _append(table, groups, site, (site_number, hlc, row, packed_mask, prior), values, holds=holds)
+        stored = (site_number, hlc, row, packed_mask, prior)
+        size += _append(table, groups, site, stored, values, holds=holds, edit_bytes=chunk_bytes // EDITS_A_CHUNK)
     return list(groups.values()), upto if rows < rows_max else reached, rows, size
 
 
@@ -198,8 +207,9 @@ def _append(
     values: tuple[Any, ...] | None,
     *,
     holds: bool,
+    edit_bytes: int = FEED_BYTES_MAX // EDITS_A_CHUNK,
 ) -> int:
-    """Append one entry to the group of its kind and columns; return about how many bytes of a chunk it takes."""
+    """Append one entry to the group of its kind and columns; return its weight: about its bytes, and `edit_bytes` for an edit."""
     site_number, hlc, row, packed_mask, prior = stored
     mask, dead = unpack_mask(packed_mask)
     kind = Kind.DELETE if dead else Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
@@ -226,7 +236,7 @@ def _append(
     if group.priors is not None:
         group.priors.append(prior_to_wire(table, prior, mask))
     plain = kind is Kind.INSERT and prior is None
-    return sum([len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells], 16 if plain else FEED_EDIT_BYTES)
+    return sum([len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells], 16 if plain else edit_bytes)
 
 
 def _key(table: Table, row: Row) -> Any:

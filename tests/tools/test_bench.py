@@ -296,3 +296,10 @@ def test_the_client_never_loads_a_second_sqlite():
     text = "import sys, tools.bench.client; print('apsw' in sys.modules, 'sync' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_healing_takes_the_bytes_of_whole_chunks():
+    """A link without a budget begins with a window that most splits fit into, and edits fill their chunks."""
+    equal_bytes, ratio, round_trips = rounds._heal(2_000, 1_000)
+    assert (equal_bytes, round_trips) == (40.5, 1.5)
+    assert ratio < 0.42
