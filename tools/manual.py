@@ -112,6 +112,10 @@ _MAILBOX = {
     "bytes": "int",
     "parcels": "int",
     "kept_bytes": "int",
+    "removes": "text",
+    "removes_text": "text",
+    "clock_offset_s": "number?",
+    "clock": "text",
     "streams": [
         {
             "member": "text",
@@ -127,6 +131,7 @@ _MAILBOX = {
             "why": "text",
             "behind": ["text"],
             "proved_s_ago": "number?",
+            "names": ["text"],
         }
     ],
 }

@@ -146,9 +146,13 @@ def show_mailboxes(mailboxes: Sequence[MailboxView]) -> None:
     for box in mailboxes:
         base = f"base {box.base}, " if box.base else ""
         text = f": {box.text}" if box.text else ""
+        removes = f": {box.removes_text}" if box.removes_text else ""
         say(
             f"mailbox {box.url}: {base}{box.state}{text}; {byte_count(box.bytes)} appended, {byte_count(box.kept_bytes)} kept"
         )
+        say(f"  removes its own old envelopes, and no others: {box.removes}{removes}")
+        if box.clock:
+            say(f"  clock: {box.clock}")
         rows = [
             (
                 each.member,

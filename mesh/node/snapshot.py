@@ -214,7 +214,9 @@ def mailbox_states(mailboxes: Iterable[MailboxView]) -> tuple[MailboxState, ...]
     """Return a gateway, and what it reads of each member, as rows of the state tables."""
     found: dict[tuple[str, str], MailboxState] = {}
     for box in mailboxes:
-        own = MailboxState(box.url, "", box.state, 0, "", box.text, box.base, 0, 0, 0.0, box.bytes)
+        removes = f"may not remove its old envelopes: {box.removes_text}" if box.removes == "no" else ""
+        note = "; ".join(text for text in (box.text, box.clock, removes) if text)
+        own = MailboxState(box.url, "", box.state, 0, "", note, box.base, 0, 0, 0.0, box.bytes)
         found[box.url, ""] = own
         for each in box.streams:
             state = "behind" if each.behind else "waiting" if each.waiting else "current"

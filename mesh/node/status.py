@@ -213,6 +213,7 @@ class StreamView:
     bytes, taken, copies, refused: bytes read, runs of changes taken in, runs that brought nothing new, envelopes refused.
     why, behind: what it waits for or refused last, and the tables that do not follow.
     proved_s_ago: when both had the same rows in all tables, None if that was not seen yet.
+    names: its streams in the storage, that of changes and that of parcels, for a person who removes those of a withdrawn base.
     """
 
     member: str
@@ -228,6 +229,7 @@ class StreamView:
     why: str
     behind: tuple[str, ...]
     proved_s_ago: float | None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,8 @@ class MailboxView:
     """The mailbox of a gateway: its URL, the name of this base, and starting, running or waiting, with the reason.
 
     envelopes, bytes, parcels: appended since the start. kept_bytes: what this node has in the mailbox.
+    removes, removes_text: whether the storage lets this node remove its own old envelopes, yes, no or unknown, and why not.
+    clock_offset_s: how far the storage's clock is ahead of this node's, None if that is not known. clock: a clock that is wrong.
     """
 
     url: str
@@ -246,6 +250,10 @@ class MailboxView:
     parcels: int
     kept_bytes: int
     streams: tuple[StreamView, ...] = ()
+    removes: str = "unknown"
+    removes_text: str = ""
+    clock_offset_s: float | None = None
+    clock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +369,10 @@ def _scrub(value: dict[str, Any]) -> ScrubView:
 
 def _mailbox(value: dict[str, Any]) -> MailboxView:
     streams = tuple(
-        StreamView(**{**_known(StreamView, each), "behind": tuple(each["behind"])}) for each in value.get("streams", ())
+        StreamView(
+            **{**_known(StreamView, each), "behind": tuple(each["behind"]), "names": tuple(each.get("names", ()))}
+        )
+        for each in value.get("streams", ())
     )
     return MailboxView(**{**_known(MailboxView, value), "streams": streams})
 

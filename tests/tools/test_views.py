@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from mycomesh.mesh.node.snapshot import mailbox_states
 from mycomesh.mesh.node.status import (
     AccountView,
     AreaView,
@@ -23,7 +24,7 @@ from mycomesh.mesh.node.status import (
 from mycomesh.tools.cli import main
 from mycomesh.tools.top.model import Live
 from mycomesh.tools.top.screens import SCREENS, View, draw
-from mycomesh.tools.views import show_accounts, show_peers
+from mycomesh.tools.views import show_accounts, show_mailboxes, show_peers
 
 
 def peer(name, state, seen_ms_ago):
@@ -113,3 +114,17 @@ def test_hostile_numbers_and_names_fit_every_screen():
         shown = "\n".join(line.plain for line in draw(picture, View(screen), {}, 80, 24))
         assert all(len(line) <= 80 for line in shown.splitlines())
         assert shown.replace("\n", "").isprintable()
+
+
+def test_a_gateway_says_who_may_delete(capsys):
+    box = MailboxView("dir:/share", "", "running", "", 1, 10, 1, 10)
+    show_mailboxes([box])
+    assert capsys.readouterr().out.splitlines()[1] == "  removes its own old envelopes, and no others: unknown"
+    denied = replace(box, removes="no", removes_text="access denied", clock="this node's clock is 3 days behind")
+    show_mailboxes([denied])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  removes its own old envelopes, and no others: no: access denied",
+        "  clock: this node's clock is 3 days behind",
+    ]
+    (state,) = mailbox_states([denied])
+    assert state.note == "this node's clock is 3 days behind; may not remove its old envelopes: access denied"

@@ -25,8 +25,9 @@ def mailboxes(picture: Picture, width: int) -> list[Text]:
     lines: list[Text] = []
     for box in picture.mailboxes:
         lines.append(Text(f"{box.state}  {printable(box.url)}", "yellow" if box.text else ""))
-        if box.text:
-            lines.append(Text(printable(box.text), "yellow"))
+        lines += [Text(printable(text), "yellow") for text in (box.text, box.clock) if text]
+        if box.removes == "no":
+            lines.append(Text(printable(f"may not remove its old envelopes: {box.removes_text}"), "yellow"))
         headers = ["FROM", "BASE", "WAITING", "LAG", "REFUSED", "NOTE"]
         rows = [
             [
