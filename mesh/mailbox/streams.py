@@ -87,6 +87,11 @@ class StreamWriter:
         return len(self._queue)
 
     @property
+    def queued_bytes(self) -> int:
+        """Their bytes."""
+        return self._queue_bytes
+
+    @property
     def is_full(self) -> bool:
         """True if a whole envelope waits."""
         return self._queue_bytes > GATHER_BYTES or len(self._queue) >= BATCHES_MAX

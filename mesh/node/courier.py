@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.mailbox.mailbox import MailboxError
 from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened, StreamWriter, open_signed
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.recording import lacking, readable, record, replay
+from mycomesh.mesh.node.recording import readable, record, replay
 from mycomesh.sync import errors as sync_errors
 from mycomesh.sync.crdt.hlc import HLC_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
 __all__ = ["Courier", "Ending", "Packed", "Parcel", "Run", "TakenIn"]
 
 REFUSED_MAX = 64  # envelopes of one stream of parcels that do not open: a storage may invent any number
+REMOVE_MS = (
+    600_000  # from a removal that failed to the next try: a server that does not allow it may answer late or never
+)
 AHEAD_MS = 86_400_000  # what is further ahead of the clock in a stream of this node counts only if it opens
+END_APART_BYTES = 16 * 1024  # of rows before the end of a parcel: then the end has an envelope of its own
+END_ENVELOPES = 64  # that the end of a parcel may take: vectors of 8 MiB, as long as a message may be, and room
 SLICES_MS = (600_000, 86_400_000, None)  # a parcel brings the rows of the last minutes first, then of the day, then all
 
 
@@ -55,11 +61,15 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A complete parcel in a mailbox: its author, its envelopes, and the vectors at its end."""
+    """A parcel in a mailbox: its author, its envelopes, and the vectors at its end.
+
+    is_whole: whether all envelopes were opened; else the end alone was.
+    """
 
     author: Certificate
     envelopes: tuple[Listed, ...]
     done: wire.Done
+    is_whole: bool = True
 
     @property
     def position(self) -> int:
@@ -74,6 +84,15 @@ class TakenIn:
     member: str
     state: str
     why: str = ""
+
+
+@dataclass(slots=True)
+class Removal:
+    """Whether the storage lets this node remove its own envelopes: "yes", "no" with the reason, or "unknown" before the first."""
+
+    state: str = "unknown"
+    why: str = ""
+    not_before_ms: int = 0
 
 
 class Courier:
@@ -92,6 +111,8 @@ class Courier:
         self.keys = keys
         self.links = links
         self.surroundings = surroundings
+        self.fetched = 0  # bytes of envelopes
+        self.removal = Removal()
 
     # ---- export
 
@@ -101,8 +122,8 @@ class Courier:
         Raises:
             MailboxError, NodeError: nothing has changed in the mailbox, apart from an incomplete parcel that nobody reads.
         """
-        env, mailbox, keys = self.surroundings, self.mailbox, self.keys()
-        stream = keys.stream_of(self.roster.own_id)
+        env = self.surroundings
+        stream = self.keys().stream_of(self.roster.own_id)
         old = await self.listed_own(stream)
         # Positions follow the clock, and a clock may have gone back.
         floor = max(floor, env.clock()[1] << POSITION_SHIFT, old[-1].position + 1 if old else 0)
@@ -111,8 +132,26 @@ class Courier:
             await packing.record(None if age_ms is None else env.clock()[1] - age_ms)
         packed = await packing.end()
         for each in old:
-            await env.storage(mailbox.remove, keys.mesh, each)
+            if not await self.remove(each):
+                break
         return packed
+
+    async def remove(self, listed: Listed) -> bool:
+        """Remove an envelope of this node; return False if the storage does not let it, or did not a moment ago.
+
+        It does no harm where it is. So nothing waits for its removal, and no parcel is packed again because of it.
+        """
+        env, removal = self.surroundings, self.removal
+        now_ms = env.clock()[0]
+        if now_ms < removal.not_before_ms:
+            return False
+        try:
+            await env.storage(self.mailbox.remove, self.keys().mesh, listed)
+        except MailboxError as error:
+            removal.state, removal.why, removal.not_before_ms = "no", str(error), now_ms + REMOVE_MS
+            return False
+        removal.state, removal.why, removal.not_before_ms = "yes", "", 0
+        return True
 
     async def listed_own(self, stream: bytes) -> list[Listed]:
         """Return what is in a stream of this node, without what a storage has invented far ahead of the clock.
@@ -151,10 +190,10 @@ class Courier:
             if stream in (keys.stream_of(own), keys.live_stream_of(own)):
                 continue
             try:
-                parcel = await self.newest(stream)
-                if parcel is None:
+                found = await self.take_parcel(stream)
+                if found is None:
                     continue
-                left = await self.replay(parcel)
+                parcel, left = found
                 why = next(iter(left.values()), "")
                 taken.append(TakenIn(parcel.author.name, "partly" if left else "read", why))
             except (DecodeError, CertificateError, sync_errors.DecodeError) as error:
@@ -210,22 +249,75 @@ class Courier:
         data = await self.surroundings.storage(self.mailbox.get, keys.mesh, listed)
         if data is None:
             raise DecodeError("an envelope was removed, may not be read, or is too large")
+        self.fetched += len(data)
         wall_ms = self.surroundings.clock()[1]
         opened = open_signed(keys, lambda raw: self.roster.verify(raw, wall_ms), listed, data)
         self.surroundings.learn(opened.author.raw)
         return opened
 
-    async def lacks(self, parcel: Parcel) -> list[str]:
-        """Return the tables of which a parcel may bring something."""
-        author, vectors = parcel.author.node_id, parcel.done.vectors
-        return await self.surroundings.query(lambda replica: lacking(replica, author, vectors))
+    async def end_of(self, stream: bytes) -> Parcel | None:
+        """Return the newest parcel of a stream by its end alone, None if that does not show it; the others may be missing.
+
+        Raises:
+            DecodeError, CertificateError: the end cannot be read.
+        """
+        listed = await self.surroundings.storage(self.mailbox.list_after, self.keys().mesh, stream, 0)
+        tail: list[Opened] = []
+        for each in reversed(listed[-END_ENVELOPES:]):
+            opened = await self.open(each)
+            if opened.kind is not Kind.PARCEL or (tail and tail[-1].previous != each.position):
+                return None
+            tail.append(opened)
+            first = wire.decode(opened.payloads[0])
+            if not isinstance(first.message if isinstance(first, wire.Part) else first, wire.Done):
+                break  # the end begins here: else parts of it may be in the envelope before
+        else:
+            return None
+        ending, done = Ending(), None
+        for opened in reversed(tail):
+            done = ending.feed(opened)
+        return None if done is None else Parcel(tail[0].author, tuple(listed), done, is_whole=False)
+
+    async def take_parcel(
+        self, stream: bytes, needed: int = 0, on_found: Callable[[wire.Done], None] = lambda _: None
+    ) -> tuple[Parcel, dict[str, str]] | None:
+        """Take in the newest parcel of a stream if it ends at `needed` or later; return it, and what `replay` returns.
+
+        A reader that covers a parcel fetches no more than its end, and one that does not fetches each envelope once. Only if
+        something is missing, all that is there is looked at for an older one. `on_found` gets the end before the rows come in.
+
+        Raises:
+            DecodeError, CertificateError: there is no complete parcel.
+        """
+        for find in (self.end_of, self.newest):
+            try:
+                parcel = await find(stream)
+                if parcel is None and find == self.end_of:
+                    continue
+                if parcel is None or parcel.position < needed:
+                    return None
+                on_found(parcel.done)
+                return parcel, await self.replay(parcel)
+            except (DecodeError, CertificateError, sync_errors.DecodeError):
+                if find == self.newest:
+                    raise
+        return None
 
     async def replay(self, parcel: Parcel) -> dict[str, str]:
-        """Take in a parcel; return the tables that could not be taken in whole, and why."""
+        """Take in a parcel; return the tables that could not be taken in whole, and why.
+
+        Raises:
+            DecodeError, CertificateError: something of it is missing; its vectors were not taken.
+        """
 
         async def chunks() -> AsyncIterator[bytes]:
+            before: int | None = None  # the position of the envelope before, of the same parcel
             for each in parcel.envelopes:  # one envelope in memory at a time
-                for payload in (await self.open(each)).payloads:
+                opened = await self.open(each)
+                if not parcel.is_whole and opened.previous not in (0, before):
+                    raise DecodeError("it has no complete parcel")
+                before = each.position
+                for payload in opened.payloads:
                     if isinstance(wire.decode(payload), wire.Chunk):
                         yield payload
 
@@ -284,6 +376,9 @@ class _Packing:
         """Append the end of the parcel."""
         vectors = tuple(sorted(self._vectors.items()))
         run = self._run
+        if run.queued_bytes > END_APART_BYTES:
+            await run.flush(all_of_it=True)
+            run.put(wire.Digests(()))  # shows that the end begins in this envelope
         run.put(wire.Done(vectors, tuple(sorted(self._collected.items()))))
         await run.flush(all_of_it=True)
         return Packed(run.envelopes, run.size, self._left_out, run.position, vectors)
@@ -309,6 +404,11 @@ class Run:
     def size(self) -> int:
         """Their bytes."""
         return sum(size for _, size in self.appended)
+
+    @property
+    def queued_bytes(self) -> int:
+        """The bytes of the messages that wait."""
+        return self._writer.queued_bytes
 
     @property
     def position(self) -> int:

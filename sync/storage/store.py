@@ -409,6 +409,11 @@ class Store:
             (name, value),
         )
 
+    def meta_forget(self, prefix: str) -> None:
+        """Remove the persisted facts whose names begin with `prefix`; inside `transaction()`."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        self.db.execute("DELETE FROM mycomesh_meta WHERE name >= ? AND name < ?", (prefix, end))
+
     def remember(self, name: str, value: bytes) -> None:
         """Set one persisted fact in a transaction of its own."""
         with self.transaction():

@@ -87,7 +87,8 @@ def test_a_revoked_gateway_neither_reads_nor_brings_anything(bases):
         each.shows("SELECT id FROM drones ORDER BY id", "of before\nof charlie\nsecret of alpha\n")
 
     def refused(one):
-        return [each["why"] for each in one.status()["mailboxes"][0]["streams"] if each["refused"]]
+        streams = one.status()["mailboxes"][0]["streams"]
+        return [each["why"] for each in streams if each["refused"] or "revoked" in each["why"]]
 
     for each in (alpha, bravo):
         eventually(lambda each=each: refused(each), f"{each.name} cannot open what the other appends")

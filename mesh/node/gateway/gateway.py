@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import MeshError
 from mycomesh.mesh.events import Notice
+from mycomesh.mesh.mailbox.mailbox import MailboxError
+from mycomesh.mesh.mailbox.streams import POSITION_SHIFT
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.gateway.clocks import clock_line
 from mycomesh.mesh.node.gateway.ledger import Ledger
 from mycomesh.mesh.node.gateway.reader import LiveReader
 from mycomesh.mesh.node.gateway.writer import LiveWriter
@@ -34,6 +37,8 @@ GATHER_MS = 20  # after the first commit of a burst
 BESIDE_MS = 1_000  # more than a run of another gateway of this base takes to come
 BESIDE_KEPT_MS = 60_000  # how long a gateway counts as one of this base after its last copy
 STATE_MS = 300_000  # between two statements while something changes; an idle gateway says nothing
+CLOCK_MS = 3_600_000  # between two looks at the storage's clock, each of which writes something small
+CLOCK_AGAIN_MS = 600_000  # after a look that failed
 STORE_MS = 5_000  # between two writes of the ledger
 LOOK_REST = 9  # times the CPU of a look: a storage that tells without end, or lists much, takes a tenth of a core
 RETRY_MS = (1_000, 2_000, 5_000, 15_000)  # after the storage has failed
@@ -76,6 +81,8 @@ class Gateway:
         self._troubles = {"write": _Trouble(), "read": _Trouble()}
         self._changed_since = False  # runs were appended since the last statement
         self._times = {"write": 0, "state": 0, "store": 0}
+        self._clock_due_ms = 0
+        self._offset_ms: int | None = None  # of the storage's clock
 
     def on_commit(self) -> None:
         """Append soon: the file has changed."""
@@ -91,6 +98,7 @@ class Gateway:
         """Append what changes, state what this node has, and remove what nobody needs."""
         while True:
             wait_ms = await self._guarded("write", self._write_once)
+            await self._compare_clocks_if_due()
             await self._courier.surroundings.wait(self._dirty, max(1, wait_ms))
             if self._loaded and not self._troubles["write"].text:
                 await self._pause()
@@ -169,7 +177,7 @@ class Gateway:
         await self._store_if_due()
         now_ms = surroundings.clock()[0]
         due = [now_ms + NEVER_MS]
-        if self._changed_since or reader.news:
+        if self._changed_since or self._ledger.news:
             due.append(self._times["state"] + STATE_MS)
         if self._ledger.is_changed:
             due.append(self._times["store"] + STORE_MS)
@@ -186,16 +194,23 @@ class Gateway:
         writer, reader = self._writer, self._reader
         now_ms = self._courier.surroundings.clock()[0]
         wanted = reader.wanted()
-        regular = (self._changed_since or reader.news) and now_ms >= self._times["state"] + STATE_MS
+        regular = (self._changed_since or self._ledger.news) and now_ms >= self._times["state"] + STATE_MS
         if not wanted and not regular:
             return
         if regular:
             await writer.look()
             if writer.needs_parcel:
                 await writer.pack()
-        self._changed_since = reader.news = False
         self._times["state"] = now_ms
-        await writer.state(reader.receipts(), wanted)
+        before, self._changed_since = self._changed_since, False
+        self._ledger.on_said()
+        whole = False
+        try:
+            whole = await writer.state(reader.receipts(), wanted)
+        finally:
+            if not whole:  # it was not appended, or has not all vectors
+                self._changed_since = before
+                self._ledger.on_news()
         reader.on_asked(wanted)
         await writer.prune(reader.receipts_of_own())
 
@@ -204,6 +219,20 @@ class Gateway:
         if self._ledger.is_changed and now_ms >= self._times["store"] + STORE_MS:
             self._times["store"] = now_ms
             await self.store()
+
+    async def _compare_clocks_if_due(self) -> None:
+        surroundings = self._courier.surroundings
+        now_ms, before_ms = surroundings.clock()
+        if not self._loaded or now_ms < self._clock_due_ms:
+            return
+        try:
+            there_ms = await surroundings.storage(self._courier.mailbox.server_ms)
+        except MailboxError:  # the login may not allow what the look needs, and nothing else needs it
+            self._offset_ms = None
+            self._clock_due_ms = now_ms + CLOCK_AGAIN_MS
+        else:
+            self._clock_due_ms = now_ms + CLOCK_MS
+            self._offset_ms = there_ms - (before_ms + surroundings.clock()[1]) // 2
 
     async def store(self) -> None:
         """Write the ledger into the file."""
@@ -227,7 +256,7 @@ class Gateway:
     def view(self) -> MailboxView:
         """Return the state of the mailbox for people."""
         wall_ms = self._courier.surroundings.clock()[1]
-        written = self._writer.written
+        written, removal = self._writer.written, self._courier.removal
         trouble = next((each.text for each in self._troubles.values() if each.text), "")
         state = "starting" if not self._loaded else "running"
         if trouble:
@@ -249,6 +278,23 @@ class Gateway:
             written.parcels,
             self._writer.kept,
             streams,
+            removal.state,
+            removal.why,
+            None if self._offset_ms is None else self._offset_ms / 1000,
+            clock_line(
+                self._offset_ms, self._ahead(own, owners, wall_ms), (self._writer.last >> POSITION_SHIFT) - wall_ms
+            ),
+        )
+
+    def _ahead(self, own: bytes, owners: dict[bytes, tuple[bytes, str]], wall_ms: int) -> list[tuple[str, int]]:
+        """Return by name how far the newest envelope of each other member is ahead of this node's clock."""
+        newest = (
+            (name, max(each.newest, self._ledger.passed.get(name, 0))) for name, each in self._reader.streams.items()
+        )
+        return sorted(
+            (owners[name][1], (position >> POSITION_SHIFT) - wall_ms)
+            for name, position in newest
+            if name != own and self._reader.streams[name].author
         )
 
     def _owners(self) -> dict[bytes, tuple[bytes, str]]:
@@ -264,6 +310,7 @@ class Gateway:
 
     def _stream_view(self, name: bytes, stream: Stream, owner: tuple[bytes, str], wall_ms: int) -> StreamView:
         passed = self._ledger.passed.get(name, 0)
+        parcels = (self._courier.keys().stream_of(owner[0]),) if owner[0] else ()
         return StreamView(
             owner[1] or f"stream {name.hex()}",
             stream.base,
@@ -278,6 +325,7 @@ class Gateway:
             stream.why,
             _few(sorted(stream.behind)),
             None if stream.proved_ms is None else max(0, wall_ms - stream.proved_ms) / 1000,
+            tuple(each.hex() for each in dict.fromkeys((name, *parcels))),
         )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
     from mycomesh.mesh.mailbox.mailbox import Listed
+    from mycomesh.mesh.membership.certificate import Certificate
     from mycomesh.mesh.node.courier import Courier
     from mycomesh.mesh.node.gateway.ledger import Ledger
     from mycomesh.sync.crdt.version_vector import Vector
@@ -88,6 +89,7 @@ class Stream:
         None  # the run whose end has not come, so that nothing of it is fetched again at each look
     )
     failed: bool = False  # the storage could not list it at the last look
+    is_revoked: bool = False  # its gateway is no member any more: nothing of it is fetched
 
     def lag_ms(self, passed: int) -> int:
         """Return how far the position lies behind the newest envelope; 0 before the first one was passed."""
@@ -131,16 +133,15 @@ class LiveReader:
         self._ledger = ledger
         self.streams: dict[bytes, Stream] = {}
         self.parcel_wanted = False  # some other gateway asks for a parcel of this one
-        self.news = False  # something was taken in since the last statement
         self.beside: dict[bytes, int] = {}  # gateways that append the same changes as this one -> when they last did
         self._heeded: dict[
             bytes, tuple[int, int]
         ] = {}  # member -> when it was granted a parcel, and how long it waits for the next
         self._sought = 0  # where the next look seeks streams of members
-        self._revoked: tuple[int, frozenset[bytes]] = (
+        self._revoked: tuple[int, dict[bytes, Certificate]] = (
             0,
-            frozenset(),
-        )  # how many revocations, and the streams of their members
+            {},
+        )  # how many revocations, and streams of their members
 
     @property
     def retry_ms(self) -> int | None:
@@ -157,7 +158,8 @@ class LiveReader:
 
     def receipts_of_own(self) -> tuple[int, ...]:
         """Return how far each other gateway has read this node's live stream."""
-        return tuple(each.receipt for each in self.streams.values() if each.kind is Kind.LIVE and each.author)
+        others = (each for each in self.streams.values() if each.kind is Kind.LIVE and each.author)
+        return tuple(each.receipt for each in others if not each.is_revoked)
 
     def wanted(self) -> tuple[bytes, ...]:
         """Return the live streams of which a parcel has to be asked for now."""
@@ -187,9 +189,7 @@ class LiveReader:
         beside = self._parcels_beside_live(listed)
         progress = False
         failures: list[MailboxError] = []
-        for name in listed:
-            if name in beside:
-                continue
+        for name in await self._newest_parcels_first([name for name in listed if name not in beside]):
             stream = self.streams.setdefault(name, Stream())
             try:
                 progress = await self._read(name, stream, listed) or progress
@@ -199,8 +199,9 @@ class LiveReader:
                 failures.append(error)
                 if len(failures) >= FAILED_STREAMS:
                     break
-        for name in [name for name in self.streams if name not in listed or name in beside]:
-            del self.streams[name]
+        for name in [name for name, each in self.streams.items() if name not in listed or name in beside]:
+            if not self.streams[name].is_revoked:
+                del self.streams[name]
         if failures:
             raise failures[0]
         return progress
@@ -229,10 +230,49 @@ class LiveReader:
             listed = [*first, *(name for name in listed if name not in first)]
         if self._revoked[0] != (count := len(roster.revocations.encoded_revocations())):
             revoked = roster.revocations.effective()
-            self._revoked = count, frozenset(name for each in revoked for name in _streams_of(keys, each.node_id))
+            self._revoked = (
+                count,
+                {name: each.certificate for each in revoked for name in _streams_of(keys, each.node_id)},
+            )
+        self._show_revoked(listed)
         failed = {name for name, stream in self.streams.items() if stream.failed}
         wanted = [name for name in listed if name not in self._revoked[1]]
         return sorted(wanted[:STREAMS_MAX], key=failed.__contains__)
+
+    def _show_revoked(self, listed: Sequence[bytes]) -> None:
+        """Show the live streams of revoked members that are still there, for a person who removes them: no gateway does."""
+        keys, revoked = self._courier.keys(), self._revoked[1]
+        there = {name for name in listed if name in revoked and name == keys.live_stream_of(revoked[name].node_id)}
+        there.discard(keys.live_stream_of(self._courier.roster.own_id))
+        for name in [name for name, each in self.streams.items() if each.is_revoked and name not in there]:
+            del self.streams[name]
+        for name in sorted(there):
+            if name not in self.streams or not self.streams[name].is_revoked:
+                member = revoked[name]
+                why = f"{member.name} was revoked: nothing of it is read, and its streams may be removed"
+                self.streams[name] = Stream(member.node_id, member.name, why=why, is_revoked=True)
+
+    async def _newest_parcels_first(self, names: list[bytes]) -> list[bytes]:
+        """Return streams in their order; those that this node has never read go last, that with the newest parcel before others.
+
+        What a gateway has read from others is in its parcel. So the newest one covers most of the older ones, and of a parcel
+        that is covered only the end is fetched.
+        """
+        new = [name for name in names if name not in self._ledger.passed and name not in self.streams]
+        if len(new) < 2:
+            return names
+        courier, keys = self._courier, self._courier.keys()
+        parcels = {keys.live_stream_of(each.node_id): keys.stream_of(each.node_id) for each in courier.roster.members()}
+        newest: dict[bytes, int] = {}
+        list_after = courier.mailbox.list_after
+        try:
+            for name in new:
+                listed = await courier.surroundings.storage(list_after, keys.mesh, parcels.get(name, name), 0)
+                newest[name] = max((each.position for each in listed), default=0)
+        except MailboxError:  # a folder that is closed to this user: reading them one by one finds out which
+            return names
+        failed = {name for name, stream in self.streams.items() if stream.failed}
+        return sorted(names, key=lambda name: (name in failed, name in newest, -newest.get(name, 0)))
 
     def _parcels_beside_live(self, listed: Sequence[bytes]) -> set[bytes]:
         """Return the streams of parcels of this node and of all gateways: their live streams say when a parcel is needed.
@@ -269,7 +309,7 @@ class LiveReader:
 
     async def _meet(self, stream: Stream, news: Sequence[Listed]) -> bool:
         """Learn from an envelope whose stream this is."""
-        for each in news:
+        for each in sorted(news, key=lambda listed: listed.size):
             opened = await self._open(stream, each)
             if opened is not None:
                 stream.author, stream.member = opened.author.node_id, opened.author.name
@@ -427,7 +467,7 @@ class LiveReader:
                 self._ledger.on_read(table, vector)
         if fresh:
             stream.taken += 1
-            self.news = True
+            self._ledger.on_news()
         elif news and author != self._courier.roster.own_id:  # it came over the LAN: that gateway is in this base
             stream.copies += 1
             self.beside[author] = self._courier.surroundings.clock()[0]
@@ -475,16 +515,16 @@ class LiveReader:
         """Take in the newest parcel of a stream's author if it ends at `parcel_from` or later."""
         courier, keys = self._courier, self._courier.keys()
         needed, stream.look_at_ms = stream.parcel_from or 0, courier.surroundings.clock()[0] + LOOK_MS
+        fetched = courier.fetched
         parcels = keys.stream_of(stream.author)
         listed = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, parcels, max(0, needed - 1))
         if not listed:
             return
         try:
-            parcel = await courier.newest(parcels)
-            if parcel is None or parcel.position < needed:
+            found = await courier.take_parcel(parcels, needed, self._on_parcel)
+            if found is None:
                 return
-            self._ledger.reading = dict(parcel.done.vectors)
-            left = await courier.replay(parcel)
+            parcel, left = found
         except (
             DecodeError,
             CertificateError,
@@ -494,19 +534,22 @@ class LiveReader:
             return
         finally:
             self._ledger.reading = {}
+            stream.size += courier.fetched - fetched
         stream.behind = left
         for table, vector in parcel.done.vectors:
             if table not in left:
                 self._ledger.on_read(table, vector)
-        stream.size += sum(each.size for each in parcel.envelopes)
         stream.taken += 1
         stream.parcel_from = None
         if not left:
             stream.want_ms, stream.want_at_ms = WANT_MS, 0
         stream.why = next(iter(left.values()), "")
-        self.news = True
+        self._ledger.on_news()
         self._pass(name, stream, max(parcel.position, self._ledger.passed.get(name, 0)))
         self._fall_behind(name, stream, left)
+
+    def _on_parcel(self, done: wire.Done) -> None:
+        self._ledger.reading = dict(done.vectors)  # runs of this node need not bring it again
 
     # ---- statements
 
@@ -529,7 +572,9 @@ class LiveReader:
         missing = await surroundings.query(lambda replica: lacking(replica, author, stated))
         for table in [table for table in vectors if table in stream.behind and table not in missing]:
             del stream.behind[table]  # other members have brought it
-        stream.doubts = {table: vectors[table] for table in missing if table not in stream.behind}
+        # A statement has the vectors of what changed since the one before, which may have come with it.
+        earlier = {table: vector for table, vector in stream.doubts.items() if table not in vectors}
+        stream.doubts = earlier | {table: vectors[table] for table in missing if table not in stream.behind}
         stream.doubted_ms = surroundings.clock()[0]
         if digests is not None:
             tables = digests.tables

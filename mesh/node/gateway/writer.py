@@ -173,8 +173,8 @@ class LiveWriter:
         self.written.size += packed.size
         self.written.parcels += 1
 
-    async def state(self, receipts: Mapping[bytes, int], wanted: tuple[bytes, ...]) -> None:
-        """Append a statement.
+    async def state(self, receipts: Mapping[bytes, int], wanted: tuple[bytes, ...]) -> bool:
+        """Append a statement; return whether it has the vectors of all tables that have changed, and none wait for the next.
 
         Raises:
             MailboxError, NodeError: it was not appended.
@@ -185,19 +185,22 @@ class LiveWriter:
         run = self._begin(Kind.STATEMENT)
         run.put_bytes(statement.encode(Statement(self._base, tuple(sorted(receipts.items())), wanted)))
         run.put(wire.Digests(tuple(each for each in digests if each[0] in names)))
-        size = 0
-        for name, digest, _ in digests:
-            if name not in names or self._said.get(name) == digest or size > VECTORS_BYTES:
-                continue
+        size, said = 0, {}
+        changed = [(name, digest) for name, digest, _ in digests if name in names and self._said.get(name) != digest]
+        for name, digest in changed:
+            if size > VECTORS_BYTES:
+                break
             for piece in cut(wire.Vectors(((name, vectors[name]),))):
                 size += len(wire.encode(piece))
                 run.put(piece)
-            self._said[name] = digest
+            said[name] = digest
         try:
             await run.flush(all_of_it=True)
         finally:
             self._used = max(self._used, run.tried)
+        self._said |= said
         self._on_run(run)
+        return len(said) == len(changed)
 
     def _begin(self, kind: Kind) -> Run:
         return Run(self._courier, kind, self.last or self._parcel[0], self._floor())
@@ -216,11 +219,7 @@ class LiveWriter:
     # ---- removal
 
     async def prune(self, receipts: tuple[int, ...]) -> None:
-        """Remove live envelopes from before the parcel that nobody needs. `receipts` are how far the others have read them.
-
-        Raises:
-            MailboxError: the rest stays.
-        """
+        """Remove live envelopes from before the parcel that nobody needs. `receipts` are how far the others have read them."""
         keys, wall_ms = self._courier.keys(), self._courier.surroundings.clock()[1]
         stream = keys.live_stream_of(self._courier.roster.own_id)
         passed = min(receipts, default=0)
@@ -230,9 +229,8 @@ class LiveWriter:
             old = wall_ms - (position >> POSITION_SHIFT) > KEEP_MS
             if position > passed and not old and size <= KEEP_BYTES:
                 return
-            await self._courier.surroundings.storage(
-                self._courier.mailbox.remove, keys.mesh, Listed(stream, position, each)
-            )
+            if not await self._courier.remove(Listed(stream, position, each)):
+                return
             self._live.popleft()
             size -= each
 

@@ -7,10 +7,12 @@ import pytest
 from mycomesh.mesh.errors import CertificateError, DecodeError
 from mycomesh.mesh.mailbox.directory import DirectoryMailbox
 from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
+from mycomesh.mesh.mailbox.mailbox import Listed
 from mycomesh.mesh.mailbox.streams import Kind, StreamWriter
 from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.revocations import Revocation
 from mycomesh.mesh.membership.roster import Roster
+from mycomesh.mesh.node import courier
 from mycomesh.mesh.node.courier import Courier, TakenIn
 from mycomesh.mesh.node.virtual_links import VirtualLinks
 from mycomesh.sync.wire import messages as wire
@@ -107,3 +109,67 @@ def test_own_streams_are_not_taken_in(mailbox):
     put(mailbox, 10, [DIGESTS, DONE], by=BRAVO)
     put(mailbox, 11, [DONE], by=BRAVO, kind=Kind.LIVE)
     assert asyncio.run(reading(mailbox).take_in()) == []
+
+
+def opened(mailbox):
+    """Count the envelopes that a courier fetches."""
+    fetched, get = [], mailbox.get
+    mailbox.get = lambda mesh, listed: fetched.append(listed.position) or get(mesh, listed)
+    return fetched
+
+
+def test_a_covered_parcel_is_read_by_its_end(mailbox):
+    put(mailbox, 10, [DIGESTS])
+    put(mailbox, 11, [DIGESTS], previous=10)
+    put(mailbox, 12, [DIGESTS, DONE], previous=11)
+    fetched = opened(mailbox)
+    parcel, left = asyncio.run(reading(mailbox).take_parcel(STREAM))
+    assert (parcel.author, parcel.position, left) == (ALPHA.certificate, 12, {})
+    assert fetched == [12]
+    assert asyncio.run(reading(mailbox).take_parcel(STREAM, needed=13)) is None
+
+
+def test_a_long_end_is_read_backwards(mailbox):
+    done = wire.Done((), ())
+    put(mailbox, 10, [DIGESTS])
+    put(mailbox, 11, [DIGESTS, wire.encode(wire.Part(done))], previous=10)
+    put(mailbox, 12, [wire.encode(wire.Part(done))], previous=11)
+    put(mailbox, 13, [DONE], previous=12)
+    fetched = opened(mailbox)
+    assert asyncio.run(reading(mailbox).end_of(STREAM)).done == done
+    assert fetched == [13, 12, 11]
+    mailbox.remove(KEYS.mesh, Listed(STREAM, 11, 0))
+    assert asyncio.run(reading(mailbox).end_of(STREAM)) is None  # it would show a part of the vectors
+    mailbox.remove(KEYS.mesh, Listed(STREAM, 10, 0))
+    assert asyncio.run(reading(mailbox).end_of(STREAM)) is None
+
+
+@pytest.mark.parametrize("missing", [10, 11])
+def test_rows_without_an_envelope_take_no_vectors(mailbox, monkeypatch, missing):
+    put(mailbox, 10, [DIGESTS])
+    put(mailbox, 11, [wire.encode(wire.Chunk(b"rows"))], previous=10)
+    put(mailbox, 12, [wire.encode(wire.Chunk(b"more"))], previous=11)
+    put(mailbox, 13, [DONE], previous=12)
+    read = []
+
+    async def replayed(_surroundings, _links, _author, _done, chunks):
+        read.append([wire.decode(each).bundle async for each in chunks()])
+        return {}
+
+    monkeypatch.setattr(courier, "replay", replayed)
+    asyncio.run(reading(mailbox).take_parcel(STREAM))
+    assert read == [[b"rows", b"more"]]
+    mailbox.remove(KEYS.mesh, Listed(STREAM, missing, 0))
+    with pytest.raises(DecodeError, match="no complete parcel"):
+        asyncio.run(reading(mailbox).take_parcel(STREAM))
+    assert len(read) == 1
+
+
+def test_an_older_whole_parcel_is_found_behind_another(mailbox):
+    put(mailbox, 10, [DIGESTS])
+    put(mailbox, 11, [DONE], previous=10)
+    put(mailbox, 20, [DIGESTS])  # its end is not there yet
+    parcel, _ = asyncio.run(reading(mailbox).take_parcel(STREAM))
+    assert [each.position for each in parcel.envelopes] == [10, 11]
+    mailbox.append(KEYS.mesh, STREAM, 30, b"invented")
+    assert asyncio.run(reading(mailbox).take_parcel(STREAM))[0].position == 11

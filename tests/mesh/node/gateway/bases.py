@@ -32,6 +32,7 @@ class Base:
 
     def begin(self):
         """Start the gateway, as after a restart of its node."""
+        self.courier.surroundings.replica = self.node.peer.replica
         self.ledger = Ledger("dir:/share")
         self.ledger.load(self.node.peer.replica)
         self.writer = LiveWriter(self.courier, self.ledger, self.identity.name)

@@ -1,6 +1,7 @@
 """The ledger: it comes back from the file as it was stored, and an edited one begins at the start."""
 
 from mycomesh.mesh.node.gateway.ledger import Ledger
+from mycomesh.sync import codec
 from mycomesh.sync.crdt.version_vector import Vector
 from tests.sync.peers import Peer
 
@@ -51,6 +52,82 @@ def test_a_reading_is_inside_and_not_stated():
     assert (ledger.stated, ledger.inside("t")) == ({}, Vector())
 
 
+def seen(peer):
+    """Return what the file covers of its table, cut in two: up to the first row, and beyond it."""
+    peer.sql("INSERT INTO t VALUES(1)")
+    peer.drain()
+    first = peer.replica.vector("t")
+    peer.sql("INSERT INTO t VALUES(2)")
+    peer.drain()
+    return first.copy(), peer.replica.vector("t").copy()
+
+
+def test_what_others_have_brought_comes_back_too(tmp_path):
+    peer = peer_of(tmp_path)
+    first, both = seen(peer)
+    ledger = loaded(peer)
+    ledger.on_stated("t", first)
+    ledger.on_read("t", both)
+    ledger.on_own(7)
+    ledger.on_news()
+    ledger.store(peer.replica)
+    again = loaded(peer)
+    assert (again.inside("t"), again.stated["t"], again.news) == (both, first, True)
+    again.on_read("t", first)
+    assert not again.is_changed  # it is inside already
+    again.on_stated("t", both)
+    again.on_said()
+    again.store(peer.replica)
+    last = loaded(peer)
+    assert (last.inside("t"), last.stated["t"], last.news) == (both, both, False)
+    peer.close()
+
+
+def test_an_older_version_makes_its_record_void(tmp_path):
+    """It appends, and moves the position; it may also have begun with an empty mailbox."""
+    peer = peer_of(tmp_path)
+    first, both = seen(peer)
+    ledger = loaded(peer)
+    ledger.on_stated("t", first)
+    ledger.on_read("t", both)
+    ledger.on_own(7)
+    ledger.store(peer.replica)
+    with peer.replica.store.transaction():
+        peer.replica.store.meta_set(ledger._key, codec.encode([8, [STREAM, 5]]))
+    again = loaded(peer)
+    assert (again.own, again.inside("t")) == (8, first)
+    again.store(peer.replica)
+    assert loaded(peer).inside("t") == first
+    peer.close()
+
+
+def test_a_file_that_covers_less_counts_less(tmp_path):
+    peer = peer_of(tmp_path)
+    first, _ = seen(peer)
+    ledger = loaded(peer)
+    ledger.on_stated("t", first)
+    ledger.on_read("t", Vector({OTHER: [(3, 4)]}))
+    ledger.store(peer.replica)
+    assert loaded(peer).inside("t") == first
+    peer.close()
+
+
+def test_an_emptied_mailbox_leaves_no_record(tmp_path):
+    peer = peer_of(tmp_path)
+    first, both = seen(peer)
+    ledger = loaded(peer)
+    ledger.on_stated("t", first)
+    ledger.on_read("t", both)
+    ledger.on_own(7)
+    ledger.store(peer.replica)
+    ledger.forget()
+    assert ledger.is_changed
+    ledger.store(peer.replica)
+    again = loaded(peer)
+    assert (again.own, again.stated, again.inside("t")) == (7, {}, Vector())
+    peer.close()
+
+
 def test_an_edited_ledger_begins_at_the_start(tmp_path):
     peer = peer_of(tmp_path)
     ledger = loaded(peer)
@@ -59,8 +136,9 @@ def test_an_edited_ledger_begins_at_the_start(tmp_path):
     ledger.store(peer.replica)
     for value in (b"", b"\xff", b"\x81\x40", b"\x82\x00\x01", "text"):
         with peer.replica.store.transaction():
-            for name in (ledger._key, f"{ledger._key} t"):
-                peer.replica.store.meta_set(name, value)
+            for key in (ledger._key, ledger._beyond):
+                for name in (key, f"{key} t"):
+                    peer.replica.store.meta_set(name, value)
         again = loaded(peer)
-        assert (again.own, again.passed, again.stated) == (0, {}, {}), value
+        assert (again.own, again.passed, again.stated, again.inside("t")) == (0, {}, {}, Vector()), value
     peer.close()

@@ -7,11 +7,16 @@ import pytest
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.mailbox.streams import POSITION_SHIFT
+from mycomesh.mesh.membership.decree import Authority
+from mycomesh.mesh.membership.revocations import Revocation
 from mycomesh.mesh.node import courier as courier_module
 from mycomesh.mesh.node.gateway import reader as module
 from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS, Stream
 from mycomesh.mesh.node.recording import AUDIT
 from tests.mesh.node.gateway.conftest import settle
+from tests.mesh.pipes import WALL_MS, mesh_of
+
+_, ROOT_SEED = mesh_of(3)
 
 
 def append(base, script, *values):
@@ -182,6 +187,24 @@ def test_a_statement_finds_what_no_run_has_brought(three):
     assert bravo.rows() == alpha.rows()
 
 
+def test_a_later_statement_keeps_earlier_doubts(three):
+    """Each has the vectors of what changed since the one before."""
+    alpha, bravo, _ = three
+    alpha.write("CREATE TABLE other(id INTEGER PRIMARY KEY)")
+    append(alpha, "INSERT INTO other VALUES(1)")
+    read(bravo)
+    lost = append(alpha, "INSERT INTO t VALUES('lost', 1)")
+    asyncio.run(alpha.writer.state({}, ()))
+    append(alpha, "INSERT INTO other VALUES(7)")
+    asyncio.run(alpha.writer.state({}, ()))
+    bravo.ledger.on_passed(alpha.live, lost)  # as if it had been read
+    read(bravo)
+    assert list(bravo.stream_of(alpha).doubts) == ["t"]
+    bravo.world.run(GAP_MS + 1)
+    read(bravo)
+    assert bravo.reader.wanted() == (alpha.live,)
+
+
 def test_collected_deletes_are_left_to_a_link(three, monkeypatch):
     alpha, bravo, _ = three
 
@@ -273,6 +296,40 @@ def test_a_restored_file_reads_its_own_stream(three):
     assert alpha.ledger.passed[alpha.live] == own
 
 
+def test_nothing_of_a_revoked_gateway_is_fetched(three, monkeypatch):
+    alpha, bravo, charlie = three
+    append(charlie, "INSERT INTO t VALUES('before', 1)")
+    read(bravo)
+    append(charlie, "INSERT INTO t VALUES('after', 1)")
+    asyncio.run(charlie.writer.state({bravo.live: 5}, ()))
+    roster = bravo.courier.roster
+    authority = Authority.of(
+        alpha.identity.certificate, alpha.identity.root_public, alpha.identity.node_seed, ROOT_SEED
+    )
+    revocation = Revocation.issue(charlie.identity.certificate, authority, at_s=WALL_MS // 1_000)
+    roster.revocations.add_revocation(revocation.raw)
+    roster.drop(charlie.identity.node_id)
+    append(alpha, "INSERT INTO t VALUES('of alpha', 1)")
+    fetched, get = [], bravo.courier.mailbox.get
+    monkeypatch.setattr(bravo.courier.mailbox, "get", lambda mesh, each: fetched.append(each.stream) or get(mesh, each))
+    read(bravo)
+    assert set(fetched) == {alpha.live}
+    assert bravo.rows() == [("before", 1), ("first", 1), ("of alpha", 1)]
+    stream = bravo.stream_of(charlie)
+    assert (stream.member, stream.why) == (
+        "n2",
+        "n2 was revoked: nothing of it is read, and its streams may be removed",
+    )
+    assert charlie.parcels not in bravo.reader.streams
+    assert len(bravo.reader.receipts_of_own()) == 1  # its last receipt keeps nothing in the mailbox
+    assert bravo.reader.retry_ms is None
+    bravo.begin()
+    fetched.clear()
+    bravo.ledger.passed.clear()
+    read(bravo)
+    assert set(fetched) <= {alpha.live, alpha.parcels, bravo.live, bravo.parcels}
+
+
 def test_a_restart_fetches_nothing_again(three, monkeypatch):
     """Neither changes that were read nor parcels, also not to learn whose they are."""
     alpha, bravo, _ = three
@@ -295,3 +352,33 @@ def test_a_stream_without_a_position_has_no_lag():
     stream = Stream(waiting=1, newest=1_800_000_000_000 << POSITION_SHIFT)
     assert stream.lag_ms(0) == 0
     assert stream.lag_ms((1_800_000_000_000 - 5) << POSITION_SHIFT) == 5
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_new_base_fetches_one_parcel(three, monkeypatch, last):
+    """Of the other it fetches the end alone, since the newest one has all that it brings."""
+    alpha, bravo, charlie = three
+    rows = "INSERT INTO t SELECT 'r' || value, hex(randomblob(20000)) FROM json_each('[1,2,3,4,5,6,7,8,9]')"
+    append(alpha, rows)
+    read(bravo)
+    for each in (bravo, alpha) if last == 0 else (alpha, bravo):
+        asyncio.run(each.writer.pack())
+        each.world.run(1_000)
+    mailbox, fetched = charlie.courier.mailbox, {}
+    get = mailbox.get
+
+    def counted(mesh, each):
+        fetched[each.stream] = fetched.get(each.stream, 0) + each.size
+        return get(mesh, each)
+
+    charlie.begin()
+    monkeypatch.setattr(mailbox, "get", counted)
+    read(charlie)
+    assert charlie.rows() == alpha.rows()
+    newest, other = (alpha, bravo) if last == 0 else (bravo, alpha)
+    sizes = {each: sum(one.size for one in mailbox.list_after(each.keys.mesh, each.parcels, 0)) for each in three}
+    end = mailbox.list_after(other.keys.mesh, other.parcels, 0)[-1].size
+    assert sizes[newest] <= fetched[newest.parcels] < 1.1 * sizes[newest]
+    assert fetched[other.parcels] == end < 2_000 < sizes[other] / 50
+    assert charlie.stream_of(newest).size >= sizes[newest]
+    assert charlie.stream_of(other).size < 50_000

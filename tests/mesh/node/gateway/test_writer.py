@@ -7,6 +7,7 @@ import pytest
 from mycomesh.mesh.mailbox.envelope import POSITION_MAX
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.mesh.node import recording
+from mycomesh.mesh.node.courier import REMOVE_MS
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway import writer as module
 from mycomesh.mesh.node.gateway.reader import GAP_MS
@@ -32,6 +33,154 @@ def test_an_unchanged_file_appends_nothing(three):
     for _ in range(3):
         assert not asyncio.run(alpha.writer.write())
     assert listed(alpha) == before
+
+
+def restart(base, *, stored=True):
+    """Start a gateway again, after an orderly end or without one."""
+    if stored:
+        base.ledger.store(base.node.peer.replica)
+    base.node.reopen()
+    base.begin()
+    look(base)
+
+
+def test_a_restart_appends_nothing_of_others(three):
+    """The mailbox has what they have brought, whether this node has appended something since or not."""
+    alpha, bravo, charlie = three
+    for number in range(3):
+        append(alpha, f"INSERT INTO t VALUES('a{number}', 1)")
+        read(bravo)
+        restart(bravo)
+        assert not asyncio.run(bravo.writer.write())
+        append(bravo, f"INSERT INTO t VALUES('b{number}', hex(randomblob(2000)))")
+        read(alpha)
+    assert bravo.writer.written.size < 6_000  # the last row alone, and what its reader must have from others
+    read(charlie)
+    assert charlie.rows() == bravo.rows() == alpha.rows()
+
+
+def test_a_kill_repeats_what_was_read_last(three):
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    bravo.ledger.store(bravo.node.peer.replica)
+    append(alpha, "INSERT INTO t VALUES('large', hex(randomblob(9000)))")
+    read(bravo)
+    bravo.ledger.store(bravo.node.peer.replica)
+    append(alpha, "INSERT INTO t VALUES('last', 1)")
+    read(bravo)
+    restart(bravo, stored=False)
+    assert asyncio.run(bravo.writer.write())
+    assert bravo.writer.written.size < 2_000
+    read(charlie)
+    assert charlie.rows() == bravo.rows() == alpha.rows()
+
+
+def test_a_withdrawn_base_leaves_its_rows(three):
+    """Its streams are gone, and what they brought is in no envelope; a base that comes later gets it from the others."""
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('of alpha', 1)")
+    read(bravo)
+    assert bravo.ledger.news
+    restart(bravo)
+    assert bravo.ledger.news  # a statement has to cover them
+    for stream in (alpha.live, alpha.parcels):
+        for position in listed(alpha, stream):
+            alpha.courier.mailbox.remove(alpha.keys.mesh, Listed(stream, position, 0))
+    assert not asyncio.run(bravo.writer.write())
+    assert asyncio.run(bravo.writer.state({}, ()))
+    charlie.ledger.passed.clear()
+    read(charlie)
+    charlie.world.run(GAP_MS + 1)
+    read(charlie)
+    assert charlie.reader.wanted() == (bravo.live,)
+    asyncio.run(bravo.writer.pack())
+    charlie.world.run(PARCEL_MS)
+    read(charlie)
+    assert charlie.rows() == bravo.rows() == [("first", 1), ("of alpha", 1)]
+
+
+def test_another_mailbox_gets_everything(three, tmp_path):
+    """Another stick under the same name: nothing of this node is there, so nothing of others counts."""
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('of alpha', 1)")
+    read(bravo)
+    (tmp_path / "share").rename(tmp_path / "away")
+    (tmp_path / "share").mkdir()
+    restart(bravo)
+    assert bravo.writer.needs_parcel
+    asyncio.run(bravo.writer.pack())
+    charlie.ledger.passed.clear()
+    read(charlie)
+    assert charlie.rows() == bravo.rows()
+    append(bravo, "INSERT INTO t VALUES('meanwhile', 1)")
+    (tmp_path / "share").rename(tmp_path / "other")
+    (tmp_path / "away").rename(tmp_path / "share")
+    restart(bravo)
+    assert bravo.writer.needs_parcel  # the first stick lacks what the second has
+    asyncio.run(bravo.writer.pack())
+    charlie.ledger.passed.clear()
+    charlie.begin()
+    charlie.ledger.passed.clear()
+    read(charlie)
+    assert charlie.rows() == bravo.rows()
+
+
+def test_a_restored_file_appends_from_its_own_past(three):
+    alpha, bravo, charlie = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    bravo.ledger.store(bravo.node.peer.replica)
+    old = {name: bravo.node.peer.replica.store.meta(name) for name in metas(bravo)}
+    append(bravo, "INSERT INTO t VALUES('b', 1)")
+    append(alpha, "INSERT INTO t VALUES('c', 1)")
+    read(bravo, charlie)
+    bravo.ledger.store(bravo.node.peer.replica)
+    with bravo.node.peer.replica.store.transaction():
+        for name, value in old.items():
+            bravo.node.peer.replica.store.meta_set(name, value)
+    restart(bravo, stored=False)
+    read(bravo)
+    before = bravo.writer.written.size
+    asyncio.run(bravo.writer.write())
+    assert bravo.writer.written.size - before < 2_000
+    append(bravo, "INSERT INTO t VALUES('d', 1)")
+    charlie.ledger.passed.clear()
+    read(charlie)
+    assert charlie.rows() == bravo.rows()
+
+
+def metas(base):
+    listing = "SELECT name FROM mycomesh_meta WHERE name >= 'mailbox' AND name < 'mailboy' ORDER BY name"
+    return [name for (name,) in base.node.sql(listing)]
+
+
+def test_a_long_statement_leaves_tables_for_the_next(three, monkeypatch):
+    alpha = three[0]
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    monkeypatch.setattr(module, "VECTORS_BYTES", 0)
+    tables = len(alpha.node.peer.replica.digest_pairs())
+    alpha.begin()
+    look(alpha)
+    said = [asyncio.run(alpha.writer.state({}, ())) for _ in range(tables)]
+    assert said == [False] * (tables - 1) + [True]
+
+
+def test_a_failed_statement_is_said_again(three, monkeypatch):
+    alpha = three[0]
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    with monkeypatch.context() as patched:
+        patched.setattr(alpha.courier.mailbox, "append", full)
+        with pytest.raises(MailboxError):
+            asyncio.run(alpha.writer.state({}, ()))
+    asyncio.run(alpha.writer.state({}, ()))
+    read(three[1])
+    assert three[1].stream_of(alpha).doubts == {}
+    assert len(alpha.writer._said) == len(alpha.node.peer.replica.digest_pairs())
+
+
+def full(*_args):
+    raise MailboxError("the disk is full")
 
 
 def test_a_run_that_broke_off_is_repeated(three, monkeypatch):
@@ -206,6 +355,40 @@ def test_envelopes_go_once_all_have_read_them(three):
     bravo.world.run(PARCEL_MS)
     read(bravo)
     assert bravo.rows() == alpha.rows()
+
+
+def test_a_storage_without_removal_costs_nothing_more(three, monkeypatch):
+    """Neither a parcel that is packed again and again, nor a gateway that waits: what is old stays where it is."""
+    alpha, bravo, _ = three
+    removal, mailbox = alpha.courier.removal, alpha.courier.mailbox
+    assert (removal.state, removal.why) == ("unknown", "")
+    removed = []
+
+    def denied(_mesh, listed):
+        removed.append(listed)
+        raise MailboxError("access denied")
+
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    with monkeypatch.context() as patched:
+        patched.setattr(mailbox, "remove", denied)
+        for number in range(3):
+            asyncio.run(alpha.writer.pack())
+            assert not alpha.writer.needs_parcel
+            last = append(alpha, f"INSERT INTO t VALUES('b{number}', 1)")
+            asyncio.run(alpha.writer.prune((last, last)))
+        assert (removal.state, removal.why) == ("no", "access denied")
+        assert len(removed) == 1  # the next try comes later
+        alpha.world.run(REMOVE_MS)
+        asyncio.run(alpha.writer.prune((last, last)))
+        assert len(removed) == 2
+    bravo.ledger.passed.clear()
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+    alpha.world.run(REMOVE_MS)
+    asyncio.run(alpha.writer.prune((last, last)))
+    asyncio.run(alpha.writer.pack())
+    assert (removal.state, removal.why) == ("yes", "")
+    assert len(listed(alpha, alpha.parcels)) == 1
 
 
 @pytest.mark.parametrize("limit", ["age", "size"])
