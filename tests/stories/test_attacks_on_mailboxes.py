@@ -13,7 +13,7 @@ from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.revocations import Revocation
 from mycomesh.mesh.node.gateway import reader as module
 from mycomesh.mesh.node.gateway import statement
-from mycomesh.mesh.node.gateway.gateway import BEHIND_SHOWN_MAX, Gateway, Place
+from mycomesh.mesh.node.gateway.gateway import BEHIND_SHOWN_MAX, STREAMS_SHOWN_MAX, Gateway, Place
 from mycomesh.mesh.node.gateway.reader import HEED_MS, WANT_MS, WANT_MS_LONGEST
 from mycomesh.mesh.node.gateway.statement import Statement
 from mycomesh.mesh.node.gateway.writer import _Delta
@@ -190,6 +190,20 @@ def test_made_up_tables_fall_behind_in_small_number(three, monkeypatch):
     (view,) = [each for each in gateway.view().streams if each.behind]
     assert len(view.behind) == BEHIND_SHOWN_MAX + 1
     assert view.behind[-1] == "36 more"
+
+
+@pytest.mark.parametrize("count", [STREAMS_SHOWN_MAX, STREAMS_SHOWN_MAX + 1])
+def test_few_streams_of_nobody_are_shown(three, count):
+    """A status, and the table for SQL, name all members and some of what a storage has invented."""
+    alpha, bravo, charlie = three
+    for number in range(count):
+        bravo.courier.mailbox.append(alpha.keys.mesh, number.to_bytes(8, "big"), 1, b"invented")
+    read(bravo)
+    gateway = Gateway(bravo.courier, Place("dir:/share"), None)
+    gateway._reader = bravo.reader
+    shown = [each.member for each in gateway.view().streams]
+    assert len([name for name in shown if name.startswith("stream ")]) == STREAMS_SHOWN_MAX
+    assert {alpha.identity.name, charlie.identity.name} <= set(shown)
 
 
 @pytest.mark.parametrize("position", [POSITION_MAX, POSITION_MAX - 1, 1 << 62])

@@ -44,6 +44,7 @@ LOOK_REST = 9  # times the CPU of a look: a storage that tells without end, or l
 RETRY_MS = (1_000, 2_000, 5_000, 15_000)  # after the storage has failed
 AWAY_MS = 3_000  # a failure that lasts so long is reported
 NEVER_MS = 3_600_000
+STREAMS_SHOWN_MAX = 16  # streams of no known member in a status
 BEHIND_SHOWN_MAX = 64  # tables or areas of one stream in a status: a table may have thousands of areas
 
 
@@ -263,10 +264,15 @@ class Gateway:
             state = "waiting"
         own = self._courier.keys().live_stream_of(self._courier.roster.own_id)
         owners = self._owners()
+        others = sorted(
+            (name for name in self._reader.streams if name != own), key=lambda name: (owners[name][1], name)
+        )
+        nobodys = [name for name in others if not owners[name][0]]  # a storage may invent any number
+        hidden = set(nobodys[STREAMS_SHOWN_MAX:])
         streams = tuple(
-            self._stream_view(name, stream, owners[name], wall_ms)
-            for name, stream in sorted(self._reader.streams.items(), key=lambda item: (owners[item[0]][1], item[0]))
-            if name != own
+            self._stream_view(name, self._reader.streams[name], owners[name], wall_ms)
+            for name in others
+            if name not in hidden
         )
         return MailboxView(
             self._place.url,
