@@ -145,7 +145,8 @@ class Bundle:
         require(is_array(sections) and len(sections) <= SECTIONS_MAX, "malformed list of sections")
         found = [_decode_section(section, sites) for section in sections]
         signers = _take_seals(found) if found and found[-1].table == SEALS else []
-        return cls(_take_seen(found), signers)
+        sections = _take_seen(found)
+        return cls(sections, signers if any(section.seals for section in sections) else [])
 
 
 def _encode_group(

@@ -161,3 +161,14 @@ def test_a_group_of_seals_holds_bytes_in_one_column(kind):
         section = Section(SEALS, [], [Group(SITE, kind, columns, [1], [1], [row], None)])
         with pytest.raises(DecodeError):
             Bundle.decode(Bundle([section]).encode())
+
+
+def test_signers_of_no_seal_are_left_out():
+    """Seals of a table that the bundle lacks prove nothing, and neither do the certificates beside them."""
+    value = codec.decode(sealed_bundle().encode(), bytes_max=10_000)
+    inserts = value[2][1][2][0]
+    assert inserts[2] == ["t"]
+    inserts[2] = ["u"]
+    found = Bundle.decode(codec.encode(value))
+    assert (found.sections[0].seals, found.signers) == ([], [])
+    assert Bundle.decode(found.encode()) == found
