@@ -39,17 +39,24 @@ def keeper_sets(own: Wishes | None, wishes: Mapping[bytes, Wishes]) -> list[froz
     """
     if own is None:
         return []
-    found: dict[frozenset[bytes], None] = {}
-    for group in sorted({group for each in wishes.values() for group in each}):
-        whole = [node_id for node_id, each in wishes.items() if group not in each]
+    naming: dict[str, list[bytes]] = {}
+    for node_id, each in wishes.items():
+        for group in each:
+            naming.setdefault(group, []).append(node_id)
+    # A member may name thousands of topics and groups that nobody else does: they all have the same keepers.
+    found: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], frozenset[bytes]] = {}
+    for group, named in sorted(naming.items()):
         by_topic: dict[str, list[bytes]] = {}
-        for node_id, each in wishes.items():
-            for topic in each.get(group, ()):  # in any order: the sets are sorted below
+        for node_id in named:
+            for topic in wishes[node_id][group]:  # in any order: the sets are sorted below
                 by_topic.setdefault(topic, []).append(node_id)
         nobody: list[bytes] = []  # names the topics of the others
         wanted = map(by_topic.__getitem__, own[group]) if group in own else (nobody, *by_topic.values())
-        found |= dict.fromkeys(frozenset((*whole, *more)) for more in wanted)
-    return sorted((each for each in found if len(each) > 1), key=sorted)
+        for more in dict.fromkeys(map(tuple, wanted)):
+            key = tuple(named), more
+            if key not in found:
+                found[key] = frozenset(wishes).difference(named).union(more)
+    return sorted((each for each in dict.fromkeys(found.values()) if len(each) > 1), key=sorted)
 
 
 class Ways(Protocol):
