@@ -11,6 +11,7 @@ from collections import Counter
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.errors import BatchRefusedError
+from mycomesh.sync.schema.fact_limits import newest_stamps
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import DEFINITIONS
 from mycomesh.sync.storage.table import Table
@@ -21,9 +22,8 @@ __all__ = ["DECISIONS_MAX", "DECISIONS_OF_ALL_MAX", "MEMBER_DECISIONS", "limit_d
 # A mesh of a thousand members with an interest each, and some hundred tables with some policies each. A pass takes 9 us of each,
 # with the write lock: 37 ms.
 DECISIONS_MAX = 4_096
-MEMBER_DECISIONS = 1_024  # changes of facts that a member may have made beyond that
+MEMBER_DECISIONS = 1_024  # that a member may have made, beyond that
 DECISIONS_OF_ALL_MAX = 2 * DECISIONS_MAX
-_ALL = 1 << 40  # entries of the log
 
 
 def limit_decisions(table: Table | None, bundle: Bundle, *, live: bool) -> tuple[int, set[bytes]]:
@@ -36,12 +36,13 @@ def limit_decisions(table: Table | None, bundle: Bundle, *, live: bool) -> tuple
     if not sections or table is None:
         return 0, set()
     marks = ", ".join("?" * len(DEFINITIONS))
-    listing = f"SELECT count(*) FROM {SCHEMA_TABLE} WHERE kind NOT IN ({marks})"
-    (count,) = table.store.db.execute(listing, DEFINITIONS).fetchone()
+    source = f"FROM {SCHEMA_TABLE} WHERE kind NOT IN ({marks})"
+    (count,) = table.store.db.execute(f"SELECT count(*) {source}", DEFINITIONS).fetchone()
     more = sum(section.rows for section in sections)
     if count + more <= DECISIONS_MAX:
         return 0, set()
-    made = Counter(table.store.site(number)[:SITE_PREFIX] for number, *_ in table.log.scan(-1, -1, _ALL))
+    decided = {name for (name,) in table.store.db.execute(f"SELECT name {source} ORDER BY name", DEFINITIONS)}
+    made = Counter(site[:SITE_PREFIX] for name, (_, site) in newest_stamps(table).items() if name in decided)
     for section in sections:
         for group in section.groups:
             made[group.site[:SITE_PREFIX]] += len(group.hlcs)

@@ -15,7 +15,7 @@ from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.sqlite.table_spec import SQL_MAX
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess", "stated_by"]
+__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess", "newest_stamps", "stated_by"]
 
 # A thousand tables with three indexes and some renamed columns each; a table takes about 1 ms in a pass.
 FACTS_PER_MEMBER_MAX = 8_192
@@ -61,7 +61,7 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
     room = [FACTS_MAX, SQL_OF_ALL_MAX, COLUMNS_OF_ALL_MAX]
     own: dict[bytes, list[int]] = {}
     beyond: dict[str, bytes] = {}
-    for stamp, name in sorted((stamp, name) for name, stamp in _newest(table).items() if name in sizes):
+    for stamp, name in sorted((stamp, name) for name, stamp in newest_stamps(table).items() if name in sizes):
         member = stamp[1][:SITE_PREFIX]
         left = own.setdefault(member, [FACTS_PER_MEMBER_MAX, SQL_PER_MEMBER_MAX, COLUMNS_PER_MEMBER_MAX])
         if all(size <= min(rest) for size, *rest in zip(sizes[name], left, room, strict=True)):
@@ -92,14 +92,14 @@ def stated_by(table: Table | None, kinds: Iterable[str]) -> dict[str, dict[str, 
     listing = f"SELECT name, kind FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))}) ORDER BY name"
     kind_of = dict(table.store.db.execute(listing, wanted).fetchall())
     found: dict[str, dict[str, int]] = {}
-    for name, (_, site) in sorted(_newest(table).items()):
+    for name, (_, site) in sorted(newest_stamps(table).items()):
         if name in kind_of:
             of_member = found.setdefault(site[:SITE_PREFIX].hex(), {})
             of_member[kind_of[name]] = of_member.get(kind_of[name], 0) + 1
     return found
 
 
-def _newest(table: Table) -> dict[str, tuple[int, bytes]]:
+def newest_stamps(table: Table) -> dict[str, tuple[int, bytes]]:
     """Return the newest stamp (clock, site) of each fact that has one."""
     found: dict[str, tuple[int, bytes]] = {}
     for number, hlc, row, _ in table.log.scan(-1, -1, _ALL):

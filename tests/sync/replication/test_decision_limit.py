@@ -85,6 +85,17 @@ def test_definitions_and_deletes_go_on(peer):
     assert peer.replica.tables["t"].columns.counters == {"x"}, "of this node's own user"
 
 
+def test_definitions_of_a_member_do_not_count(peer):
+    peer.take([facts(0, 10 - stated(peer))], origin=LIAR)
+    for number in range(6):
+        hlc = HLC + 90 + number
+        row = [["table", f"made{number}", f"CREATE TABLE made{number}(a)"]]
+        group = Group(HONEST, Kind.INSERT, ("kind", "name", "sql"), [hlc], None, row, None)
+        peer.take([Bundle([Section(SCHEMA_TABLE, [(HONEST, hlc - 1, hlc)], [group])]).encode()], origin=HONEST)
+    peer.take([facts(99, 1, HONEST)], origin=HONEST)
+    assert stated(peer) == 11
+
+
 def test_names_of_decisions_are_parsed_once(peer, monkeypatch):
     """Each pass over the schema reads all decisions, while it keeps the write lock."""
     monkeypatch.undo()
