@@ -60,8 +60,9 @@ def converged(cluster: Cluster) -> bool:
     beside = doubted(cluster)
     if cluster.areas:
         return _areas_converged(cluster)
-    first, *others = ([digest for digest in digests(host) if digest[0] not in beside] for host in members)
-    return all(other == first for other in others)
+    each = ([digest for digest in digests(host) if digest[0] not in beside] for host in members)
+    first = next(each)
+    return all(other == first for other in each)  # up to the first that differs
 
 
 def _areas_converged(cluster: Cluster) -> bool:

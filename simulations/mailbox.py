@@ -12,9 +12,11 @@ from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError, Pace
 from mycomesh.simulations.world import SECOND
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mycomesh.simulations.world import World
 
-__all__ = ["WRONGS", "SharedMailbox", "Way"]
+__all__ = ["WRONGS", "SharedMailbox", "SurveyedWay", "Way"]
 
 WRONGS = ("loses", "truncates", "repeats", "reorders", "lies", "full")
 PACE = Pace(spacing_ms=1_000, poll_ms=15_000)
@@ -29,14 +31,16 @@ class SharedMailbox:
         self.wrongs: tuple[str, ...] = ()
         self.bytes = 0  # appended
         self.read = 0  # bytes that gateways have fetched
-        self.lists = 0  # how often a stream was listed
+        self.lists = 0  # how often a stream was listed, or all at once
         self.gets = 0  # how often an envelope was fetched
         self._world = world
         self._rng = world.stream("mailbox")
         self._kept: dict[tuple[bytes, int], bytes] = {}
         self._positions: dict[bytes, list[int]] = {}  # stream -> what it keeps, in the order in which it came
+        self._last: dict[bytes, int] = {}  # stream -> the last position that it had
         self._removed: dict[tuple[bytes, int], None] = {}  # a liar keeps them
         self._shown_us: dict[tuple[bytes, int], int] = {}
+        self._streams: list[bytes] | None = None  # None: to be found again
 
     def has(self, value: bytes) -> bool:
         """Return whether these bytes are anywhere in the storage, also in what was removed."""
@@ -58,13 +62,16 @@ class SharedMailbox:
         if key in self._kept:
             return False
         if self._goes_wrong("truncates"):
+            self._streams = None
             for old in sorted(self._kept, key=lambda each: each[1])[: len(self._kept) // 3]:
                 self._removed[old] = None
         if self._goes_wrong("loses"):
             return True
         self.bytes += len(data)
+        self._streams = None
         self._kept[key] = data
         self._positions.setdefault(stream, []).append(position)
+        self._last[stream] = max(position, self._last.get(stream, 0))
         late = self._rng.randrange(LATE_US) if self._goes_wrong("reorders") else 0
         self._shown_us[key] = self._world.now_us + late
         return True
@@ -72,6 +79,20 @@ class SharedMailbox:
     def list_after(self, stream: bytes, position: int) -> list[Listed]:
         """List one stream."""
         self.lists += 1
+        return self._list_after(stream, position)
+
+    def list_all(self, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]]:
+        """List many streams."""
+        self.lists += 1
+        last = self._last
+        listings = {
+            stream: self._list_after(stream, position)
+            for stream, position in after.items()
+            if last.get(stream, 0) > position
+        }
+        return {stream: listed for stream, listed in listings.items() if listed}
+
+    def _list_after(self, stream: bytes, position: int) -> list[Listed]:
         now_us, repeats = self._world.now_us, self._goes_wrong("repeats")
         return sorted(
             Listed(stream, at, len(self._kept[stream, at]))
@@ -84,8 +105,9 @@ class SharedMailbox:
 
     def streams(self) -> list[bytes]:
         """List the streams."""
-        found = {stream for stream, at in self._kept if (stream, at) not in self._removed}
-        return sorted(found | ({b"\xff" * 8} if self._goes_wrong("lies") else set()))
+        if self._streams is None:
+            self._streams = sorted({stream for stream, at in self._kept if (stream, at) not in self._removed})
+        return sorted([*self._streams, b"\xff" * 8]) if self._goes_wrong("lies") else list(self._streams)
 
     def get(self, listed: Listed) -> bytes | None:
         """Return one envelope, or what a liar shows in its place."""
@@ -102,6 +124,7 @@ class SharedMailbox:
     def remove(self, listed: Listed) -> None:
         """Remove one envelope."""
         self._removed[listed.stream, listed.position] = None
+        self._streams = None
 
     def _goes_wrong(self, how: str) -> bool:
         return how in self.wrongs and self._rng.random() < SHARE
@@ -147,3 +170,11 @@ class Way:
         if not self.is_open:
             raise MailboxError("the simulated way to the storage is closed")
         return self._shared
+
+
+class SurveyedWay(Way):
+    """A way to a storage that lists all streams at once: `mesh.mailbox.mailbox.Surveying`, as JetStream is."""
+
+    def list_all(self, _mesh: bytes, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]]:
+        """List many streams."""
+        return self._there().list_all(after)

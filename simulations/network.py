@@ -400,11 +400,15 @@ class Network:
 
     def _announce(self) -> None:
         """Plan hints between hosts that reach each other and have had none, after mDNS's delay."""
-        total = len(self._endpoints)
+        bases = self._reachability.bases
+        near: dict[int | None, list[int]] = {}  # by base: 1,000 bases have a million pairs that never reach each other
+        for host in self._endpoints:
+            near.setdefault(bases.get(host), []).append(host)
         for listener, hinted in self._hinted.items():
-            if len(hinted) >= total - 1 and all(other in hinted for other in self._endpoints if other != listener):
+            others = near[bases.get(listener)]
+            if len(hinted) >= len(others) - 1 and all(other in hinted for other in others if other != listener):
                 continue
-            for other in self._endpoints:
+            for other in others:
                 if other != listener and other not in hinted and self._reachability.reaches(other, listener):
                     hinted[other] = None
                     delay = self._rng.randint(*HINT_US)

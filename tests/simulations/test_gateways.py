@@ -5,6 +5,7 @@ from mycomesh.simulations.gateways import Task, Wait
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import build
 from mycomesh.simulations.world import World
+from tests.simulations.base_costs import costs
 
 
 def test_a_wait_ends_by_its_signal_or_its_time():
@@ -53,3 +54,15 @@ def test_a_task_that_ends_itself_goes_no_further():
 def test_the_same_seed_gives_the_same_run():
     traces = [run(build("bases", seed=3, nodes=3, duration_s=10), 3).trace for _ in range(2)]
     assert traces[0] == traces[1]
+
+
+def test_a_base_costs_the_same_among_more_bases():
+    """What it appends and keeps does not grow with their number, and what it reads of each of them does not either."""
+    (few, of_few), (many, of_many) = (costs(bases, 5) for bases in (4, 12))
+    for result in (few, many):
+        assert result.ok, result.violations
+        assert not [event for event in result.notices if event.startswith("warning")]
+    for figure in ("appended", "room"):
+        assert of_many[figure] <= 1.25 * of_few[figure]
+    for figure in ("read", "fetched", "looks"):
+        assert of_many[figure] / 11 <= 1.25 * of_few[figure] / 3

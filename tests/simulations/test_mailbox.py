@@ -4,7 +4,7 @@ import pytest
 
 from mycomesh.mesh.mailbox.mailbox import Listed, MailboxError
 from mycomesh.simulations import mailbox as module
-from mycomesh.simulations.mailbox import WRONGS, SharedMailbox, Way
+from mycomesh.simulations.mailbox import WRONGS, SharedMailbox, SurveyedWay, Way
 from mycomesh.simulations.world import World
 
 MESH, STREAM = bytes(16), b"stream 1"
@@ -31,6 +31,21 @@ def test_an_honest_mailbox_keeps_the_contract():
     assert way.get(MESH, Listed(STREAM, 7, 0)) == b"envelope 7"
     way.remove(MESH, Listed(STREAM, 7, 0))
     assert positions(way) == [*range(1, 7), *range(8, 101)]
+
+
+def test_a_survey_is_one_listing_of_what_each_stream_has():
+    shared, way = filled()
+    surveyed, other, lists = SurveyedWay(shared), b"stream 2", shared.lists
+    way.append(MESH, other, 7, b"of the other")
+    after = {STREAM: 98, other: 6, b"stream 3": 0}
+    assert surveyed.list_all(MESH, after) == {
+        STREAM: [Listed(STREAM, 99, 11), Listed(STREAM, 100, 12)],
+        other: [Listed(other, 7, 12)],
+    }
+    assert shared.lists == lists + 1
+    way.remove(MESH, Listed(other, 7, 0))
+    assert surveyed.list_all(MESH, {STREAM: 100, other: 6}) == {}
+    assert way.streams(MESH) == [STREAM]
 
 
 @pytest.mark.parametrize("wrong", ["loses", "truncates", "reorders"])

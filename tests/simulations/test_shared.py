@@ -8,17 +8,15 @@ import pytest
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
-from mycomesh.mesh.membership.certificate import Certificate
-from mycomesh.mesh.overlay.topology import LinkState
 from mycomesh.simulations import runner
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import build
-from mycomesh.simulations.shared import computed_once
+from mycomesh.simulations.shared import SHARED, computed_once
 from tests.sync.scale import sweep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sweep(["captured-drone", "rolling-restart"], 1))
+@pytest.mark.parametrize("name", sweep(["captured-drone", "rolling-restart", "bases"], 1))
 def test_shared_computation_does_not_change_a_run(name, monkeypatch):
     scenario = build(name, seed=5, duration_s=20)
     shared = run(scenario, 5)
@@ -45,8 +43,8 @@ def test_good_signatures_are_checked_once_bad_ones_each_time(monkeypatch):
 
 
 def test_the_functions_are_put_back():
-    before = (bindings.crypto_sign_open, Certificate.decode_signed, LinkState.decode)
+    before = [getattr(owner, name) for owner, name in SHARED]
     with contextlib.suppress(KeyError), computed_once():
         assert bindings.crypto_sign_open is not before[0]
         raise KeyError
-    assert (bindings.crypto_sign_open, Certificate.decode_signed, LinkState.decode) == before
+    assert [getattr(owner, name) for owner, name in SHARED] == before
