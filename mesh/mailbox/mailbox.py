@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from mycomesh.mesh.errors import MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Resting", "Watching"]
+__all__ = ["LISTED_MAX", "STREAMS_MAX", "Listed", "Mailbox", "MailboxError", "Pace", "Resting", "Surveying", "Watching"]
 
 STREAMS_MAX = 2_048  # of one mesh: two for each of 1,024 members
 LISTED_MAX = 65_536  # envelopes of one stream; FAT32 takes some 20,000 such names in a directory
@@ -109,6 +109,15 @@ class Watching(Protocol):
 
         A call may be missing or needless: the gateway polls too.
         """
+        ...
+
+
+@runtime_checkable
+class Surveying(Protocol):
+    """The optional verb of a mailbox that lists many streams in fewer requests than one each."""
+
+    def list_all(self, mesh: bytes, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]]:
+        """Return what `list_after` would of each of these streams beyond its position; a stream without news may be absent."""
         ...
 
 

@@ -9,7 +9,7 @@ One server holds the one stream `mycomesh`. With a server in each base, a leaf n
 stream, the hub collects those of all bases, and each leaf mirrors the hub (`mesh.mailbox.nats_streams`): bases write and read
 locally while the hub is away.
 
-A listing begins behind what was listed before, so it costs what is new; without news it is one request.
+A listing begins behind what was listed before, so it costs what is new; without news it is one request, also that of all streams.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, Servi
 
 from mycomesh.mesh.io.library_pages import LibraryCode
 from mycomesh.mesh.io.nats_client import PORT_DEFAULT, Connection, NatsConnectError, NatsServer, connect
-from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, STREAM_BYTES
+from mycomesh.mesh.mailbox.envelope import ENVELOPE_BYTES_MAX, POSITION_MAX, STREAM_BYTES
 from mycomesh.mesh.mailbox.mailbox import LISTED_MAX, STREAMS_MAX, Listed, MailboxError, Pace
 from mycomesh.mesh.mailbox.nats_streams import SUBJECT, Streams, prepare
 from mycomesh.mesh.primitives import ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
@@ -54,6 +54,7 @@ CONFIRMED = 2  # such looks are enough for a while
 CHECK_S = 300  # until the next one: the hub may have lost its disk
 HUB_REMOVE_S = 2  # a right that is missing at the hub shows as silence
 LIST_PAGE = 1_000
+LISTED_AT_ONCE = 16  # streams: a first look at those of 1,000 bases over a slow line stays below CALL_S
 FEW = 16  # messages that are listed one by one: a consumer costs more than these
 LIST_S = 5  # without a message of a page
 HEADERS_BYTES = 1_024  # of the server's payload limit, which counts headers
@@ -110,7 +111,9 @@ class NatsMailbox:
         self._scanned: dict[tuple[str, str], _Scanned] = {}
         self._made: dict[str, Any] = {}  # stream of NATS -> when it was made
         self._bases: dict[tuple[bytes, bytes], str] = {}  # mesh and stream -> the base that writes it
-        self._known: dict[bytes, dict[bytes, None]] = {}  # mesh -> its streams that were seen
+        self._known: dict[
+            bytes, dict[bytes, int]
+        ] = {}  # mesh -> its streams that were seen, and the last position of each
         self._watched: dict[int, tuple[bytes, Callable[[], None]]] = {}
         self._subscribed: dict[int, Any] = {}
 
@@ -127,6 +130,10 @@ class NatsMailbox:
     def streams(self, mesh: bytes) -> list[bytes]:
         """Return the streams of a mesh, in byte order; also one whose envelopes were all removed meanwhile."""
         return self._call(self._streams_of(mesh))
+
+    def list_all(self, mesh: bytes, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]]:
+        """Return the envelopes of each of these streams beyond its position, without the streams that have none."""
+        return self._call(self._list_all(mesh, after))
 
     def get(self, mesh: bytes, listed: Listed) -> bytes | None:
         """Return one envelope, None if it has been removed or is larger than an envelope can be."""
@@ -219,6 +226,10 @@ class NatsMailbox:
         return [found[number] for number in sorted(found)[:LISTED_MAX]]
 
     async def _streams_of(self, mesh: bytes) -> list[bytes]:
+        return sorted(await self._scan(mesh))
+
+    async def _scan(self, mesh: bytes) -> dict[bytes, int]:
+        """Return the streams of a mesh that were ever seen, and the last position in each."""
         await self._jetstream()
         known = self._known.setdefault(mesh, {})
         for name in self._streams.read:
@@ -226,11 +237,23 @@ class NatsMailbox:
             scanned = self._scanned.setdefault((name, filtered), _Scanned())
             listing, upto = await self._listing(name, filtered, scanned.sequence)
             for subject, _, _ in listing:
-                stream = subject.split(".")[3]
-                if _STREAM.fullmatch(stream) and len(known) < STREAMS_MAX:
-                    known[bytes.fromhex(stream)] = None
+                _, _, _, stream, at = subject.split(".")
+                if _STREAM.fullmatch(stream) and (bytes.fromhex(stream) in known or len(known) < STREAMS_MAX):
+                    position = int(at, 16) if _POSITION.fullmatch(at) else 0
+                    known[bytes.fromhex(stream)] = max(known.get(bytes.fromhex(stream), 0), position)
             self._remember((name, filtered), _Scanned(upto))
-        return sorted(known)
+        return known
+
+    async def _list_all(self, mesh: bytes, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]]:
+        last = await self._scan(mesh)
+        # A stream that is not among those that count is listed, as by `list_after`.
+        behind = [(stream, position) for stream, position in after.items() if position < last.get(stream, POSITION_MAX)]
+        found: dict[bytes, list[Listed]] = {}
+        for at in range(0, len(behind), LISTED_AT_ONCE):
+            some = behind[at : at + LISTED_AT_ONCE]
+            listings = await asyncio.gather(*(self._list_after(mesh, stream, position) for stream, position in some))
+            found |= {stream: listed for (stream, _), listed in zip(some, listings, strict=True) if listed}
+        return found
 
     def _remember(self, key: tuple[str, str], scanned: _Scanned) -> None:
         if len(self._scanned) > SCANNED_MAX:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.exchange.link import NOBODY
 from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner, cut
 from mycomesh.sync.wire.units import table_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer", wire.Vectors, wire.Ack)
 
-__all__ = ["lacking", "readable", "record", "replay"]
+__all__ = ["UNKNOWN", "lacking", "readable", "record", "replay", "undefined"]
 
 ANSWER_MS = 60_000  # the exchange answers within milliseconds unless the file is locked or the disk is full
 REQUEST_MS = 5_000  # a table that another round fetches is not requested; the caller tries again later
@@ -37,6 +38,7 @@ SETTLE_STEP_MS = 100
 UNKNOWN_MAX = 4_096  # tables of a member that are not here, in one message; a mesh has some hundred
 PASSES_MAX = 8  # replays of one recording; the first may only bring the definitions of tables
 
+UNKNOWN = "some tables are not here yet"
 AUDIT = "its deletes are collected, and need a link with a member to tell which rows they were"
 
 
@@ -111,6 +113,15 @@ def lacking(replica: Replica, author: bytes, vectors: Sequence[tuple[str, Vector
     return found
 
 
+def undefined(replica: Replica, author: bytes, vectors: Sequence[tuple[str, Vector]]) -> bool:
+    """Return whether a recording has rows of a table whose definition this file lacks and the recording does not bring.
+
+    Its replay would wait `SETTLE_MS` in vain.
+    """
+    names = [name for name in lacking(replica, author, vectors) if replica.registry.unit(name) is None]
+    return bool(names) and all(name != SCHEMA_TABLE for name, _ in vectors)
+
+
 async def replay(
     surroundings: Surroundings,
     links: VirtualLinks,
@@ -140,7 +151,7 @@ async def replay(
         before, needed = needed, await still_lacking()
         if needed == before:
             break
-    return dict.fromkeys(needed, why or "some tables are not here yet")
+    return dict.fromkeys(needed, why or UNKNOWN)
 
 
 async def _replay_once(

@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import CertificateError, DecodeError
-from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX, MailboxError
+from mycomesh.mesh.mailbox.mailbox import STREAMS_MAX, MailboxError, Surveying
 from mycomesh.mesh.mailbox.streams import POSITION_SHIFT, Kind, Opened
 from mycomesh.mesh.node.courier import Ending
 from mycomesh.mesh.node.gateway import statement
-from mycomesh.mesh.node.recording import AUDIT, lacking, replay
+from mycomesh.mesh.node.recording import AUDIT, UNKNOWN, lacking, replay, undefined
 from mycomesh.sync import errors as sync_errors
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import Joiner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mycomesh.mesh.mailbox.envelope import EnvelopeKeys
     from mycomesh.mesh.mailbox.mailbox import Listed
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["GAP_MS", "LiveReader", "LiveRun", "Stream"]
 
 GAP_MS = 60_000  # how long a missing envelope may still come
+GAP_LOOKS = (
+    4  # or so many times the last look, which among many bases takes longer: it may be in a stream that comes later
+)
 RETRY_MS = 5_000  # between two tries of a run that waits
 LOOK_MS = 15_000  # between two looks for a parcel that is needed
 WANT_MS = 300_000  # between two requests for a parcel of one stream, doubled each time
@@ -75,6 +78,7 @@ class Stream:
     stuck_since_ms: int | None = None  # a hole, or a run that waits
     parcel_from: int | None = None  # a parcel is needed that ends here or later
     look_at_ms: int = 0  # when to look for it
+    is_looking: bool = False  # so that none is asked for meanwhile: it may be there
     want_at_ms: int = 0  # when to ask for it
     want_ms: int = WANT_MS
     peeked: int = 0  # position up to which envelopes beyond a hole were looked at
@@ -90,6 +94,11 @@ class Stream:
     )
     failed: bool = False  # the storage could not list it at the last look
     is_revoked: bool = False  # its gateway is no member any more: nothing of it is fetched
+
+    @property
+    def is_settled(self) -> bool:
+        """True if there is nothing to do as long as nothing comes."""
+        return self.parcel_from is None and not self.doubts
 
     def lag_ms(self, passed: int) -> int:
         """Return how far the position lies behind the newest envelope; 0 before the first one was passed."""
@@ -142,6 +151,12 @@ class LiveReader:
             0,
             {},
         )  # how many revocations, and streams of their members
+        self._look_ms = 0  # how long the last look took
+        self._beside: tuple[Sequence[bytes], int, set[bytes]] = (
+            (),
+            -1,
+            set(),
+        )  # streams, version of the roster, answer
 
     @property
     def retry_ms(self) -> int | None:
@@ -164,11 +179,15 @@ class LiveReader:
     def wanted(self) -> tuple[bytes, ...]:
         """Return the live streams of which a parcel has to be asked for now."""
         now_ms = self._courier.surroundings.clock()[0]
-        return tuple(
+        wanted = [
             name
-            for name, stream in sorted(self.streams.items())
-            if stream.parcel_from is not None and stream.kind is Kind.LIVE and now_ms >= stream.want_at_ms
-        )
+            for name, stream in self.streams.items()
+            if stream.parcel_from is not None
+            and not stream.is_looking
+            and stream.kind is Kind.LIVE
+            and now_ms >= stream.want_at_ms
+        ]
+        return tuple(sorted(wanted))
 
     def on_asked(self, streams: Sequence[bytes]) -> None:
         """Note that a statement has asked for parcels of these streams."""
@@ -185,23 +204,31 @@ class LiveReader:
         Raises:
             MailboxError, NodeError: the mailbox, some streams of it or the file cannot be used; what was read stays.
         """
+        begun_ms = self._courier.surroundings.clock()[0]
         listed = await self._listed()
         beside = self._parcels_beside_live(listed)
+        names = await self._newest_parcels_first([name for name in listed if name not in beside])
+        found = await self._survey({name: self._ledger.passed.get(name, 0) for name in names})
         progress = False
         failures: list[MailboxError] = []
-        for name in await self._newest_parcels_first([name for name in listed if name not in beside]):
+        for name in names:
             stream = self.streams.setdefault(name, Stream())
+            if found is not None and name not in found and stream.is_settled:
+                stream.waiting = 0
+                continue
             try:
-                progress = await self._read(name, stream, listed) or progress
+                news = await self._list(name) if found is None else found.get(name, [])
+                progress = await self._read(name, stream, listed, news) or progress
                 stream.failed = False
             except MailboxError as error:  # a folder that is closed to this user does not hold up the others
                 stream.why, stream.failed = str(error), True
                 failures.append(error)
                 if len(failures) >= FAILED_STREAMS:
                     break
-        for name in [name for name, each in self.streams.items() if name not in listed or name in beside]:
-            if not self.streams[name].is_revoked:
-                del self.streams[name]
+        read = dict.fromkeys(names)
+        for name in [name for name, each in self.streams.items() if name not in read and not each.is_revoked]:
+            del self.streams[name]
+        self._look_ms = self._courier.surroundings.clock()[0] - begun_ms
         if failures:
             raise failures[0]
         return progress
@@ -266,28 +293,47 @@ class LiveReader:
         newest: dict[bytes, int] = {}
         list_after = courier.mailbox.list_after
         try:
+            found = await self._survey({parcels.get(name, name): 0 for name in new})
             for name in new:
-                listed = await courier.surroundings.storage(list_after, keys.mesh, parcels.get(name, name), 0)
+                stream = parcels.get(name, name)
+                if found is None:
+                    listed = await courier.surroundings.storage(list_after, keys.mesh, stream, 0)
+                else:
+                    listed = found.get(stream, [])
                 newest[name] = max((each.position for each in listed), default=0)
         except MailboxError:  # a folder that is closed to this user: reading them one by one finds out which
             return names
         failed = {name for name, stream in self.streams.items() if stream.failed}
         return sorted(names, key=lambda name: (name in failed, name in newest, -newest.get(name, 0)))
 
+    async def _survey(self, after: Mapping[bytes, int]) -> dict[bytes, list[Listed]] | None:
+        """List these streams at once beyond their positions, None where the storage lists them one by one."""
+        courier = self._courier
+        if not isinstance(courier.mailbox, Surveying):
+            return None
+        return await courier.surroundings.storage(courier.mailbox.list_all, courier.keys().mesh, after)
+
+    async def _list(self, name: bytes) -> list[Listed]:
+        courier, passed = self._courier, self._ledger.passed.get(name, 0)
+        return await courier.surroundings.storage(courier.mailbox.list_after, courier.keys().mesh, name, passed)
+
     def _parcels_beside_live(self, listed: Sequence[bytes]) -> set[bytes]:
         """Return the streams of parcels of this node and of all gateways: their live streams say when a parcel is needed.
 
         So none of their envelopes is fetched to learn whose they are, at each start and as large as they are.
         """
-        keys, roster, there = self._courier.keys(), self._courier.roster, set(listed)
-        gateways = [each.node_id for each in roster.members() if keys.live_stream_of(each.node_id) in there]
-        return {keys.stream_of(node_id) for node_id in (roster.own_id, *gateways)}
+        keys, roster = self._courier.keys(), self._courier.roster
+        seen, version, beside = self._beside
+        if version != roster.version or seen != listed:
+            there = set(listed)
+            gateways = [each.node_id for each in roster.members() if keys.live_stream_of(each.node_id) in there]
+            beside = {keys.stream_of(node_id) for node_id in (roster.own_id, *gateways)}
+            self._beside = (listed, roster.version, beside)
+        return beside
 
-    async def _read(self, name: bytes, stream: Stream, listed: Sequence[bytes]) -> bool:
-        """Read one stream; return whether something was taken in."""
-        courier, keys = self._courier, self._courier.keys()
-        passed = self._ledger.passed.get(name, 0)
-        news = await courier.surroundings.storage(courier.mailbox.list_after, keys.mesh, name, passed)
+    async def _read(self, name: bytes, stream: Stream, listed: Sequence[bytes], news: Sequence[Listed]) -> bool:
+        """Read one stream, of which `news` lies beyond its position; return whether something was taken in."""
+        keys, passed = self._courier.keys(), self._ledger.passed.get(name, 0)
         stream.waiting = len(news)
         stream.newest = next((each.position for each in reversed(news) if each.position not in stream.unopened), passed)
         stream.vain_bytes = 0
@@ -401,7 +447,12 @@ class LiveReader:
         stream.why = why
         if stream.stuck_since_ms is None:
             stream.stuck_since_ms = now_ms
-        return now_ms >= stream.stuck_since_ms + GAP_MS
+        return now_ms >= stream.stuck_since_ms + self._gap_ms
+
+    @property
+    def _gap_ms(self) -> int:
+        """How long what is missing may still come."""
+        return max(GAP_MS, GAP_LOOKS * self._look_ms)
 
     async def _on_hole(self, name: bytes, stream: Stream, needed: int) -> None:
         """Fill a hole before a run that follows `needed` from the newest parcel, once it has been there for long."""
@@ -454,6 +505,9 @@ class LiveReader:
         missing = await query(lambda replica: lacking(replica, author, run.needed))
         missing = [table for table in missing if table not in stream.behind]
         if missing and not self._is_stuck(stream, f"what others have brought of {missing[0]} is not here yet"):
+            return False
+        followed = tuple((table, vector) for table, vector in done.vectors if table not in stream.behind)
+        if await query(lambda replica: undefined(replica, author, followed)) and not self._is_stuck(stream, UNKNOWN):
             return False
         self._fall_behind(name, stream, dict.fromkeys(missing, "the mailbox lacks what others have brought"))
         news = any(vector.missing_from(self._ledger.inside(table)) for table, vector in done.vectors)
@@ -513,6 +567,13 @@ class LiveReader:
 
     async def _take_parcel(self, name: bytes, stream: Stream) -> None:
         """Take in the newest parcel of a stream's author if it ends at `parcel_from` or later."""
+        stream.is_looking = True
+        try:
+            await self._take_parcel_if_there(name, stream)
+        finally:
+            stream.is_looking = False
+
+    async def _take_parcel_if_there(self, name: bytes, stream: Stream) -> None:
         courier, keys = self._courier, self._courier.keys()
         needed, stream.look_at_ms = stream.parcel_from or 0, courier.surroundings.clock()[0] + LOOK_MS
         fetched = courier.fetched
@@ -560,12 +621,12 @@ class LiveReader:
         if stream.author == self._courier.roster.own_id:
             return
         joiner = Joiner()
-        digests: wire.Digests | None = None
         vectors: dict[str, Vector] = {}
         for payload in opened.payloads[1:]:
             message = joiner.on_message(wire.decode(payload), len(payload))
             if isinstance(message, wire.Digests):
-                digests = message
+                if await self._is_proved(stream, message.tables):
+                    return  # the vectors that follow have an entry for each base, and say the same
             elif isinstance(message, wire.Vectors):
                 vectors |= dict(message.vectors)
         author, stated = stream.author, tuple(vectors.items())
@@ -576,15 +637,21 @@ class LiveReader:
         earlier = {table: vector for table, vector in stream.doubts.items() if table not in vectors}
         stream.doubts = earlier | {table: vectors[table] for table in missing if table not in stream.behind}
         stream.doubted_ms = surroundings.clock()[0]
-        if digests is not None:
-            tables = digests.tables
-            equal = await surroundings.query(lambda replica: _is_equal(replica, tables))
-            stream.proved_ms = surroundings.clock()[1] if equal else stream.proved_ms
+
+    async def _is_proved(self, stream: Stream, tables: Sequence[tuple[str, bytes, bytes]]) -> bool:
+        """Return whether this node has the same rows and vectors as another gateway states, and note it."""
+        surroundings = self._courier.surroundings
+        if not await surroundings.query(lambda replica: _is_equal(replica, tables)):
+            return False
+        stream.proved_ms, stream.doubts = surroundings.clock()[1], {}
+        for table in [name for name, _, _ in tables if name in stream.behind]:
+            del stream.behind[table]  # other members have brought it
+        return True
 
     async def _settle_doubts(self, stream: Stream, passed: int) -> None:
         """Let a table fall behind if other streams have not brought in time what a statement covers."""
         surroundings, author = self._courier.surroundings, stream.author
-        if not stream.doubts or surroundings.clock()[0] < stream.doubted_ms + GAP_MS:
+        if not stream.doubts or surroundings.clock()[0] < stream.doubted_ms + self._gap_ms:
             return
         stated, stream.doubts = tuple(stream.doubts.items()), {}
         missing = await surroundings.query(lambda replica: lacking(replica, author, stated))

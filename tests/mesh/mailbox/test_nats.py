@@ -69,6 +69,35 @@ def test_a_watch_tells_and_survives_a_restart(server, mailbox):
     writer.close()
 
 
+def test_a_look_at_all_streams_lists_those_with_news(server, mailbox, monkeypatch):
+    writer, many = open_mailbox(server.url()), [bytes([number]) * 8 for number in range(1, 40)]
+    for stream in many:
+        assert writer.append(MESH, stream, 5, b"data")
+    assert mailbox.list_all(MESH, dict.fromkeys((*many, OTHER), 0)) == {
+        stream: [Listed(stream, 5, 4)] for stream in many
+    }
+    writer.append(MESH, many[7], 6, b"more")
+    writer.append(bytes(16), many[8], 6, b"of another mesh")
+    listed, listing = [], mailbox._listing
+    monkeypatch.setattr(mailbox, "_listing", lambda *words: listed.append(words) or listing(*words))
+    after = dict.fromkeys(many, 5)
+    assert mailbox.list_all(MESH, after) == {many[7]: [Listed(many[7], 6, 4)]}
+    assert len(listed) == 2
+    assert mailbox.list_all(MESH, after | {many[7]: 6}) == {}
+    assert len(listed) == 3
+    # Positions that go back, as with a restored file, show again what lies beyond them.
+    assert mailbox.list_all(MESH, after | {many[3]: 4}) == {
+        many[3]: [Listed(many[3], 5, 4)],
+        many[7]: [Listed(many[7], 6, 4)],
+    }
+    server.kill()
+    server.start()
+    with contextlib.suppress(MailboxError):
+        mailbox.list_all(MESH, after)  # finds that the connection is lost
+    assert mailbox.list_all(MESH, after) == {many[7]: [Listed(many[7], 6, 4)]}
+    writer.close()
+
+
 def test_parts_are_invisible_until_all_are_there(server, tmp_path):
     server.kill()
     server.lines["alone"] = "max_payload: 20000"

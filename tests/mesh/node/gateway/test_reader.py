@@ -11,8 +11,8 @@ from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.revocations import Revocation
 from mycomesh.mesh.node import courier as courier_module
 from mycomesh.mesh.node.gateway import reader as module
-from mycomesh.mesh.node.gateway.reader import GAP_MS, LOOK_MS, REFUSED_MS, Stream
-from mycomesh.mesh.node.recording import AUDIT
+from mycomesh.mesh.node.gateway.reader import GAP_LOOKS, GAP_MS, LOOK_MS, REFUSED_MS, Stream
+from mycomesh.mesh.node.recording import AUDIT, UNKNOWN
 from tests.mesh.node.gateway.conftest import settle
 from tests.mesh.pipes import WALL_MS, mesh_of
 
@@ -108,6 +108,83 @@ def test_requests_beyond_a_hole_are_heard(three):
     assert set(bravo.rows()) > set(alpha.rows()) - {("lost by n0", 1)}
 
 
+def test_a_parcel_that_is_sought_is_not_asked_for(three, monkeypatch):
+    """The writing loop runs beside a search, which takes as long as the storage does."""
+    alpha, bravo, _ = three
+    position = append(alpha, "INSERT INTO t VALUES('a', 1)")
+    del bravo.ledger.passed[alpha.live]
+    wanted, storage = [], bravo.courier.surroundings.storage
+
+    async def looked_at(call, *args):
+        wanted.append(bravo.reader.wanted())
+        return await storage(call, *args)
+
+    monkeypatch.setattr(bravo.courier.surroundings, "storage", looked_at)
+    read(bravo)
+    assert bravo.ledger.passed[alpha.live] == position
+    assert bravo.stream_of(alpha).taken
+    assert set(wanted) == {()}
+
+
+def test_a_hole_may_fill_for_several_long_looks(three):
+    """Among many bases a look takes minutes, and what is missing may be in a stream that it reads last."""
+    alpha, bravo, _ = three
+    lost = append(alpha, "INSERT INTO t VALUES('lost', 1)")
+    append(alpha, "INSERT INTO t VALUES('after', 2)")
+    lose(alpha, lost)
+    storage = bravo.courier.surroundings.storage
+
+    async def slow(call, *args):
+        if call == bravo.courier.mailbox.streams:
+            bravo.world.run(GAP_MS)
+        return await storage(call, *args)
+
+    bravo.courier.surroundings.storage = slow
+    for _ in range(GAP_LOOKS):
+        read(bravo)
+        assert bravo.reader.wanted() == ()
+    read(bravo)
+    assert bravo.reader.wanted() == (alpha.live,)
+
+
+def test_a_look_at_all_streams_lists_none_alone(three, monkeypatch):
+    alpha, bravo, charlie = three
+    listings, mailbox = [], bravo.courier.mailbox
+    list_after = mailbox.list_after
+
+    def list_all(mesh, after):
+        listings.append(after)
+        found = {stream: list_after(mesh, stream, position) for stream, position in after.items()}
+        return {stream: listed for stream, listed in found.items() if listed}
+
+    for one in (alpha, charlie):
+        append(one, f"INSERT INTO t VALUES('of {one.identity.name}', 1)")
+    monkeypatch.setattr(mailbox, "list_all", list_all, raising=False)
+    monkeypatch.setattr(mailbox, "list_after", None)
+    read(bravo)
+    assert len(bravo.rows()) == 3
+    assert len(listings) == 2  # the second finds nothing
+    assert listings[1] == {each.live: bravo.ledger.passed[each.live] for each in three}
+    assert [bravo.stream_of(each).waiting for each in three] == [0, 0, 0]
+
+
+def test_a_run_waits_for_definitions_without_a_link(three, monkeypatch):
+    """With a link it would wait some seconds in vain, in each stream that is read before the one with the definition."""
+    alpha, bravo, charlie = three
+    position = append(alpha, "CREATE TABLE u(id INTEGER PRIMARY KEY)")
+    read(bravo)
+    append(bravo, "INSERT INTO u VALUES(1)")
+    data = alpha.courier.mailbox.get(alpha.keys.mesh, Listed(alpha.live, position, 0))
+    lose(alpha, position)
+    with monkeypatch.context() as patch:
+        patch.setattr(charlie.courier.links, "open", None)
+        read(charlie)
+    assert charlie.stream_of(bravo).why == UNKNOWN
+    alpha.courier.mailbox.append(alpha.keys.mesh, alpha.live, position, data)
+    read(charlie)
+    assert charlie.node.sql("SELECT id FROM u") == [(1,)]
+
+
 def test_an_envelope_that_comes_late_fills_its_hole(three):
     alpha, bravo, _ = three
     late = append(alpha, "INSERT INTO t VALUES('late', 1)")
@@ -169,6 +246,20 @@ def test_a_statement_proves_equal_tables(three):
     assert (stream.base, stream.receipt) == ("n0", 5)
     assert stream.proved_ms is not None
     assert bravo.reader.receipts_of_own() == (5, 0)
+
+
+def test_an_equal_statement_lets_tables_follow_again(three, monkeypatch):
+    """Without a look at the vectors in it, which have an entry for each base."""
+    alpha, bravo, _ = three
+    append(alpha, "INSERT INTO t VALUES('a', 1)")
+    read(bravo)
+    bravo.stream_of(alpha).behind = {"t": "of a hole"}
+    asyncio.run(alpha.writer.state({}, ()))
+    decoded, decode = [], module.wire.decode
+    monkeypatch.setattr(module.wire, "decode", lambda data: decoded.append(decode(data)) or decoded[-1])
+    read(bravo)
+    assert bravo.stream_of(alpha).behind == {}
+    assert [type(each).__name__ for each in decoded] == ["Digests"]
 
 
 def test_a_statement_finds_what_no_run_has_brought(three):
