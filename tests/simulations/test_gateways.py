@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_run():
 
 
 def test_a_base_costs_the_same_among_more_bases():
-    """What it appends and keeps does not grow with their number, and what it reads of each of them does not either."""
+    """A base appends and keeps the same among three times as many, and reads the same of each of them."""
     (few, of_few), (many, of_many) = (costs(bases, 5) for bases in (4, 12))
     for result in (few, many):
         assert result.ok, result.violations
