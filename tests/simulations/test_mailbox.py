@@ -33,7 +33,7 @@ def test_an_honest_mailbox_keeps_the_contract():
     assert positions(way) == [*range(1, 7), *range(8, 101)]
 
 
-def test_a_survey_is_one_listing_of_what_each_stream_has():
+def test_a_survey_is_one_listing_of_many_streams():
     shared, way = filled()
     surveyed, other, lists = SurveyedWay(shared), b"stream 2", shared.lists
     way.append(MESH, other, 7, b"of the other")
