@@ -49,7 +49,7 @@ from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.bundle import Section
 from mycomesh.sync.wire.interest import Interest
-from mycomesh.sync.wire.units import split_unit, unit_name
+from mycomesh.sync.wire.units import split_unit, table_of, unit_name
 
 __all__ = [
     "Applied",
@@ -238,6 +238,9 @@ class Replica:
     def admits(self, name: str) -> bool:
         """Return True if a table of that canonical name may be replicated here, whether the file has it or not."""
         known = name == SCHEMA_TABLE or self.registry.admits(name.split("\0")[1] if "\0" in name else name)
+        table = self.tables.get(table_of(name))
+        if table is not None and table.areas is not None and table.areas.moved is not None:
+            known = known and "\0" in name and not table.areas.idle  # the whole table is no unit any more
         return known and self.registry.keeps(name) and self.rights.may_read(self.rights.own, name)
 
     def wants(self, node: bytes, name: str) -> bool:
@@ -273,7 +276,7 @@ class Replica:
         """
         found = self.table_pairs(remember=remember)
         for name, table in sorted(self.tables.items()) if self.registry.policies.areas else ():
-            if table.areas is not None:
+            if table.areas is not None and not table.areas.idle:
                 if remember:
                     table.areas.remember_changed()
                 pairs = table.areas.tree.pairs
@@ -288,7 +291,7 @@ class Replica:
                 if remember:
                     table.coverage.remember()
                 found[name] = (table.coverage.digest, table.log.digest)
-            else:
+            elif self.registry.has_base(table):
                 unit = Unit(name, table, None)
                 if remember:
                     unit.remember()

@@ -461,7 +461,8 @@ MANUAL = {
                     "more": "int",
                     "no_area": "int",
                 }
-            ]
+            ],
+            "decided": "any?",
         },
     ),
     "migrate": Page(

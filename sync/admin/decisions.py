@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.replication.site_limit import NODE_AREA_SITES_MAX
 from mycomesh.sync.schema.catalog import Catalog
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.own_ids import Room, is_automatic
@@ -22,6 +23,7 @@ from mycomesh.sync.schema.policy import (
     counter_refusal,
     keep_both_fact,
     keep_both_refusal,
+    moving_refusal,
     own_ids_fact,
     own_ids_refusal,
     signed_fact,
@@ -62,8 +64,7 @@ class Decisions:
         """Cut a table into areas by a column, on every replica.
 
         Raises:
-            PolicyError: there is no such table or column; the column cannot cut it; it is cut already; or rows of a table with
-                a primary key are there, whose keys say nothing of areas.
+            PolicyError: there is no such table or column; the column cannot cut it; or it is cut already.
         """
         found = find_table(self._store, self._registry, table)
         spec, now = found.spec, self._registry.policies.areas.get(found.spec.folded)
@@ -74,13 +75,22 @@ class Decisions:
             raise PolicyError(f"{spec.name} is cut by {now}, which cannot be undone; create another table")
         with self._store.transaction():
             refusal = area_refusal(spec, canonical, self._registry.policies)
-            if not refusal and not spec.lacks_primary_key and found.log.count:
-                refusal = f"{spec.name} has or had rows; create a table, cut that one, and copy the rows into it"
+            used = not spec.lacks_primary_key and (found.log.count > 0 or found.coverage.vector.count > 0)
+            if used and not refusal:
+                refusal = moving_refusal(spec, canonical) or self._too_many_areas(found, column)
             if is_ledger(fold(spec.name)):
                 refusal = f"{spec.name} is what a migration tool has done, and has to be everywhere"
             if refusal:
                 raise PolicyError(f"not cut: {refusal}")
-            self._catalog.decide(area_fact(spec.folded, canonical))
+            self._catalog.decide(area_fact(spec.folded, canonical, rows=used))
+
+    def _too_many_areas(self, table: Table, column: str) -> str:
+        """Return why the rows that are there are of too many areas, "" if they are not."""
+        name, most = quoted(table.spec.name), NODE_AREA_SITES_MAX
+        listing = f"SELECT count(*) FROM (SELECT DISTINCT {quoted(column)} FROM {name} LIMIT {most + 1})"
+        if self._store.db.execute(listing).fetchone()[0] <= most:
+            return ""
+        return f"{table.spec.name}.{column} has more than {most:,} values, more areas than nodes write to; take another column"
 
     def area_column(self, table: str) -> str:
         """Return the column of this file that cuts a table into areas, "" if it is not cut."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.capture.drain_areas import by_stamper, has_moved, sections, stamper_of
+from mycomesh.sync.capture.drain_areas import by_stamper, has_moved, moved_area, sections, stamper_of
 from mycomesh.sync.capture.drain_edits import Groups, PlainEdit, find_plain_edits, stamp_edits
 from mycomesh.sync.capture.drain_uniform import stamp_uniform
 from mycomesh.sync.capture.pending_rows import PendingRow, pending_sql, read_pending
@@ -214,8 +214,8 @@ class _Sorted:
         A later write must not postpone an earlier one.
         """
         plain = {edit[0] for edits in self.plain.values() for edit in edits}
-        stamper = chunk.early() if self.new and next(iter(self.new.values())).early else chunk.site
-        tick = stamper.clock.tick
+        early = self.new and next(iter(self.new.values())).early
+        tick = (chunk.early_clock if early else chunk.site.clock).tick
         for row, pending in self.rows.items():
             if row in plain or row in self.new:
                 pending.hlc = tick(pending.at_ms, pending.top)  # the user saw these values and overwrote them
@@ -349,12 +349,13 @@ def _adopt(chunk: Chunk, view: RowView, pending: PendingRow, mask: int, groups: 
     table = chunk.table
     if view.present is None:
         if pending.deleted and not (isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID):
-            _change(table, chunk.site, view, pending, Kind.DELETE, EXISTENCE, groups)
+            _change(table, stamper_of(chunk, view), view, pending, Kind.DELETE, EXISTENCE, groups)
         return None
-    _change_in_portions(table, chunk.early(), view, _early(pending), mask | EXISTENCE, groups)
+    area = moved_area(table, view.row)
+    _change_in_portions(table, chunk.early(area), view, _early(pending), mask | EXISTENCE, groups)
     if not pending.mask:
         return None
-    chunk.cover_early()
+    chunk.cover_early(area)
     return RowView.read(table, view.row)
 
 

@@ -10,11 +10,13 @@ from mycomesh.sync.capture.drain_edits import Groups
 from mycomesh.sync.capture.pending_rows import PendingRow
 from mycomesh.sync.capture.stamps import Chunk, Stamper
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
+from mycomesh.sync.storage.moved_rows import key_area
 from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
-from mycomesh.sync.wire.units import area_of, unit_name
+from mycomesh.sync.wire.units import NO_AREA, area_of, unit_name
 
-__all__ = ["by_stamper", "has_moved", "sections", "stamper_of"]
+__all__ = ["by_stamper", "has_moved", "moved_area", "sections", "stamper_of"]
 
 
 def sections(chunk: Chunk, groups: Groups) -> list[Section]:
@@ -36,13 +38,19 @@ def by_stamper(chunk: Chunk, rows: dict[Row, PendingRow]) -> list[tuple[Stamper,
     """Return new rows by what stamps them."""
     if not rows:
         return []
-    if next(iter(rows.values())).early:
+    areas, early = chunk.table.areas, next(iter(rows.values())).early
+    if areas is not None and areas.moved is not None:
+        by_area: dict[str, dict[Row, PendingRow]] = {}
+        for row, pending in rows.items():
+            by_area.setdefault(moved_area(chunk.table, row) or NO_AREA, {})[row] = pending
+        return [(chunk.early(area) if early else chunk.of_area(area), some) for area, some in by_area.items()]
+    if early:
         return [(chunk.early(), rows)]
-    if chunk.table.areas is None:
+    if areas is None:
         return [(chunk.site, rows)]
-    if chunk.table.areas.column not in chunk.table.columns.local_names:  # dropped by hand in this file
+    if areas.column not in chunk.table.columns.local_names:  # dropped by hand in this file
         return [(chunk.site, rows)]
-    place = chunk.table.columns.local.index(chunk.table.areas.column)
+    place = chunk.table.columns.local.index(areas.column)
     found: dict[str | None, dict[Row, PendingRow]] = {}
     for row, pending in rows.items():
         found.setdefault(area_of((pending.values or ())[place]), {})[row] = pending
@@ -57,9 +65,17 @@ def stamper_of(chunk: Chunk, view: RowView) -> Stamper:
     areas = chunk.table.areas
     if areas is None:
         return chunk.site
+    if areas.moved is not None:
+        return chunk.of_area(moved_area(chunk.table, view.row))
     if view.stored:
         return chunk.of_area(areas.of(view.stored[0][0]))
     return chunk.of_area(area_of((view.present or {}).get(areas.column)))
+
+
+def moved_area(table: Table, row: Row) -> str | None:
+    """Return the area of a row by its name if the table was cut with its rows, None otherwise."""
+    moved = None if table.areas is None else table.areas.moved
+    return None if moved is None else key_area(table.spec, moved.column, row)
 
 
 def has_moved(view: RowView, pending: PendingRow) -> bool:
@@ -67,6 +83,8 @@ def has_moved(view: RowView, pending: PendingRow) -> bool:
     areas = view.table.areas
     if areas is None or not view.visible or view.present is None or view.table.spec.kind is KeyKind.KEYED:
         return False
+    if areas.moved is not None:
+        return False  # another key is another row
     if areas.column not in view.table.columns.local_names:
         return False
     area = areas.of(view.stored[0][0])

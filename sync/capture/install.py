@@ -176,6 +176,7 @@ def remove_internal(db: Any, table_id: int) -> None:
         f"leaving/{table_id}",
         f"missing/{table_id}",
         f"twin/{table_id}",
+        f"cut/{table_id}",
     )
     db.execute(f"DELETE FROM mycomesh_meta WHERE name IN ({', '.join('?' * len(keys))})", keys)
     db.execute("DELETE FROM mycomesh_meta WHERE name GLOB ?", (changed_ids_key(table_id) + "*",))

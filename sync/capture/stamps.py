@@ -73,7 +73,7 @@ def stamps_of(stamper: Stamper, times: Times, written: Sequence[Any], what: int)
 class Chunk:
     """The stamps of one chunk: the sites that give them, and what they cover."""
 
-    __slots__ = ("_after", "_areas", "_early", "_make_early", "site", "table")
+    __slots__ = ("_after", "_areas", "_early", "_early_areas", "_make_early", "site", "table")
 
     def __init__(self, table: Table, site: Stamper, early: Callable[[], Stamper]) -> None:
         self.table = table
@@ -81,10 +81,24 @@ class Chunk:
         self._make_early = early
         self._early: Stamper | None = None
         self._areas: dict[str, Stamper] = {}
+        self._early_areas: dict[str, Stamper] = {}  # of a table that was cut with its rows
         self._after = {site.site_number: self._top(site)}
 
-    def early(self) -> Stamper:
-        """Return the early site, whose stamps this chunk then covers."""
+    @property
+    def early_clock(self) -> Clock:
+        """The clock of the early site."""
+        return self._make_early().clock
+
+    def early(self, area: str | None = None) -> Stamper:
+        """Return the early site, whose stamps this chunk then covers; for an area, its site of that area."""
+        if area is not None:
+            found = self._early_areas.get(area)
+            if found is None:
+                early = self._make_early()
+                found = self._early_areas[area] = self._in_area(area, early)
+                self._after[found.site_number] = self._top(found)
+                self.of_area(area)  # this site answers for it
+            return found
         if self._early is None:
             self._early = self._make_early()
             self._after[self._early.site_number] = self._top(self._early)
@@ -97,17 +111,22 @@ class Chunk:
             return self.site
         found = self._areas.get(area)
         if found is None:
-            store = self.table.store
-            site = areas.own_site(store.site(self.site.site_number), area)
-            learnt = areas.learn(site, area)
-            assert learnt, "no other file has this site"
-            found = self._areas[area] = Stamper(store.site_number_or_new(site), self.site.clock)
-            self._after[found.site_number] = areas.top(site)
+            found = self._areas[area] = self._in_area(area, self.site)
+            self._after[found.site_number] = areas.top(self.table.store.site(found.site_number))
         return found
 
-    def cover_early(self) -> None:
+    def _in_area(self, area: str, stamper: Stamper) -> Stamper:
+        """Return what stamps in an area under the clock of a site of this file."""
+        store, areas = self.table.store, self.table.areas
+        assert areas is not None
+        site = areas.own_site(store.site(stamper.site_number), area)
+        learnt = areas.learn(site, area)
+        assert learnt, "no other file has this site"
+        return Stamper(store.site_number_or_new(site), stamper.clock)
+
+    def cover_early(self, area: str | None = None) -> None:
         """Cover what the early site has stamped, before a change of this chunk overwrites it."""
-        early = self.early()
+        early = self.early(area)
         self.table.coverage.cover(self.table.store.site(early.site_number), self._top(early), early.clock.last)
 
     def cover(self, used: Collection[int]) -> dict[str, list[tuple[bytes, int, int]]]:
@@ -121,14 +140,17 @@ class Chunk:
         ranges: dict[str, list[tuple[bytes, int, int]]] = {}
         name = self.table.spec.folded
         stampers = [(name, self._early), (name, self.site)]
+        stampers += [(unit_name(name, area), stamper) for area, stamper in self._early_areas.items()]
         stampers += [(unit_name(name, area), stamper) for area, stamper in self._areas.items()]
+        adopting = {self._areas[area].site_number for area in self._early_areas}
         for unit, stamper in stampers:
             if stamper is None:
                 continue
             if stamper is self.site and self._areas and self._early is None and stamper.site_number not in used:
                 continue
             clock = stamper.clock
-            upto = clock.tick(0) if stamper is self.site and self._early is not None else clock.last
+            answers = stamper.site_number in adopting or (stamper is self.site and self._early is not None)
+            upto = clock.tick(0) if answers else clock.last
             site, after = self.table.store.site(stamper.site_number), self._after[stamper.site_number]
             self.table.coverage.cover(site, after, upto)
             ranges.setdefault(unit, []).append((site, after, upto))

@@ -81,7 +81,7 @@ class AreaComparison:
         found: Digests = {}
         peer = self._links[number].peer
         for name, table in sorted(self._replica.tables.items()):
-            if table.areas is None:
+            if table.areas is None or table.areas.idle:
                 continue
             pairs = table.areas.tree.pairs
             if self._replica.interests.of(peer) is None:
@@ -221,7 +221,7 @@ class AreaComparison:
 
     def _is_cut(self, name: str) -> bool:
         table = self._replica.tables.get(name)
-        return table is not None and table.areas is not None
+        return table is not None and table.areas is not None and not table.areas.idle
 
     def unequal(self, number: int) -> Digests:
         """Return what the peer of a link has of areas that the last descents have found to differ."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.storage.unit import Unit
+from mycomesh.sync.wire.units import NO_AREA
 
 __all__ = ["AreaStatus", "PeerDigests", "area_statuses"]
 
@@ -53,7 +54,8 @@ def area_statuses(
         return ()
     holders = _Holders(replica, members)
     wanted = min(copies, len(members) + 1)
-    return tuple(_status(replica, unit, peers, holders.of(unit), wanted) for unit in replica.registry.areas())
+    units = (unit for unit in replica.registry.areas() if unit.area != NO_AREA)
+    return tuple(_status(replica, unit, peers, holders.of(unit), wanted) for unit in units)
 
 
 def _status(replica: Replica, unit: Unit, peers: Sequence[PeerDigests], holders: int, wanted: int) -> AreaStatus:

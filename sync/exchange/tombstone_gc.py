@@ -97,7 +97,8 @@ class TombstoneGC:
         names = [
             name
             for name, table in sorted(self._replica.tables.items())
-            if tombstones.newest_hlc(table) > table.coverage.vector.upto(own)
+            if self._replica.registry.has_base(table)  # areas go by the retention alone
+            and tombstones.newest_hlc(table) > table.coverage.vector.upto(own)
         ]
         if names:
             turn.publish(self._replica.outbox.advance_clock(names, turn.wall_ms))

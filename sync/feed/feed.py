@@ -195,10 +195,10 @@ class Feed:
         found = self._find(name, self.table(table_name).spec.folded)
         if found is None:
             raise FeedError(f"no cursor {name!r} for {table_name}; the table mycomesh_cursors lists them")
-        return self._decode(name, found[2])
+        return self._decode(name, found[1], found[2])
 
-    def _decode(self, name: str, position: object) -> Position:
-        decoded = self._decoded(position)
+    def _decode(self, name: str, canonical: str, position: object) -> Position:
+        decoded = self._decoded(canonical, position)
         if decoded is None:
             raise FeedError(f"cursor {name!r} holds no position; delete it from the table mycomesh_cursors")
         return decoded
@@ -266,7 +266,7 @@ class Feed:
         with self._store.transaction() as db:
             rows = self._rows("WHERE name = ?", name)
             for _, canonical, data, *_ in rows:
-                position = self._decode(name, data)
+                position = self._decode(name, canonical, data)
                 position.start = None
                 for seen in position.seen.items():
                     position.seen.cut(seen[0], hlc_from_ms(since_ms) - 1)
@@ -293,7 +293,7 @@ class Feed:
         """Forget touched rows that every cursor has passed; if there are too many, let all cursors start again."""
         if not self.active or not self._touched.has_old():
             return
-        live = [(row, self._decoded(row[2])) for row in self._rows()]
+        live = [(row, self._decoded(row[1], row[2])) for row in self._rows()]
         if self._touched.overflowing:
             self._touched.overflowing = False
             for (name, canonical, *_), _ in live:
@@ -309,11 +309,13 @@ class Feed:
         ]
         self._touched.prune(min(waiting, default=self._touched.last()))
 
-    def _decoded(self, data: object) -> Position | None:
+    def _decoded(self, canonical: str, data: object) -> Position | None:
         try:
-            return Position.decode(data) if isinstance(data, bytes) else None
+            position = Position.decode(data) if isinstance(data, bytes) else None
         except DecodeError:
             return None
+        table = self._registry.tables.get(canonical)
+        return position if table is None or position is None else _followed(table, position)
 
     def _is_idle(self, row: tuple[str, str, bytes | None, int, bytes | None], wall_ms: int) -> bool:
         _, _, position, moved_ms, seen = row
@@ -340,7 +342,10 @@ class Feed:
 
         def read() -> None:
             table = self.table(table_name)
-            at = position() if callable(position) else position
+            at = _followed(table, position() if callable(position) else position)
+            if table.areas is not None and table.areas.moving:  # its changes are getting other sites
+                pages[:] = [Page([], at, at.copy(), [], more=False)]
+                return
             pages[:] = [
                 read_page(table, self._touched if self.active else None, at, rows_max=rows_max, bytes_max=bytes_max)
             ]
@@ -364,7 +369,11 @@ class Feed:
 
         def read() -> None:
             touched = self._touched if self.active else None
-            pages[:] = [read_windows(self.table(table_name), touched, position, rows_max=rows_max)]
+            table = self.table(table_name)
+            if table.areas is not None and table.areas.moving:
+                pages[:] = [None]
+                return
+            pages[:] = [read_windows(table, touched, _followed(table, position), rows_max=rows_max)]
 
         published = self._outbox.read_drained(wall_ms, read)
         return pages[0], published
@@ -416,7 +425,7 @@ class Feed:
         table = self._registry.tables[canonical]
         bounds = []
         for row in self._rows("WHERE table_name = ?", canonical):
-            position = self._decoded(row[2])
+            position = self._decoded(canonical, row[2])
             if position is None or self._is_idle(row, wall_ms):
                 continue
             seen = position.seen.copy()
@@ -430,7 +439,7 @@ class Feed:
         found = []
         for row in self._rows("ORDER BY name, table_name"):
             name, canonical, data, moved_ms, _ = row
-            position, table = self._decoded(data), self._registry.tables.get(canonical)
+            position, table = self._decoded(canonical, data), self._registry.tables.get(canonical)
             behind, oldest = 0, None
             if position is not None and table is not None:
                 missing = table.coverage.vector.missing_from(position.seen)
@@ -455,3 +464,10 @@ class Feed:
         run = next(iter(table.log.runs.after(site_number, after, upto)), None)
         clocks = [clock for clock in (plain, None if run is None else max(run.hlc, after + 1)) if clock is not None]
         return min(clocks, default=None)
+
+
+def _followed(table: Table, position: Position) -> Position:
+    """Return a position in the table as it is: entries have other sites since it was cut with its rows."""
+    if table.areas is not None and table.areas.moved is not None and not table.areas.moving:
+        position.follow_cut(table.areas)
+    return position

@@ -16,6 +16,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.codec import is_array, is_bytes, is_int, require
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Vector
 from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.storage.areas import Areas
 
 __all__ = ["POSITION_BYTES_MAX", "Position"]
 
@@ -53,6 +54,23 @@ class Position:
         value = codec.decode(data, bytes_max=POSITION_BYTES_MAX)
         require(is_array(value, 4) and value[0] == FORMAT and is_int(value[1]), "not a position of a reader")
         return cls(_vector(value[2]), value[1], None if value[3] is None else _vector(value[3]))
+
+    def follow_cut(self, areas: Areas) -> None:
+        """Follow a table that was cut with its rows: what the reader has seen has the sites of areas by now."""
+        for vector in (self.seen, self.start):
+            old = (
+                []
+                if vector is None
+                else [(site, ranges) for site, ranges in vector.items() if areas.of_site(site) is None]
+            )
+            if vector is None or not old:
+                continue
+            for site, ranges in old:
+                for area in areas.known():
+                    own = areas.own_site(site, area)
+                    for after, upto in ranges if areas.of_site(own) == area else ():
+                        vector.add(own, after, upto)
+                vector.cut(site, 0)
 
     def copy(self) -> Position:
         """Return an independent copy; `start` is never changed, and shared."""

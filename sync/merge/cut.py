@@ -148,7 +148,7 @@ def _stamp_time(horizon: Horizon, site: bytes, hlc: int) -> int | None:
     A clock that was not set stamps no time either.
     """
     if is_early(hlc):
-        return horizon.adopted.get(site)
+        return horizon.adopted_ms(site)
     return ms if (ms := ms_from_hlc(hlc)) >= UNSET_MS else None
 
 
@@ -269,7 +269,8 @@ def _look_at_stamps(table: Table, horizon: Horizon, after: tuple[int, int]) -> L
     number, hlc = (0, 0) if after[0] < 0 else after
     end = min(number + SITES_MAX, len(store.sites))  # a table that is cut has one for each area and writer
     while number < end:
-        if horizon.adopted.get(store.site(number), 1 << 63) >= horizon.bound_ms:  # else it may be an early site
+        adopted_ms = horizon.adopted_ms(store.site(number))
+        if adopted_ms is None or adopted_ms >= horizon.bound_ms:  # else it may be an early site
             hlc = max(hlc, hlc_from_ms(UNSET_MS) - 1)
         own = [entry for entry in table.log.scan_site(number, hlc, LOOKED_AT_MAX // 4) if entry[1] < bound]
         if own:

@@ -23,6 +23,7 @@ from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
 from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX, EDIT_WEIGHT, PARK_WEIGHT, WorkBudget
 from mycomesh.sync.replication.admission import future_bound
+from mycomesh.sync.replication.area_moves import STEP_ENTRIES, are_moving, move_some
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
@@ -40,6 +41,7 @@ __all__ = ["ROWS_TRIED_MAX", "Hooks", "Outbox"]
 # Rows that one transaction retries: as many as it may drain where each change is of another row.
 ROWS_TRIED_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
 _RETRY_WEIGHT = EDIT_WEIGHT + PARK_WEIGHT  # a retried row is most often refused again
+_MOVE_WEIGHT = 12
 # `read_drained` tries so often to read without the write lock.
 READ_TRIES = 3
 # Tables whose pending logs one statement checks: apsw caches prepared statements of up to 16 KiB.
@@ -95,7 +97,7 @@ class Outbox:
     def stale(self) -> bool:
         """Return True if another connection has committed since the last `drain` that left nothing, or a retry waits."""
         known = self._store.data_version() == self._data_version and not self._catalog.changed()
-        return self._retries.has_work or not known
+        return self._retries.has_work or not known or are_moving(self._registry.tables.values())
 
     def schema_change(self) -> int | None:
         """Return None if the schema is unchanged, else a number that changes with each commit of another connection."""
@@ -150,9 +152,10 @@ class Outbox:
         version = self._store.data_version()
         bundle: list[bytes] = []
         more = False
-        if self._catalog.changed() or self.has_unstamped() or self._retries.has_work:
+        moving = are_moving(self._registry.tables.values())
+        if self._catalog.changed() or self.has_unstamped() or self._retries.has_work or moving:
             with self._store.transaction():
-                bundle, more = self.drain_chunk(wall_ms, WorkBudget())
+                bundle, more = self.drain_chunk(wall_ms, WorkBudget(), moves=True)
             more = more or self._retries.has_work
         if not more:
             self._data_version = version
@@ -258,10 +261,11 @@ class Outbox:
 
     # ---- inside a transaction
 
-    def drain_chunk(self, wall_ms: int, budget: WorkBudget) -> tuple[list[bytes], bool]:
+    def drain_chunk(self, wall_ms: int, budget: WorkBudget, *, moves: bool = False) -> tuple[list[bytes], bool]:
         """Stamp one chunk over all tables, the schema and urgent tables first; return (batches, whether more wait).
 
-        What it does is taken off the budget, of which it leaves at least one chunk.
+        What it does is taken off the budget, of which it leaves at least one chunk. With `moves` it goes on to move entries of
+        tables that were cut with their rows, for which no merge has to wait.
         """
         if self._is_restamping():  # first of all: a later write must not get a stamp before these entries have theirs
             self._site.restamp_some(self._registry.tables.values(), ROWS_TRIED_MAX)
@@ -297,12 +301,28 @@ class Outbox:
             if table is facts and drained.more:
                 break
         budget.spend(min(CHUNK_ROWS_MAX - room, CHUNK_ROWS_MAX))
+        if moves and not more:
+            more = self._move_entries(budget)
         if not more:
             more = self.run_retries(budget, reserve=CHUNK_ROWS_MAX)
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
         if sections:
             self._store.durable()
         return self._priority.batches(sections), more
+
+    def _move_entries(self, budget: WorkBudget) -> bool:
+        """Move some entries to the sites of their areas, once nothing waits for a stamp; return whether any moved."""
+        tables = list(self._registry.tables.values())
+        if not are_moving(tables):
+            return False
+        room = min(STEP_ENTRIES, budget.room // _MOVE_WEIGHT)
+        for table in tables:
+            room -= move_some(table, max(room, 0))
+            moved = None if table.areas is None else table.areas.moved
+            if moved is not None and moved.entries:
+                text = f"it is being cut into areas: {moved.entries:,} of its changes are done" if moved.sources else ""
+                self._registry.notes.put(table.spec.folded, text, Source.WAITS)
+        return True  # the next transaction begins with a drain again
 
     def _drain_table(self, table: Table, wall_ms: int, budget: int) -> Drained:
         untimed_ms = self._untimed_ms if table.spec.lacks_primary_key else None
@@ -314,7 +334,8 @@ class Outbox:
 
     def _record_drained(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.sections:
-            sections += drained.sections
+            if table.areas is None or not table.areas.parked:  # cut by another column than the mesh has decided
+                sections += drained.sections
             self._retries.add(table)
         self._note_too_large(table, drained)
         return drained.weight

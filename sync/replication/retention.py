@@ -135,6 +135,7 @@ class Retention:
             elif horizon.ms > rule.floor_ms:
                 self._to_tell.add(table.spec.folded)
         horizon.adopted = self._registry.policies.adopted
+        horizon.origin = None if table.areas is None else table.areas.origin_of
         table.coverage.on_horizon(horizon)
 
     def _look_again(self, table: Table, horizon: Horizon) -> None:
@@ -354,7 +355,8 @@ class Retention:
         end, log = hlc_from_ms(EARLY_MS_MAX), table.log
         known = self._registry.policies.adopted
         for number, site in enumerate(self._store.sites):
-            first = log.scan(number, 0, 1) if site.startswith(node) and site not in known else []
+            origin = site if table.areas is None else table.areas.origin_of(site)
+            first = log.scan(number, 0, 1) if site.startswith(node) and not {site, origin} & known.keys() else []
             if any(at == number and hlc < end for at, hlc, _, _ in first):
                 self._catalog.decide(adopted_fact(site, wall_ms))
 

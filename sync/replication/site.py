@@ -235,6 +235,7 @@ def _renumbered(table: Table, old: int, new: int) -> list[tuple[int, int]]:
     pairs, areas, site = [(old, new)], table.areas, table.store.site
     if areas is None:
         return pairs
+    areas.follow_renewal(old, new)
     for area in areas.known():
         number = table.store.site_number(areas.own_site(site(old), area))
         if number is not None and areas.of(number) == area:

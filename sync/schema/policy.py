@@ -46,6 +46,7 @@ __all__ = [
     "header_fact",
     "keep_both_fact",
     "keep_both_refusal",
+    "moving_refusal",
     "name_fact",
     "own_ids_fact",
     "own_ids_refusal",
@@ -95,6 +96,7 @@ class Policies:
     retain: how long rows of a table are kept, by table.
     adopted: the Unix milliseconds at which a node took in rows from before the mesh, by the early site that stamps them.
     areas: the column that cuts a table into areas, by table.
+    moved: those of these tables that were cut with their rows (`sync.storage.moved_rows`).
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class Policies:
     retain: dict[str, RetainRule] = field(default_factory=dict)
     adopted: dict[bytes, int] = field(default_factory=dict)
     areas: dict[str, str] = field(default_factory=dict)
+    moved: frozenset[str] = frozenset()
 
     @classmethod
     def read(  # noqa: C901, PLR0912, PLR0915  (one branch a kind)
@@ -130,6 +133,7 @@ class Policies:
         retain: dict[str, RetainRule] = {}
         adopted: dict[bytes, int] = {}
         areas: dict[str, str] = {}
+        moved: dict[str, str] = {}
         kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED, RETAIN, ADOPTED, AREA)
         listing = (
             f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY name"
@@ -153,6 +157,8 @@ class Policies:
                     own_ids.add(table)
                 case "area", [table], str() as column if is_valid_name(column):
                     areas[table] = column
+                case "area", [table, "rows"], str() as column if is_valid_name(column):
+                    moved[table] = column
                 case "signed", [table], _:
                     stated.add(table)
                 case "retain", [table], str() as text:
@@ -169,6 +175,7 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
+        areas |= moved
         keep_both -= signed
         signed |= stated - keep_both
         dropped = {
@@ -189,6 +196,7 @@ class Policies:
             retain,
             adopted,
             areas,
+            frozenset(moved),
         )
 
     def keeping_keys(self, key: Callable[[str], Collection[str]]) -> Policies:
@@ -215,9 +223,14 @@ class Policies:
         return self.counters.get(spec.folded, frozenset()) & able
 
 
-def area_fact(table: str, column: str) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that a column cuts a table into areas; both by canonical name."""
-    return f"{AREA}:{json.dumps([table], ensure_ascii=False)}", AREA, column
+def area_fact(table: str, column: str, *, rows: bool = False) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that a column cuts a table into areas; both by canonical name.
+
+    With `rows` it cuts a table with a primary key that has rows. Versions that do not know this form go on with the whole table,
+    of which others neither take nor send anything.
+    """
+    subject = [table, "rows"] if rows else [table]
+    return f"{AREA}:{json.dumps(subject, ensure_ascii=False)}", AREA, column
 
 
 def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
@@ -233,6 +246,14 @@ def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
         )
     if len(spec.folded) > CUT_NAME_CHARS_MAX:
         return f"its name has {len(spec.folded)} characters; a table with areas may have {CUT_NAME_CHARS_MAX}"
+    return ""
+
+
+def moving_refusal(spec: TableSpec, column: str) -> str:
+    """Return why a column cannot cut a table with a primary key that has rows, "" if it can."""
+    collation = next(each.collation for each in spec.key if each.folded == column)
+    if collation != "BINARY":
+        return f"{spec.name}.{column} compares by {collation}, so one row has several texts there; create another table"
     return ""
 
 

@@ -27,8 +27,8 @@ from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.fact_limits import find_excess
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, TRIGGER, VIEW, VIRTUAL, Facts
 from mycomesh.sync.schema.names import Names
-from mycomesh.sync.schema.notes import Notes
-from mycomesh.sync.schema.policy import GENERATED, Policies, area_refusal
+from mycomesh.sync.schema.notes import Notes, Source
+from mycomesh.sync.schema.policy import GENERATED, Policies, area_refusal, moving_refusal
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.affinity import as_stored
 from mycomesh.sync.sqlite.identifiers import fold
@@ -38,11 +38,12 @@ from mycomesh.sync.sqlite.versions import FLOOR_DEFAULT, Version, newest_need
 from mycomesh.sync.storage.change_log import ChangeLog, changes_name
 from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.insert_runs import runs_name
+from mycomesh.sync.storage.moved_rows import MovedRows
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.interest import Interest
-from mycomesh.sync.wire.units import area_of, shown_unit, split_unit, unit_name
+from mycomesh.sync.wire.units import NO_AREA, area_of, shown_unit, split_unit, unit_name
 
 __all__ = ["DEFINITIONS", "Record", "Registry", "Snapshot", "read_sums"]
 
@@ -334,10 +335,19 @@ class Registry:
         column = self.policies.areas.get(table.spec.folded) if self._interest is not None else None
         if column is None or area_refusal(table.spec, column, self.policies):
             return
-        if table.areas is None:
-            table.cut(column)
-        else:
+        moved = MovedRows.read(self._store, table.table_id) if table.areas is None else table.areas.moved
+        if moved is None and table.spec.folded in self.policies.moved and not table.spec.lacks_primary_key:
+            if moving_refusal(table.spec, column):
+                return
+            table.cut_with_rows(column)
+        elif table.areas is None:
+            table.cut(column if moved is None else moved.column)
+        elif moved is None:
             table.areas.column = column
+        if moved is not None and table.areas is not None:
+            table.areas.parked = column != moved.column
+            text = f"it was cut by {moved.column} here, and by {column} on the mesh: its rows stay in this file"
+            self.notes.put(table.spec.folded, text if table.areas.parked else "", Source.AREAS)
 
     # ---- units: whole tables, and the areas of those that are cut
 
@@ -345,10 +355,14 @@ class Registry:
         """Return the unit of that name on the wire, None if this file has no such table, or has not cut it."""
         table = self.tables.get(name)
         if table is not None:
-            return Unit(name, table, None)
+            return Unit(name, table, None) if self.has_base(table) else None
         table_name, area = split_unit(name) or ("", None)
         table = self.tables.get(table_name)
-        return None if table is None or table.areas is None else Unit(name, table, area)
+        return None if table is None or table.areas is None or table.areas.idle else Unit(name, table, area)
+
+    def has_base(self, table: Table) -> bool:
+        """Return True for a whole table, and for one that is cut and has a base."""
+        return table.areas is None or table.areas.moved is None
 
     def table_of(self, name: str) -> Table | None:
         """Return the table of the unit of that name, None if it is not here."""
@@ -358,13 +372,14 @@ class Registry:
     def units(self) -> Iterator[Unit]:
         """Yield every unit of which this file covers something, and every whole table, by name."""
         for name, table in sorted(self.tables.items()):
-            yield Unit(name, table, None)
+            if self.has_base(table):
+                yield Unit(name, table, None)
         yield from (unit for unit in self.areas() if unit.vector.count)
 
     def areas(self) -> Iterator[Unit]:
         """Yield every area of which this file knows a site, by name."""
         for name, table in sorted(self.tables.items()):
-            if table.areas is not None:
+            if table.areas is not None and not table.areas.idle:
                 for area in table.areas.known():
                     yield Unit(unit_name(name, area), table, area)
 
@@ -407,6 +422,8 @@ class Registry:
             if spec is not None:
                 stored = map(area_of, as_stored(tuple(sorted(texts)), spec.affinity))
                 found[canonical] = frozenset(area for area in stored if area is not None)
+                if canonical in self.policies.moved:
+                    found[canonical] |= {NO_AREA}
         return Interest(found)
 
     # ---- capture

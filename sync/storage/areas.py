@@ -4,6 +4,8 @@ A node stamps its writes to an area under a site of that area. So an entry's sit
 the log of an area are those of its sites. Entries of all other sites are the base: rows of no area, and those from before the
 table was cut.
 
+A table with a primary key that was cut with its rows has no base: see `moved_rows`.
+
 Invariants: a site has one area for good; the sums of an area equal a scan of the entries of its sites. ADR 54.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
@@ -19,7 +22,10 @@ from mycomesh.sync.errors import DatabaseError
 from mycomesh.sync.storage.area_tree import AreaTree
 from mycomesh.sync.storage.coverage import Coverage
 from mycomesh.sync.storage.insert_runs import StoredEntry
+from mycomesh.sync.storage.internal_tables import create_rare
+from mycomesh.sync.storage.moved_rows import MovedRows, mixed_site
 from mycomesh.sync.storage.store import Store
+from mycomesh.sync.wire.units import NO_AREA, area_of
 
 __all__ = ["REMEMBERED_AREAS_MAX", "Areas", "area_numbers", "area_site"]
 
@@ -45,11 +51,21 @@ def area_numbers(store: Store) -> set[int]:
 class Areas:
     """The areas of one table. It follows transactions."""
 
-    def __init__(self, store: Store, table_id: int, table: str, column: str, coverage: Coverage) -> None:
-        """Take the canonical names of the table and of the column that cuts it."""
+    def __init__(
+        self,
+        store: Store,
+        table_id: int,
+        table: str,
+        column: str,
+        coverage: Coverage,
+        moved: MovedRows | None = None,
+    ) -> None:
+        """Take the canonical names of the table and of the column that cuts it, and the record of a cut with rows."""
         self.column = column
+        self.moved = moved
+        self.parked = False  # cut with its rows by another column than the mesh has decided
         self.fresh = True  # made by a transaction that has not been committed
-        self._store = store
+        self.store = self._store = store
         self._table_id = table_id
         self._table = table
         self._coverage = coverage
@@ -108,6 +124,16 @@ class Areas:
                     _add(self._sums, number, count, low, high)
         self._stale = dict.fromkeys(self._numbers)
 
+    @property
+    def idle(self) -> bool:
+        """True if the table takes no part in the mesh: its entries are moving, or it was cut by another column."""
+        return self.moving or self.parked
+
+    @property
+    def moving(self) -> bool:
+        """True while entries of the table have still to move to the sites of their areas."""
+        return self.moved is not None and bool(self.moved.sources)
+
     # ---- which site is of which area
 
     def of(self, number: int) -> str | None:
@@ -138,7 +164,19 @@ class Areas:
 
     def own_site(self, site: bytes, area: str) -> bytes:
         """Return the site of an area for the file whose own site is `site`."""
+        if self.moved is not None:
+            return mixed_site(site, self._table, self.moved.column, area)
         return area_site(site, self._table, area)
+
+    def origin(self, site: bytes, area: str) -> bytes:
+        """Return the site of the whole table for a site of an area of a table that was cut with its rows."""
+        assert self.moved is not None
+        return mixed_site(site, self._table, self.moved.column, area)
+
+    def origin_of(self, site: bytes) -> bytes:
+        """Return the site from before a cut with rows, the site itself without one."""
+        area = None if self.moved is None else self.of_site(site)
+        return site if area is None else self.origin(site, area)
 
     def learn(self, site: bytes, area: str) -> bool:
         """Record the area of a site; return False if the site is of another area or of the base. Inside a transaction."""
@@ -152,14 +190,52 @@ class Areas:
         self._area[number] = area
         self._numbers.setdefault(area, []).append(number)
         self._new.append(number)
+        if self.moved is not None:
+            self._begin_as_before(self.moved, site, number, area)
         return True
+
+    def _begin_as_before(self, moved: MovedRows, site: bytes, number: int, area: str) -> None:
+        """Cover of a site of an area what the file covered of the whole table's before the cut.
+
+        This happens once, as the site stays on record: a release gives that coverage up with the rest.
+        """
+        origin = self.origin(site, area)
+        for after, upto in moved.before.ranges(origin):
+            self._coverage.cover(site, after, upto)
+        if origin in moved.collected:
+            create_rare(self._store.db, "mycomesh_collected")
+            self._store.db.execute(
+                "INSERT OR IGNORE INTO mycomesh_collected VALUES(?, ?, ?)",
+                (self._table_id, number, moved.collected[origin]),
+            )
+
+    def follow_renewal(self, old: int, new: int) -> None:
+        """Have entries move on from another site, which they get in place of one that they had to move from."""
+        moved = self.moved
+        if moved is not None and old in moved.sources and new not in moved.sources:
+            moved.sources.append(new)
+            moved.write(self._store, self._table_id)
+
+    def area_of(self, value: Any) -> str | None:
+        """Return the area of a row by its value, None for a row of the base."""
+        found = area_of(value)
+        return NO_AREA if found is None and self.moved is not None else found
 
     # ---- what this node has published
 
-    def top(self, site: bytes) -> int:
-        """Return how far an own site was published: as far as it is covered, or further if its area was released."""
+    def top(self, site: bytes, area: str | None = None) -> int:
+        """Return how far an own site was published: as far as it is covered, or further if its area was released.
+
+        With the area, also one that this file has not met: before a cut with rows it may have published there.
+        """
         number = self._store.site_number(site)
-        return max(self._coverage.staged.top(site), 0 if number is None else self._tops.get(number, 0))
+        area = area or (None if number is None else self._area.get(number))
+        before = self._top_before(site, area)
+        return max(self._coverage.staged.top(site), before, 0 if number is None else self._tops.get(number, 0))
+
+    def _top_before(self, site: bytes, area: str | None) -> int:
+        """Return how far a site was covered in an area before a cut with rows, 0 without one."""
+        return 0 if self.moved is None or area is None else self.moved.top(self.origin(site, area))
 
     def keep_top(self, site: bytes) -> None:
         """Remember how far an own site was published before its coverage is given up; inside a transaction."""
@@ -296,6 +372,8 @@ class Areas:
                 self._stale[self._area[number]] = None
         self._delta, self._new, self._tops_before = {}, [], None
         self.fresh = False
+        if self.moved is not None:
+            self.moved.changed = False
 
     def rolled_back(self) -> None:
         """Forget what the transaction did."""
@@ -307,6 +385,8 @@ class Areas:
         if self._tops_before is not None:
             self._tops = self._tops_before
         self._delta, self._new, self._tops_before = {}, [], None
+        if self.moved is not None and self.moved.changed and not self.fresh:
+            self.moved = MovedRows.read(self._store, self._table_id)
 
 
 def _add(sums: dict[int, list[int]], number: int, count: int, low: int, high: int) -> None:

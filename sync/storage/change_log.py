@@ -249,6 +249,20 @@ class ChangeLog:
         rows.update(itertools.chain.from_iterable(range(run.row, run.row + run.n) for run in self.runs.after(-1, 0)))
         return sorted(rows)
 
+    def site_numbers(self) -> list[int]:
+        """Return the numbers of the sites that have entries, ascending."""
+        self.flush()
+        found: set[int] = set()
+        for name in (self.name, self.runs.name):
+            number = -1
+            while True:  # a step for each site, where DISTINCT would read each entry
+                listing = f"SELECT min(place) FROM {name} WHERE place > ?"
+                number = self._store.db.execute(listing, (number,)).fetchone()[0]
+                if number is None:
+                    break
+                found.add(number)
+        return sorted(found)
+
     def any_row_between(self, low: int, high: int) -> bool:
         """Return True if some row with an integer name in `low..high` has entries."""
         self.flush()

@@ -98,6 +98,15 @@ class Coverage:
         self.remembered.clear()
         self._write(site, before, staged.ranges(site))
 
+    def clear(self) -> None:
+        """Give up all coverage: every entry gets another stamp."""
+        self._changed.update(site for site, _ in self.staged.items())
+        self.loss = object()
+        self.may_be_ahead = True
+        self.remembered.clear()
+        self._staged = Vector()
+        self._store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ?", (self._table_id,))
+
     def give_up_others(self, keep: bytes) -> None:
         """Give up the coverage of every site but `keep`, so that rounds bring the changes of the others again."""
         before, site_number = self.staged, self._store.site_number_or_new(keep)

@@ -14,7 +14,7 @@ the horizon.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
@@ -131,6 +131,9 @@ class Horizon:
         self._node = node
         self.rule = rule
         self.adopted: Mapping[bytes, int] = {}  # early site -> since when its rows count, in Unix milliseconds
+        self.origin: Callable[[bytes], bytes] | None = (
+            None  # of a table that was cut with its rows: the site before the cut
+        )
         self.ms = 0  # older rows are refused
         self.cut_ms = 0  # older rows are gone
         self.age_ms = rule.age_ms  # of the rule that has moved it last
@@ -293,6 +296,11 @@ class Horizon:
         """Note that a peer has a pin of its own: it keeps nothing for this file."""
         for site in [site for site, witness in self.pin.witness.items() if witness == peer]:
             del self.pin.witness[site], self.pin.elsewhere[site]
+
+    def adopted_ms(self, site: bytes) -> int | None:
+        """Return since when the rows of an early site count, in Unix milliseconds, None if nobody has said it."""
+        found = self.adopted.get(site)
+        return self.adopted.get(self.origin(site)) if found is None and self.origin is not None else found
 
     def is_elsewhere(self, site: bytes, hlc: int) -> bool:
         """Return True if a peer without a pin was found to have a change since the pin began."""

@@ -18,6 +18,8 @@ from mycomesh.sync.storage.column_bits import ColumnBits
 from mycomesh.sync.storage.coverage import Coverage
 from mycomesh.sync.storage.digests import Digests
 from mycomesh.sync.storage.held_values import HeldValues
+from mycomesh.sync.storage.internal_tables import has_rare
+from mycomesh.sync.storage.moved_rows import MovedRows, watermarks_of
 from mycomesh.sync.storage.pending_log import PendingLog
 from mycomesh.sync.storage.seals import KeysOf, Seals
 from mycomesh.sync.storage.store import Enlisted, Store
@@ -65,6 +67,7 @@ class Table:
         self.pending = PendingLog(store, table_id)
         self.seals: Seals | None = None  # of a signed table
         self.areas: Areas | None = None  # of a table that is cut
+        self._areas_before: Areas | None = None  # which the running transaction has replaced
 
     # ---- life
 
@@ -80,7 +83,32 @@ class Table:
 
     def cut(self, column: str) -> None:
         """Keep the areas of the table apart from here on, by the canonical name of the column; inside a transaction."""
-        areas = Areas(self.store, self.table_id, self.spec.folded, column, self.coverage)
+        self._begin_areas(column, MovedRows.read(self.store, self.table_id))
+
+    def cut_with_rows(self, column: str) -> None:
+        """Cut the table, whose entries get the sites of their areas step by step (`area_moves`); inside a transaction."""
+        self.log.flush()
+        collected = watermarks_of(self.store, self.table_id)
+        sources = self.log.site_numbers()
+        covered = self.coverage.staged
+        horizon = self.coverage.horizon
+        before = (
+            covered.copy() if horizon is None else horizon.vouched(covered).copy()
+        )  # a pin may have removed the rest
+        tops = {site: covered.top(site) for site, _ in covered.items() if before.top(site) < covered.top(site)}
+        moved = MovedRows(column, before, tops, collected, sources)
+        moved.write(self.store, self.table_id)
+        self.coverage.clear()
+        if has_rare(self.store.db, "mycomesh_collected"):
+            self.store.db.execute("DELETE FROM mycomesh_collected WHERE id = ?", (self.table_id,))
+        if self.areas is not None:  # cut while it was empty, as others thought: its areas were sites of another form
+            self._areas_before = self.areas
+            self.store.dismiss(self.areas)
+            self.store.db.execute("UPDATE OR REPLACE mycomesh_areas SET id = -id WHERE id = ?", (self.table_id,))
+        self._begin_areas(column, moved)
+
+    def _begin_areas(self, column: str, moved: MovedRows | None) -> None:
+        areas = Areas(self.store, self.table_id, self.spec.folded, column, self.coverage, moved)
         areas.create()
         areas.load(self.log.name, self.log.runs.name)
         self._take_areas(areas)
@@ -88,6 +116,8 @@ class Table:
     def _take_areas(self, areas: Areas) -> None:
         self.areas = self.log.areas = areas
         self.coverage.on_covered, self.coverage.on_moved = areas.on_covered, areas.on_moved
+        if self.coverage.horizon is not None:
+            self.coverage.horizon.origin = areas.origin_of
         self.store.enlist(areas)
 
     @property
@@ -128,6 +158,7 @@ class Table:
         """Keep the coverage and the columns that the transaction brought."""
         self.coverage.committed()
         self.columns.committed()
+        self._areas_before = None
 
     def rolled_back(self) -> None:
         """Forget the coverage and the columns that the transaction brought."""
@@ -135,6 +166,8 @@ class Table:
         if self.areas is not None and self.areas.fresh:
             self.store.dismiss(self.areas)
             self.areas = self.log.areas = self.coverage.on_covered = self.coverage.on_moved = None
+            if self._areas_before is not None:
+                self._take_areas(self._areas_before)
         self.columns.rolled_back()
         self.digests.rolled_back()
 

@@ -82,7 +82,7 @@ class Unit:
     def own_top(self, site: bytes) -> int:
         """Return how far a file with this site has published in the unit, its running transaction included."""
         own, areas = self.own_site(site), self.table.areas
-        return self.table.coverage.staged.top(own) if areas is None else areas.top(own)
+        return self.table.coverage.staged.top(own) if areas is None else areas.top(own, self.area)
 
     def has_number(self, number: int) -> bool:
         """Return True if the site of that number is one of the unit."""

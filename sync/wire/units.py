@@ -13,6 +13,7 @@ from mycomesh.sync.sqlite.identifiers import NAME_MAX
 __all__ = [
     "AREA_CHARS_MAX",
     "CUT_NAME_CHARS_MAX",
+    "NO_AREA",
     "area_of",
     "area_pattern",
     "is_area_name",
@@ -33,6 +34,9 @@ _SITE_BYTES = 17  # of one in the list of a bundle: a head of CBOR, and 16 bytes
 AREA_CHARS_MAX = 100
 # Characters of the name of a table that is cut, so that the name of each of its units fits `NAME_MAX`.
 CUT_NAME_CHARS_MAX = 140
+# The area of the rows of no area in a table that was cut with its rows, which everybody keeps. No unit has the name of such a
+# table, which is the whole table to a node that does not know of the cut.
+NO_AREA = "\x01"
 
 
 def unit_name(table: str, area: str | None) -> str:
@@ -56,7 +60,7 @@ def table_of(name: str) -> str:
 def shown_unit(name: str) -> str:
     """Return the name of a unit for people: `table[area]`, or the table's."""
     table, area = split_unit(name) or (name, "")
-    return f"{table}[{area}]" if area else table
+    return f"{table}[{area}]" if area and area != NO_AREA else table
 
 
 def summary_name(table: str) -> str:
@@ -90,7 +94,7 @@ def area_of(value: Any) -> str | None:
 
 def matches(pattern: str, table: str, area: str | None) -> bool:
     """Return True if a pattern is of a table with all its areas, or of one area of it; no `area` for the table itself."""
-    scoped = area_pattern(pattern)
+    scoped, area = area_pattern(pattern), None if area == NO_AREA else area
     if scoped is None:
         return fnmatchcase(table, _literal(pattern))
     return area is not None and fnmatchcase(table, _literal(scoped[0])) and fnmatchcase(area, _literal(scoped[1]))

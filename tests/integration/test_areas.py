@@ -113,6 +113,45 @@ def test_three_nodes_keep_what_they_want(machine):
     agrees(base, {"7": (1, 1), "8": (1, 1)})
 
 
+def test_a_keyed_table_is_cut_with_its_rows(machine):
+    base, seven, eight = fleet(machine)
+    base.up()
+    seven.up("--port", "0", "--peer", base.address, "--keep", "telemetry=self")
+    eight.up("--port", "0", "--peer", base.address, "--peer", seven.address, "--keep", "telemetry=self")
+    base.sql(
+        "CREATE TABLE telemetry(drone INTEGER, at INTEGER, x, PRIMARY KEY(drone, at));"
+        f" {NUMBERS.format(6000)} INSERT INTO telemetry SELECT 7 + i % 2, i, 'old' FROM c;"
+    )
+    for each in (seven, eight):
+        each.shows(COUNTS, "7:3000,8:3000\n")
+    seven.sql("UPDATE telemetry SET x = 'seven' WHERE at = 1; DELETE FROM telemetry WHERE at = 2;")
+    for each in (base, eight):
+        each.shows("SELECT count(*) FROM telemetry WHERE x = 'old';", "5998\n")
+    # One node is away: what it writes meanwhile knows nothing of the cut.
+    eight.terminate()
+    eight.sql(
+        "UPDATE telemetry SET x = 'eight' WHERE at IN (3, 4); DELETE FROM telemetry WHERE at = 5;"
+        " INSERT INTO telemetry VALUES(7, 9001, 'away'), (8, 9002, 'away');"
+    )
+    said = base.run("area", "telemetry", "BY", "drone").stderr
+    assert "its 5,999 row(s) here go into 2 area(s)" in said
+    base.kill()  # in the middle of it, or soon after
+    base.up()
+    seven.terminate()
+    seven.up("--port", "0", "--peer", base.address, "--keep", "telemetry=self")
+    base.sql("UPDATE telemetry SET x = 'base' WHERE at IN (4, 6);")
+    seven.shows("SELECT count(*) FROM telemetry WHERE x = 'base';", "2\n")
+    eight.up("--port", "0", "--peer", base.address, "--peer", seven.address, "--keep", "telemetry=self")
+    base.shows(COUNTS, "7:3000,8:3000\n")
+    agrees(base, {"7": (1, 1), "8": (1, 1)})
+    agrees(seven, {"7": (1, 1)})
+    agrees(eight, {"8": (1, 1)})
+    changed = "SELECT at, x FROM telemetry WHERE x <> 'old' ORDER BY at;"
+    base.shows(changed, "1|seven\n3|eight\n4|base\n6|base\n9001|away\n9002|away\n")
+    assert len(json.loads(base.done("conflicts", "--json"))) == 1  # of the row that two nodes wrote
+    seven.shows(changed, "4|base\n6|base\n9001|away\n")
+
+
 def test_a_certificate_grants_one_area_alone(machine):
     grant = ("--write", "telemetry[7]", "--read", "telemetry", "--read", "*")
     base, seven, eight = fleet(machine, grant, ())

@@ -354,6 +354,7 @@ class History:
         self.unsure = set()  # rows about which a restored node may have forgotten something
         self.written = {}  # node -> rows that it has touched since its backup
         self.backup = None
+        self.areas = (*AREAS, "NULL")
 
     def step(self):
         fleet, rng = self.fleet, self.rng
@@ -367,7 +368,7 @@ class History:
         match kind:
             case "insert":
                 uid = f"{number}-{self.made[kind]}"
-                area = rng.choice((*AREAS, "NULL"))
+                area = rng.choice(self.areas)
                 fleet.write(node, f"INSERT INTO t VALUES({area}, ?, 0)", uid)
                 self.lives[uid] = number
                 self._touch(number, uid)

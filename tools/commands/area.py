@@ -42,6 +42,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     answer = decide(args, home, "area", table=args.table, column=column)
     if column is not None:
         line = f"{args.table} is cut by {column} here, and on every other node once the decision reaches it"
+        line += _rows(answer.get("decided"))
         tell(
             args,
             answer,
@@ -70,6 +71,15 @@ def _show_tables(tables: list[dict[str, Any]]) -> None:
         for each in tables
     ]
     print_table(("TABLE", "BY", "AREAS", "KEPT", "ROWS", "OF NO AREA"), rows)
+
+
+def _rows(decided: dict[str, Any] | None) -> str:
+    """Return what becomes of the rows that a table has when it is cut."""
+    if not decided or not decided["rows"]:
+        return ""
+    if decided["rows_get_areas"]:
+        return f"; its {decided['rows']:,} row(s) here go into {decided['areas']:,} area(s), each with its history"
+    return f"; its {decided['rows']:,} row(s) here stay with everybody until they are written again"
 
 
 def _writers(writers: list[dict[str, Any]]) -> str:

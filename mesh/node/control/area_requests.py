@@ -9,7 +9,7 @@ from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.wire.units import area_of
+from mycomesh.sync.wire.units import NO_AREA, area_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,14 +37,17 @@ def prepare(request: dict[str, Any]) -> Callable[[Replica], dict[str, Any]]:
     if table is None:
         return _list_all
     if column is None:
-        return lambda replica: {"tables": [_shown(replica, find_table(replica.store, replica.registry, table))]}
+        return lambda replica: _answer([_shown(replica, find_table(replica.store, replica.registry, table))])
     return lambda replica: _cut(replica, table, column)
 
 
 def _list_all(replica: Replica) -> dict[str, Any]:
-    return {
-        "tables": [_shown(replica, table) for _, table in sorted(replica.tables.items()) if table.areas is not None]
-    }
+    return _answer([_shown(replica, table) for _, table in sorted(replica.tables.items()) if table.areas is not None])
+
+
+def _answer(tables: list[dict[str, Any]], decided: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return an answer; `decided` says what becomes of the rows of a table that this request has cut."""
+    return {"tables": tables, "decided": decided}
 
 
 def _cut(replica: Replica, name: str, column: str) -> dict[str, Any]:
@@ -52,11 +55,19 @@ def _cut(replica: Replica, name: str, column: str) -> dict[str, Any]:
         raise PolicyError(
             f"not cut: this node's certificate gives no right to write {SCHEMA_TABLE}; run it on a node that may"
         )
-    replica.decisions.decide_area(name, column)
     table = find_table(replica.store, replica.registry, name)
+    canonical = table.spec.folded
+    before = replica.registry.policies.areas.get(canonical)
+    replica.decisions.decide_area(name, column)
     by = table.spec.to_canonical(column)
     named = next((each.name for each in table.spec.columns if each.folded == by), column)
-    return {"tables": [_shown(replica, table) | {"by": named}]}  # the cut takes effect with the drain that follows
+    decided = None
+    if before is None:
+        listing = f"SELECT count(*), count(DISTINCT {quoted(named)}) FROM {quoted(table.spec.name)}"
+        rows, areas = replica.store.db.execute(listing).fetchone()
+        keyed = not table.spec.lacks_primary_key
+        decided = {"rows": rows, "areas": areas, "rows_get_areas": keyed}
+    return _answer([_shown(replica, table) | {"by": named}], decided)  # a drain follows, and does it
 
 
 def _shown(replica: Replica, table: Table) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def _shown(replica: Replica, table: Table) -> dict[str, Any]:
         area = area_of(value)
         rows[area] = rows.get(area, 0) + count
     kept = replica.registry.kept
-    names = sorted({*areas.known(), *(name for name in rows if name is not None)})
+    names = sorted({*areas.known(), *(name for name in rows if name is not None)} - {NO_AREA})
     shown = [
         {
             "area": name,
