@@ -9,6 +9,7 @@ from mycomesh.simulations.faults import (
     Backup,
     ClockSet,
     Crash,
+    Divide,
     Fault,
     Heal,
     Keep,
@@ -27,7 +28,7 @@ from mycomesh.simulations.world import Clock
 if TYPE_CHECKING:
     import random
 
-__all__ = ["aged_areas", "area_chain", "areas"]
+__all__ = ["aged_areas", "area_chain", "areas", "late_areas"]
 
 # Areas for each node: more of them than Digests names one by one.
 AREAS_EACH = 5
@@ -88,6 +89,20 @@ def aged_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         faults=in_order([*scenario.faults, *faults]),
         tables_at=0,
     )
+
+
+def late_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Cut the telemetry of `areas` when it has rows, by a primary key with the drone: one node decides, in some runs another too.
+
+    Others are split off, out of reach, killed and restored at that time as at any other.
+    """
+    scenario = areas(nodes, duration_s, rng)
+    faults: list[Fault] = [Divide(duration_s * rng.uniform(0.2, 0.8), rng.randrange(nodes))]
+    if rng.random() < 0.3:
+        faults.append(Divide(duration_s * rng.uniform(0.2, 0.8), rng.randrange(nodes)))
+    at_s = faults[0].at_s + rng.uniform(0, 2)
+    faults += [Crash(at_s, killed := rng.randrange(nodes), actions=rng.randint(1, 30)), Restart(at_s + 1, killed)]
+    return replace(scenario, name="late-areas", keyed=True, faults=in_order([*scenario.faults, *faults]))
 
 
 def area_chain(nodes: int, duration_s: float, rng: random.Random) -> Scenario:

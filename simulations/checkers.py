@@ -16,7 +16,7 @@ from mycomesh.simulations.oracle import Oracle, kept_tokens, text_of, tokens_in
 from mycomesh.simulations.traitor import FORGED
 from mycomesh.simulations.workload import CUT, REPORTS, RETAINED
 from mycomesh.sync.exchange.area_release import COPIES
-from mycomesh.sync.wire.units import area_of, split_unit
+from mycomesh.sync.wire.units import NO_AREA, area_of, split_unit
 
 if TYPE_CHECKING:
     import apsw
@@ -88,7 +88,7 @@ def has_copies(cluster: Cluster, area: str | None) -> bool:
 
 def keeps(host: Host, area: str | None) -> bool:
     """Return whether a node keeps an area of the table that is cut; True for rows of no area."""
-    return area is None or host.keeps is None or area in host.keeps
+    return area in (None, NO_AREA) or host.keeps is None or area in host.keeps
 
 
 def violations(cluster: Cluster) -> list[str]:

@@ -110,6 +110,7 @@ class Cluster:
         self._signed = scenario.signed
         self.retain_ms = 1_000 * scenario.retain_s
         self.areas = (scenario.areas or scenario.nodes) if scenario.keeps else 0  # 0 where no table is cut
+        self.keyed = scenario.keyed
         self._lasting_range = scenario.lasting_range
         self._rng = world.stream("disks")
         self.hosts = tuple(
@@ -117,7 +118,14 @@ class Cluster:
                 index,
                 str(directory / f"node{index}.db"),
                 clock,
-                Application(index, scenario.rates, world.stream(f"application/{index}"), self.oracle, self.areas),
+                Application(
+                    index,
+                    scenario.rates,
+                    world.stream(f"application/{index}"),
+                    self.oracle,
+                    self.areas,
+                    keyed=self.keyed,
+                ),
                 versions=scenario.versions,
                 keeps=scenario.keeps[index] if scenario.keeps else None,
             )
@@ -192,7 +200,7 @@ class Cluster:
         if self.retain_ms and first and creates:
             replica = host.shell.replica
             replica.retention.decide(replica.tables[RETAINED], RetainRule(self.retain_ms), host.shell.wall_ms())
-        if self.areas and first and creates:
+        if self.areas and first and creates and not self.keyed:
             host.shell.replica.decisions.decide_area(CUT, "drone_id")
         self._follow_pin(host)
         if index in self.traitors:
@@ -340,6 +348,8 @@ class Cluster:
                 reader.calm = True
             if host.shell is not None:
                 host.shell.on_commit()
+        if self.keyed:
+            self.divide(0)  # if no node that decided was up, or its disk has lost the decision
 
     # ---- files
 
@@ -357,6 +367,16 @@ class Cluster:
         host.keeps = areas
         if host.shell is not None and host.shell.up:
             host.shell.keep(self._interest(host))
+
+    def divide(self, index: int) -> None:
+        """Have a node decide that the table is cut, if it knows of no such decision; do nothing while it does not run."""
+        host = self.hosts[index]
+        if host.shell is None or not host.shell.up or CUT not in host.shell.replica.tables:
+            return
+        if CUT not in host.shell.replica.registry.policies.areas:
+            self._record(f"divide {index}")
+            host.shell.replica.decisions.decide_area(CUT, "drone_id")
+            host.shell.on_commit()
 
     def pin(self, index: int, age_s: int) -> None:
         """Have a node keep the rows that go with time for this long only, once it knows of a rule; 0 ends that."""

@@ -11,6 +11,7 @@ from mycomesh.simulations.faults import (
     Clone,
     Crash,
     Cut,
+    Divide,
     Fault,
     Heal,
     Join,
@@ -80,6 +81,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0
             cluster.betray(node, lies)
         case Keep(_, node, areas):
             cluster.keep(node, areas)
+        case Divide(_, node):
+            cluster.divide(node)
         case Pin(_, node, age_s):
             cluster.pin(node, age_s)
         case MailboxDoes(_, wrongs):

@@ -19,6 +19,7 @@ __all__ = [
     "Clone",
     "Crash",
     "Cut",
+    "Divide",
     "Fault",
     "Heal",
     "Join",
@@ -217,6 +218,14 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Divide:
+    """A node decides that the table which has areas is cut, if nobody it knows of has: it has rows by then."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """A node keeps the rows that go with time for this long only; 0 ends that."""
 
@@ -237,6 +246,7 @@ class ClockSet:
 Fault = (
     Split
     | Keep
+    | Divide
     | Pin
     | Heal
     | Cut

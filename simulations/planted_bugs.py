@@ -147,6 +147,7 @@ CUT = Case(
     "areas", 4, 40, settle_s=120.0
 )  # correct code takes a minute: a node asks who covers an area every ten seconds
 CUT_AGED = Case("aged-areas", 4, 40, settle_s=120.0)
+LATE = Case("late-areas", 4, 40, settle_s=120.0)
 CHAINED = Case("area-chain", 4, 40, settle_s=200.0)  # correct code takes some 40 s: a radio comes back, circuits open
 READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
@@ -619,6 +620,42 @@ MUTATIONS = (
             ),
         ),
         CUT,
+        3,
+    ),
+    Mutation(
+        "old-writes-claimed-after-a-cut",
+        "the first batch of an area claims that it has all that its node wrote there before the table was cut",
+        (
+            Edit(
+                "mycomesh.sync.storage.areas:Areas.top",
+                "before = self._top_before(site, area)",
+                "before = 0",
+            ),
+            Edit(
+                "mycomesh.sync.storage.areas:Areas.learn",
+                "if self.moved is not None:",
+                "if self.moved is not None and self._store.signers.own != site[:8]:",
+            ),
+        ),
+        LATE,
+        3,
+    ),
+    Mutation(
+        "whole-table-taken-in-after-a-cut",
+        "a node that knows the cut goes on taking in, and covering, what others send of the whole table",
+        (
+            Edit(
+                "mycomesh.sync.schema.registry:Registry.unit",
+                "return Unit(name, table, None) if self.has_base(table) else None",
+                "return Unit(name, table, None)",
+            ),
+            Edit(
+                "mycomesh.sync.replica:Replica.admits",
+                'known = known and "\\0" in name and not table.areas.idle',
+                "pass",
+            ),
+        ),
+        LATE,
         3,
     ),
     Mutation(

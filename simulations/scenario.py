@@ -41,6 +41,7 @@ class Scenario:
     # The areas of `drones` that each node keeps at first, by drone id; None: all of them. Empty: the table is not cut.
     keeps: tuple[tuple[str, ...] | None, ...] = ()
     areas: int = 0  # by drone id, from 0; 0: as many as nodes
+    keyed: bool = False  # the table has a primary key, and is not cut before it has rows (`Divide`)
     lasting_range: bool = False  # the radio range stays when all faults end
     readers: int = (
         0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file

@@ -53,6 +53,7 @@ TOP = (
     "urgent",
     "signed",
     "keeps",
+    "keyed",
     "readers",
     "retain",
     "bases",
@@ -93,6 +94,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "mailbox": faults.MailboxDoes,
     "window": faults.Window,
     "keep": faults.Keep,
+    "divide": faults.Divide,
     "pin": faults.Pin,
     "clock": faults.ClockSet,
 }
@@ -144,6 +146,10 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
     if given["gateways"] and "bases" not in data:
         raise ScenarioError("gateways: need 'bases', between which they carry changes")
     given |= {key: _names(data, key) for key in ("urgent", "signed") if key in data}
+    if "keyed" in data:
+        if not isinstance(data["keyed"], bool):
+            raise ScenarioError(f"keyed: must be true or false, not {data['keyed']!r}")
+        given["keyed"] = data["keyed"]
     if "keeps" in data:
         given["keeps"] = tuple(_areas(areas) for areas in _list(data, "keeps"))
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))

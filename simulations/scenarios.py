@@ -433,6 +433,14 @@ CATALOGUE = {
             area_scenarios.aged_areas,
         ),
         Entry(
+            "late-areas",
+            "as areas, of a table with a primary key that is cut when it has rows: nodes are away, split and killed meanwhile",
+            5,
+            3,
+            120,
+            area_scenarios.late_areas,
+        ),
+        Entry(
             "area-chain",
             "a chain of nodes that each keep their own telemetry: others between keep none of it",
             5,

@@ -56,6 +56,8 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch 
             return f"node{node} begins to lie in its {', '.join(lies)}"
         case faults.Keep(_, node, areas):
             return f"node{node} keeps {'the areas ' + ', '.join(areas) if areas else 'no area'}"
+        case faults.Divide(_, node):
+            return f"node{node} decides that the table is cut into areas"
         case faults.Pin(_, node, age_s):
             return (
                 f"node{node} keeps {age_s} s of the rows that go with time"

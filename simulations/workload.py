@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS missions(id INTEGER PRIMARY KEY, birth TEXT, target T
 CREATE TABLE IF NOT EXISTS alerts(id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign TEXT UNIQUE);
 """
+KEYED = SCHEMA.replace("altitude, timestamp)", "altitude, timestamp, PRIMARY KEY(drone_id, timestamp))")
 STOCK = """
 CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0);
 """
@@ -106,8 +107,14 @@ KINDS = (
 class Application:
     """One program that uses one file: its connection and its random choices."""
 
-    def __init__(self, node: int, rates: Rates, rng: random.Random, oracle: Oracle, areas: int = 0) -> None:
-        """Take how many areas the telemetry has; 0: each node writes in its own name, and nothing is cut."""
+    def __init__(
+        self, node: int, rates: Rates, rng: random.Random, oracle: Oracle, areas: int = 0, *, keyed: bool = False
+    ) -> None:
+        """Take how many areas the telemetry has; 0: each node writes in its own name, and nothing is cut.
+
+        With `keyed` its rows have a primary key.
+        """
+        self._keyed = keyed
         self.node = node
         self._areas = areas
         self.rates = rates
@@ -143,7 +150,7 @@ class Application:
         self._db.execute("PRAGMA journal_mode = WAL").fetchall()
         self._db.execute("PRAGMA synchronous = NORMAL").fetchall()
         if schema:
-            self._db.execute(SCHEMA).fetchall()
+            self._db.execute(KEYED if self._keyed else SCHEMA).fetchall()
             if self.rates.count:
                 self._db.execute(STOCK).fetchall()
             if self.rates.number:
@@ -238,7 +245,7 @@ class Application:
         if found is None or other == area:
             return False
         self._oracle.duplicable.update(dict.fromkeys(tokens_in(found[1])))
-        self.db.execute("UPDATE drones SET drone_id = ? WHERE rowid = ?", (area, found[0]))
+        self.db.execute("UPDATE OR IGNORE drones SET drone_id = ? WHERE rowid = ?", (area, found[0]))
         return True
 
     def _edit(self, now_us: int) -> None:

@@ -37,6 +37,7 @@ SCENARIOS = (
     "traitor",
     "retention",
     "areas",
+    "late-areas",
     "area-chain",
     "bases",
 )

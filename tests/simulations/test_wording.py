@@ -38,6 +38,7 @@ SAID = (
     (faults.MailboxDoes(1, ()), "the mailbox is honest again"),
     (faults.Keep(1, 2, ("1", "3")), "node2 keeps the areas 1, 3"),
     (faults.Keep(1, 2, ()), "node2 keeps no area"),
+    (faults.Divide(1, 2), "node2 decides that the table is cut into areas"),
     (faults.Pin(1, 2, 30), "node2 keeps 30 s of the rows that go with time"),
     (faults.Pin(1, 2, 0), "node2 keeps less no longer"),
     (faults.Window(1, 2, opens=False), "the way of base 2 to the mailbox closes"),
