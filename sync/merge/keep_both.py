@@ -33,6 +33,7 @@ __all__ = [
     "LEGACY_KEY_SIZE",
     "ChangedId",
     "IdAssignment",
+    "any_assigned",
     "assign_id",
     "changed_ids",
     "changed_ids_key",
@@ -187,6 +188,11 @@ def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignm
     )
     # The drain writes the computed id at the site that inserted the row (`id_to_settle`). At other sites it finds nothing to do.
     table.pending.look_again(row)
+
+
+def any_assigned(db: Any) -> bool:
+    """Return True if rows of any table may be visible under another id than they want."""
+    return has_rare(db, _REASSIGNED)
 
 
 def has_assigned(table: Table) -> bool:

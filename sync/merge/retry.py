@@ -88,6 +88,14 @@ class RetryQueue:
         elif self._has_rows(table):
             self._passes[table.table_id] = _Pass()
 
+    def add_all(self, tables: Iterable[Table]) -> None:
+        """Queue the rows of many tables, as `add` does for one."""
+        parked = {number for (number,) in self._store.db.execute("SELECT DISTINCT id FROM mycomesh_parked")}
+        reassigned = keep_both.any_assigned(self._store.db)
+        for table in tables:
+            if table.table_id in parked or table.table_id in self._passes or reassigned or table.spec.id_column:
+                self.add(table)
+
     def _has_rows(self, table: Table) -> bool:
         listing = "SELECT 1 FROM mycomesh_parked WHERE id = ? LIMIT 1"
         parked = self._store.db.execute(listing, (table.table_id,)).fetchone() is not None

@@ -373,9 +373,7 @@ class Outbox:
     def retry_rebuilt(self) -> None:
         """Queue the parked rows of tables of a changed schema: the constraint or index that refused them may be gone."""
         tables = self._registry.tables
-        for table in self._registry.loaded:
-            if tables.get(table.spec.folded) is table:
-                self._retries.add(table)
+        self._retries.add_all(table for table in self._registry.loaded if tables.get(table.spec.folded) is table)
         self._registry.loaded.clear()
 
     def note_full(self) -> None:

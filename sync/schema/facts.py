@@ -79,6 +79,9 @@ class Facts:
         self.without_effect: frozenset[str] = frozenset()  # names of definitions beyond the limits (`fact_limits`)
         # By canonical name: the fact of a table, those of its generated columns, and the spec that they define.
         self._defined: dict[str, tuple[str, Mapping[str, str], TableSpec | None]] = {}
+        # SQL of facts as a write transaction has read them, and the moment: a pass over the schema asks several times for each.
+        self._known: dict[str, str | None] = {}
+        self._known_at = 0, 0
 
     def all(self, kind: str) -> list[tuple[str, str]]:
         """Return (name, sql) of every well-formed fact of a kind, by name."""
@@ -91,6 +94,17 @@ class Facts:
         """Return the SQL of one fact, None if there is no well-formed one that has effect."""
         if name in self.without_effect:
             return None
+        if not self._store.is_writing:
+            return self._read(name)
+        moment = self._store.begun, self._store.db.total_changes()
+        if moment != self._known_at:
+            self._known.clear()
+            self._known_at = moment
+        if name not in self._known:
+            self._known[name] = self._read(name)
+        return self._known[name]
+
+    def _read(self, name: str) -> str | None:
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return found[0] if found is not None and _well_formed(found[0]) else None
 

@@ -112,6 +112,8 @@ class Store:
         self.refusal: DatabaseError | None = None
         self.refusals = 0  # transactions and reads that the file has refused
         self._translated = _Translated(self)
+        self.begun = 0  # write transactions
+        self.is_writing = False  # inside `transaction`: nobody else writes the file
         self.syncs = 0  # commits that waited for the disk
         self.clock = Clock()
         self.recreated: tuple[str, ...] = ()  # internal tables that were damaged when the file was opened
@@ -167,6 +169,7 @@ class Store:
             self.db.execute("BEGIN IMMEDIATE")
         self._pause.begin()
         self._on_lock(True)
+        self.is_writing, self.begun = True, self.begun + 1
         clock, sites = self.clock.last, len(self._sites)
         try:
             with self.translated():
@@ -178,11 +181,13 @@ class Store:
                 self.meta_set("clock", left[0])
                 self.meta_set("commits", left[1])
                 self._commit()
+            self.is_writing = False
             self._on_lock(False)
             self._pause.end()
         except BaseException as error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
+            self.is_writing = False
             self._on_lock(False)
             self._pause.end()
             self.clock.last = clock
