@@ -25,6 +25,8 @@ __all__ = [
     "DEPTH_MAX",
     "OBJECTS_BYTES_MAX",
     "PLAIN",
+    "ItemCounter",
+    "Walk",
     "array_head",
     "bytes_head",
     "decode",
@@ -33,7 +35,9 @@ __all__ = [
     "is_array",
     "is_bytes",
     "is_int",
+    "is_small",
     "require",
+    "string_at",
 ]
 
 # The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
@@ -107,7 +111,7 @@ def decode(data: bytes, *, bytes_max: int, own: bool = False) -> Any:
     """
     if len(data) > bytes_max:
         raise DecodeError(f"message of {len(data)} bytes is over the limit of {bytes_max}")
-    measured = not own and not _is_small(data)
+    measured = not own and not is_small(data)
     if measured:
         _measure(data)
     # A stream says where the item ends, and is read in pieces: of a large message they leave the heap twice as large.
@@ -165,7 +169,7 @@ def _shape(head: int) -> tuple[int, int, int]:
 _SHAPES = [_shape(head) for head in range(256)]
 
 
-def _is_small(data: bytes) -> bool:
+def is_small(data: bytes) -> bool:
     """Return True if `data` cannot take more than `OBJECTS_BYTES_MAX`, whatever its bytes mean."""
     if len(data) * _LIST_BYTES <= OBJECTS_BYTES_MAX:
         return True
@@ -177,22 +181,105 @@ def _is_small(data: bytes) -> bool:
 
 def _measure(data: bytes) -> None:
     """Raise `DecodeError` if `data` has trailing bytes, or items that take more than `OBJECTS_BYTES_MAX`; make none of them."""
-    at, end, left, shapes = 0, len(data), OBJECTS_BYTES_MAX, _SHAPES
-    items = 1  # to come
-    while items and at < end:
-        head = data[at]
-        before, contents, memory = shapes[head]
-        items -= 1
-        if 0x80 <= head < 0x9C:
-            items += head & 31 if before == 1 else int.from_bytes(data[at + 1 : at + before], "big")
-        elif contents < 0:
-            contents = int.from_bytes(data[at + 1 : at + before], "big")
-        at += before + contents
-        left -= memory
-        if left < 0:
-            raise DecodeError(f"message has more items than {OBJECTS_BYTES_MAX} bytes of memory hold")
-    if at < end:
+    walk = Walk(data)
+    walk.skip()
+    if walk.at < len(data):
         raise DecodeError("trailing bytes after the CBOR item")
+
+
+class Walk:
+    """Steps over the items of a message, which are counted (`OBJECTS_BYTES_MAX`) and not made.
+
+    Items outside the subset count as one byte: whatever follows is noise then, and ends the decoder.
+    """
+
+    __slots__ = ("_data", "_left", "at")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self._data = data
+        self._left = OBJECTS_BYTES_MAX
+        self.at = at  # the first byte that no step has passed; beyond the end of a message that is cut off
+
+    def array(self) -> int | None:
+        """Step over the head of an array and return how many items follow; stay and return None at anything else."""
+        data, at = self._data, self.at
+        if at >= len(data) or not 0x80 <= data[at] < 0x9C:
+            return None
+        before = _SHAPES[data[at]][0]
+        self.at += before
+        self._left -= _LIST_BYTES
+        return data[at] & 31 if before == 1 else int.from_bytes(data[at + 1 : at + before], "big")
+
+    def skip(self) -> int:
+        """Step over one item with all that is in it; return where it begins.
+
+        Raises:
+            DecodeError: the items so far take more than `OBJECTS_BYTES_MAX`.
+        """
+        data, start, left, shapes = self._data, self.at, self._left, _SHAPES
+        at, end = start, len(data)
+        items = 1  # to come
+        while items and at < end:
+            head = data[at]
+            before, contents, memory = shapes[head]
+            items -= 1
+            if 0x80 <= head < 0x9C:
+                items += head & 31 if before == 1 else int.from_bytes(data[at + 1 : at + before], "big")
+            elif contents < 0:
+                contents = int.from_bytes(data[at + 1 : at + before], "big")
+            at += before + contents
+            left -= memory
+            if left < 0:
+                raise DecodeError(f"message has more items than {OBJECTS_BYTES_MAX} bytes of memory hold")
+        self.at, self._left = at if not items else end + 1, left
+        return start
+
+
+class ItemCounter:
+    """Counts the items of a message that comes in pieces (`OBJECTS_BYTES_MAX`), so that no more of it is unpacked than needed."""
+
+    __slots__ = ("_ahead", "_left", "_rest")
+
+    def __init__(self) -> None:
+        self._left = OBJECTS_BYTES_MAX
+        self._rest = b""  # the beginning of a head
+        self._ahead = 0  # bytes to come of the contents of a string
+
+    def feed(self, piece: bytes) -> None:
+        """Count the items of the next piece.
+
+        Raises:
+            DecodeError: the items so far take more than `OBJECTS_BYTES_MAX`.
+        """
+        data, left, shapes = self._rest + piece, self._left, _SHAPES
+        at, end = self._ahead, len(data) - 8  # a head has nine bytes at most
+        while at < end:
+            before, contents, memory = shapes[data[at]]
+            if contents < 0:
+                contents = int.from_bytes(data[at + 1 : at + before], "big")
+            at += before + contents
+            left -= memory
+            if left < 0:
+                raise DecodeError(f"message has more items than {OBJECTS_BYTES_MAX} bytes of memory hold")
+        self._rest, self._ahead, self._left = data[at:], max(0, at - len(data)), left
+
+
+def string_at(data: bytes, start: int, end: int) -> str | bytes | None:
+    """Return the string whose item is `data[start:end]`, copied once, None if it is another item.
+
+    Raises:
+        DecodeError: a text is not UTF-8.
+    """
+    head = data[start]
+    if head >> 5 not in (2, 3) or head & 31 > 27:
+        return None
+    contents = start + _SHAPES[head][0]
+    if head >> 5 == 2:
+        return data[contents:end]
+    try:
+        return str(memoryview(data)[contents:end], "utf-8")
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"malformed CBOR: {error}") from error
 
 
 def require(condition: object, fault: str) -> None:

@@ -41,29 +41,33 @@ class Apart:
 
     __slots__ = ("_losses", "_stored", "_texts", "recorded")
 
-    def __init__(self, stored: Sequence[StoredEntry], losses: list[Loss]) -> None:
-        """Take the entries of the row as they were read, and what loses in it."""
-        self._losses = losses
+    def __init__(self, stored: Sequence[StoredEntry], losses: Sequence[Loss]) -> None:
+        """Take the entries of the row as they were read, and what loses in it. Of the winners only the texts are kept."""
         self._stored = tuple(stored)
-        self._texts: list[str] | None = None
+        self._texts = [records.Texts("", records.winner_text(loss.loser.values, loss.values)) for loss in losses]
+        self._losses = [replace(loss, values=None) for loss in losses]
         self.recorded = False
+
+    def is_of(self, stored: Sequence[StoredEntry]) -> bool:
+        """Return True if the row still has the entries among which these conflicts were found."""
+        return self._stored == tuple(stored)
 
     def encode(self) -> None:
         """Make the texts of the records, which needs no file; they stand for the values from here on."""
-        if self._texts is None:
-            self._texts = []
-            for number, loss in enumerate(self._losses):
-                self._texts.append(records.values_text(loss.loser.values))
-                names = replace(loss.loser, values=dict.fromkeys(loss.loser.values))
-                self._losses[number] = replace(loss, loser=names)
+        for number, texts in enumerate(self._texts):
+            if not texts.lost:
+                loser, values = self._losses[number].loser, self._losses[number].loser.values
+                loser = replace(loser, values=dict.fromkeys(values))
+                self._losses[number] = replace(self._losses[number], loser=loser)
+                texts.lost = records.values_text(values)
 
     def record(self, table: Table, stored: Sequence[StoredEntry], wall_ms: int) -> int | None:
         """Record the conflicts; return how many records were made, None if the row's entries are other ones now."""
-        if self._texts is None or self._stored != tuple(stored):
+        if not all(texts.lost for texts in self._texts) or not self.is_of(stored):
             return None
         losses, texts, self.recorded = self._losses, self._texts, True
         self._losses, self._texts = [], []
-        return sum(loss.record(table, wall_ms, text) for loss, text in zip(losses, texts, strict=True))
+        return sum(loss.record(table, wall_ms, made) for loss, made in zip(losses, texts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,9 @@ class Loss:
     won: tuple[int, bytes]
     values: dict[str, Any] | None
 
-    def record(self, table: Table, wall_ms: int, text: str | None = None) -> int:
-        """Record it, with its values as text if the caller has made that; return 1 if it was not on record before, else 0."""
-        return records.record_conflict(table, self.loser, self.won, self.values, wall_ms, text=text)
+    def record(self, table: Table, wall_ms: int, texts: records.Texts | None = None) -> int:
+        """Record it, with the texts of its values if they are made; return 1 if it was not on record before, else 0."""
+        return records.record_conflict(table, self.loser, self.won, self.values, wall_ms, texts=texts)
 
 
 def record_conflicts(

@@ -10,6 +10,7 @@ write which had not seen it is recorded in `mycomesh_conflicts`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync import codec
@@ -81,8 +82,12 @@ def merge_rows(
     dead = group.kind is Kind.DELETE
     rows = table.locate_many(keys)
     views: list[RowView | None] = [None] * len(rows)
+    if apart is not None and not apart.is_of(table.log.entries_of_row(rows[0])):
+        apart = None  # another write has come in between
+    if apart is not None:
+        views[0] = _view_without(table, rows[0], (group.hlcs[0], group.site), mask)
     # Views read in advance are valid only if no earlier change of the group touches the same row.
-    if len(set(rows)) == len(rows):
+    elif len(set(rows)) == len(rows):
         ahead = RowView.read_ahead(table, rows)
         views[: len(ahead)] = ahead
     stale = False
@@ -98,8 +103,9 @@ def merge_rows(
         views[number] = None  # its values may be large
         before = merged.conflicts, merged.parked
         weight = _weight(view, change)
-        large = weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column
-        if large and wall_ms is not None and (number or apart is None):
+        apart = None if number else apart
+        large = (weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column) or apart is not None
+        if large and wall_ms is not None and apart is None:
             outcome = join(view.entries, (hlc, table.store.site(site_number)), mask)
             losses = losses_of(table, view, change, outcome.gained, outcome.masks)
             if losses:
@@ -112,6 +118,15 @@ def merge_rows(
             budget.spend(PARK_WEIGHT * max(1, len(table.spec.unique)))
         budget.spend(CONFLICT_WEIGHT * (merged.conflicts - before[0]) + PARK_WEIGHT * (merged.parked - before[1]))
     return len(group.hlcs), None
+
+
+def _view_without(table: Table, row: Row, stamp: tuple[int, bytes], mask: int) -> RowView | None:
+    """Return the view of a row without the values that a change overwrites or loses to; None if the change needs some of them."""
+    entries = [table.log.entry(stored) for stored in table.log.entries_of_row(row)]
+    gained = join(entries, stamp, mask).gained
+    if mask & EXISTENCE or gained not in (0, mask) or table.columns.counters:
+        return None
+    return RowView.read(table, row, unread=table.columns.local_names.intersection(table.columns.names_of(mask)))
 
 
 def _weight(view: RowView, change: Change) -> int:
@@ -170,9 +185,19 @@ def _merge_change(
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in columns.names_of(gained & ~EXISTENCE)}
     parked, displaced_last = materialize(table, view, alive, target, reinserted=gained & EXISTENCE != 0)
-    note_restored(table, change.key, columns.names_of(gained & ~EXISTENCE), change.hlc)
+    names_gained = columns.names_of(gained & ~EXISTENCE)
+    if not table.store.conflict_room.empty:
+        note_restored(table, change.key, names_gained, change.hlc, _large_values(table, names_gained, change))
     merged.parked += parked
     return displaced or displaced_last
+
+
+def _large_values(table: Table, gained: Sequence[str], change: Change) -> dict[str, Any]:
+    """Return the large values of a change that its row shows as they are."""
+    columns = table.columns
+    own = columns.local_names.intersection(gained) - columns.converting - columns.counters
+    large = {name: change.values[name] for name in own if bytes_weight((change.values[name],)) > EDIT_WEIGHT}
+    return large if large and not table.spec.id_column else {}
 
 
 def _claims_stamp(table: Table, view: RowView, change: Change) -> bool:

@@ -20,7 +20,7 @@ from mycomesh.sync.crdt.hlc import is_early, ms_from_hlc, time_text
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.conflict_room import KEPT
-from mycomesh.sync.storage.statement_cache import may_stay
+from mycomesh.sync.storage.statement_cache import Large, may_stay
 from mycomesh.sync.storage.table import Table, insert_stamp
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "VALUE_WEIGHT",
     "Loser",
     "LostTo",
+    "Texts",
     "park",
     "park_many",
     "record_conflict",
@@ -44,6 +45,7 @@ __all__ = [
     "time_text",
     "unpark",
     "value_of",
+    "winner_text",
 ]
 
 TEXT_MAX = 1_000_000
@@ -51,11 +53,14 @@ VALUE_WEIGHT = 4  # bytes of a record for one byte of a value: JSON may escape i
 SHORTENED_MAX = 200
 LARGE = 1 << 16  # bytes of a value
 _BASE64_STEP = 3 << 18  # bytes: whole groups of three
+_PIECE = 1 << 18  # characters at once
 WRITE_LOST = "a later write had not seen this one"
 _CONFLICT_SQL = (
     "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site, reason,"
-    " lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " lost_hlc, won, row) VALUES"
 )
+_LARGE_SQL = f"{_CONFLICT_SQL}({', '.join(f':v{number}' for number in range(12))})"
+_CONFLICT_SQL += "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PARKED_SQL = (
     "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content"
@@ -77,6 +82,19 @@ class Loser:
     dead: bool
 
 
+@dataclass(slots=True)
+class Texts:
+    """The values of a record as text: the losing ones, which may be large, and the winner's, None if the winner is a delete."""
+
+    lost: str
+    winner: str | None
+
+    def take(self) -> str:
+        """Return the losing values and forget them, so that they leave the memory as soon as SQLite has them."""
+        text, self.lost = self.lost, ""
+        return text
+
+
 # A losing write, the winner's stamp, and the winner's values by column.
 LostTo = tuple[Loser, tuple[int, bytes], Mapping[str, Any]]
 
@@ -89,28 +107,61 @@ def record_conflict(
     wall_ms: int,
     *,
     reason: str = "",
-    text: str | None = None,
+    texts: Texts | None = None,
 ) -> int:
     """Record one losing write; return 1 if it was not recorded before, else 0.
 
-    `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete. `text` is
-    the text of the losing values if the caller has made it.
+    `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete. `texts` are those
+    of the values if the caller has made them; the losing one is taken out of it.
     """
-    db = table.store.db
-    lost = values_text(loser.values) if text is None else text
-    key, lost_site = key_text(loser.key), loser.stamp[1].hex()
-    # Not a UNIQUE constraint: its index would hold a second copy of each value.
-    same = "table_name = ? AND row_key = ? AND lost_site = ? AND lost_hlc = ? AND lost = ?"
-    listing, stays = f"SELECT 1 FROM mycomesh_conflicts WHERE {same} LIMIT 1", may_stay((lost,))
-    found = db.execute(listing, (table.spec.name, key, lost_site, loser.stamp[0], lost), can_cache=stays).fetchone()
-    if found is not None:
+    if texts is None:
+        texts = Texts(values_text(loser.values), winner_text(loser.values, winner_values))
+    winner, size, stays = texts.winner, len(texts.lost), may_stay((texts.lost,))
+    key = key_text(loser.key)
+    if _is_recorded(table, (table.spec.name, key, loser.stamp[1].hex(), loser.stamp[0]), texts.lost):
         return 0
-    winner = None if winner_values is None else values_text(_shortened_values(loser.values, winner_values))
-    record = _conflict_record(table, loser, won, (key, lost, winner), wall_ms, reason)
-    ((number,),) = db.execute(f"{_CONFLICT_SQL} RETURNING seq", record, can_cache=stays)
-    size = 2 * len(lost) + len(winner or "")
-    table.store.conflict_room.on_records(range(number, number + 1), size, wall_ms)
+    if stays:
+        record: Any = _conflict_record(table, loser, won, (key, texts.lost, winner), wall_ms, reason)
+        sql = _CONFLICT_SQL
+    else:
+        cells = _conflict_record(table, loser, won, (key, "", winner), wall_ms, reason)
+        record = Large({f"v{number}": cell for number, cell in enumerate(cells)} | {"v3": texts.take()})
+        sql = _LARGE_SQL
+    ((number,),) = table.store.db.execute(f"{sql} RETURNING seq", record, can_cache=stays)
+    table.store.conflict_room.on_records(range(number, number + 1), 2 * size + len(winner or ""), wall_ms)
     return 1
+
+
+def winner_text(lost: Mapping[str, Any], winner_values: Mapping[str, Any] | None) -> str | None:
+    """Return what a record says of the winner's values of the columns that lost, None if the winner is a delete."""
+    return None if winner_values is None else values_text(_shortened_values(lost, winner_values))
+
+
+def _is_recorded(table: Table, loss: tuple[Any, ...], text: str) -> bool:
+    """Return True if there is a record of a loss (table, row's key, site, clock) with this text."""
+    db = table.store.db
+    # Not a UNIQUE constraint: its index would hold a second copy of each value.
+    same = "table_name = ? AND row_key = ? AND lost_site = ? AND lost_hlc = ?"
+    if may_stay((text,)) or not table.store.utf8:
+        listing = f"SELECT 1 FROM mycomesh_conflicts WHERE {same} AND lost = ? LIMIT 1"
+        return db.execute(listing, (*loss, text), can_cache=may_stay((text,))).fetchone() is not None
+    listing = f"SELECT seq FROM mycomesh_conflicts WHERE {same} AND octet_length(lost) = ? ORDER BY seq"
+    found = db.execute(listing, (*loss, _octets(text))).fetchall()
+    return any(_is_text(db, number, text) for (number,) in found)
+
+
+def _octets(text: str) -> int:
+    """Return the length of a text in UTF-8."""
+    if text.isascii():
+        return len(text)
+    return sum(len(text[at : at + _PIECE].encode()) for at in range(0, len(text), _PIECE))
+
+
+def _is_text(db: Any, number: int, text: str) -> bool:
+    """Return True if the losing values of a record are this text: read in pieces, since both may be large."""
+    with db.blob_open("main", "mycomesh_conflicts", "lost", number, False) as stored:
+        pieces = (text[at : at + _PIECE].encode() for at in range(0, len(text), _PIECE))
+        return all(stored.read(len(piece)) == piece for piece in pieces)
 
 
 def record_conflicts(table: Table, losses: Sequence[LostTo], wall_ms: int) -> int:
@@ -123,8 +174,8 @@ def record_conflicts(table: Table, losses: Sequence[LostTo], wall_ms: int) -> in
         if key in found:  # this very loss may be on record
             made += record_conflict(table, loser, won, winner_values, wall_ms)
             continue
-        lost, winner = values_text(loser.values), values_text(_shortened_values(loser.values, winner_values))
-        size += 2 * len(lost) + len(winner)
+        lost, winner = values_text(loser.values), winner_text(loser.values, winner_values)
+        size += 2 * len(lost) + len(winner or "")
         records.append(_conflict_record(table, loser, won, (key, lost, winner), wall_ms))
     if records:
         db = table.store.db
@@ -275,9 +326,15 @@ def values_text(values: dict[str, Any]) -> str:
             for at in range(0, len(value), _BASE64_STEP):
                 text += base64.b64encode(value[at : at + _BASE64_STEP]).decode("ascii")
             text += '"}'
+        elif isinstance(value, str) and len(value) > LARGE:
+            text += '"'
+            for at in range(0, len(value), _PIECE):
+                text += encode_basestring(value[at : at + _PIECE])[1:-1]
+            text += '"'
         else:
             text += _value_text(value)
-    return text + "}"
+    text += "}"  # in place, as all of the above: the text may be large
+    return text
 
 
 def _texts(values: Sequence[Any]) -> Iterable[str]:

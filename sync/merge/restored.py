@@ -24,13 +24,16 @@ COMPARED_BYTES_MAX = 1 << 20
 _BLOCK = 64  # rows whose records are read at once: each may be large
 
 
-def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) -> None:
+def note_restored(
+    table: Table, key: Any, columns: Collection[str], hlc: int, written: Mapping[str, Any] | None = None
+) -> None:
     """Note which conflicts of a row a write has restored, or taken back, after the row was written.
 
-    `columns` are those that the write owns; none for a delete. `hlc` is its clock.
+    `columns` are those that the write owns; none for a delete. `hlc` is its clock. `written` are values that the row shows if it
+    is in the table, which need not be read again.
     """
     if not table.store.conflict_room.empty:
-        _note(table, {key_text(key): key}, columns, {key: hlc})
+        _note(table, {key_text(key): key}, columns, {key: hlc}, written)
 
 
 def note_restored_many(table: Table, hlcs: Mapping[Any, int], columns: Collection[str]) -> None:
@@ -40,7 +43,13 @@ def note_restored_many(table: Table, hlcs: Mapping[Any, int], columns: Collectio
         _note(table, dict(recorded[at : at + _BLOCK]), columns, hlcs)
 
 
-def _note(table: Table, keys: Mapping[str, Any], columns: Collection[str], hlcs: Mapping[Any, int]) -> None:
+def _note(
+    table: Table,
+    keys: Mapping[str, Any],
+    columns: Collection[str],
+    hlcs: Mapping[Any, int],
+    written: Mapping[str, Any] | None = None,
+) -> None:
     """Note what writes have restored of the rows with these keys, by their texts in the records."""
     db = table.store.db
     listing = (
@@ -52,7 +61,11 @@ def _note(table: Table, keys: Mapping[str, Any], columns: Collection[str], hlcs:
     later = [record for record in found if record[2] < hlcs[keys[record[1]]]]
     texts = list(dict.fromkeys(record[1] for record in later))
     rows = table.locate_many([keys[text] for text in texts])
-    values_of = table.rows.read_many(rows)
+    if written:
+        read = {row: table.rows.read(row, unread=written) for row in rows}
+        values_of = {row: None if values is None else values | dict(written) for row, values in read.items()}
+    else:
+        values_of = table.rows.read_many(rows)
     present = {text: values_of[row] for text, row in zip(texts, rows, strict=True)}
     for number, text, _, lost, won, reason, restored_at in later:
         if reason.startswith(KEPT):

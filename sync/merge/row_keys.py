@@ -58,7 +58,8 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
         if not _are_canonical(spec, group.keys):
             for key in group.keys:
                 _check_key(table, key)
-        return group.keys
+        keys: list[Any] = group.keys
+        return keys
     if group.kind is not Kind.INSERT:
         raise DecodeError(f"{spec.name}: a change other than an insert has no row key")
     insert_keys = [insert_key(group.site, hlc) for hlc in group.hlcs]

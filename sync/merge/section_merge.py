@@ -10,9 +10,11 @@ transactions, a round brings the changes again, and those that are here already 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
 
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.merge.bulk_edit import merge_edits
 from mycomesh.sync.merge.bulk_insert import insert_new_rows, slice_group
 from mycomesh.sync.merge.conflicts import Apart
@@ -27,17 +29,22 @@ from mycomesh.sync.merge.work_budget import (
     CHUNK_ROWS_MAX,
     EDIT_WEIGHT,
     GROUP_WEIGHT,
+    KEY_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     RANGE_WEIGHT,
     SECTION_WEIGHT,
+    TRANSACTION_WEIGHT_MAX,
     WorkBudget,
     bytes_weight,
+    bytes_weight_of,
     fact_weight,
     size_of,
 )
+from mycomesh.sync.sqlite.table_spec import KeyKind
 from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section, filtered
+from mycomesh.sync.wire.unread_rows import UnreadRows
 
 __all__ = ["SectionMerge", "fast_weight"]
 
@@ -50,19 +57,20 @@ class _Rest:
     start: int = 0
     alone: bool = False  # the fast path has refused them
     apart: Apart | None = None  # conflicts of the first one
+    put_off: bool = False  # the first one is large, and `prepare` was to come before it
 
 
 class SectionMerge:
     """A section on its way into its table."""
 
     def __init__(
-        self, section: Section, *, states_facts: bool = False, change_bytes: int = 0, weighs_values: bool = False
+        self, section: Section, *, facts_among: Sized | None = None, change_bytes: int = 0, weighs_values: bool = False
     ) -> None:
         """Take the section.
 
         Args:
             section: changes that have been checked for shape, not for meaning.
-            states_facts: each change is a fact, which causes work beyond its merge.
+            facts_among: each change is a fact, which causes work beyond its merge: these are the tables of the file by then.
             change_bytes: the size of a change of this message on average, for the account of its origin.
             weighs_values: look at the size of each value, because some may be large.
         """
@@ -76,9 +84,11 @@ class SectionMerge:
         self._seals = section.seals
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
-        self._states_facts = states_facts
+        self._states_facts = facts_among is not None
+        self._tables: Sized = () if facts_among is None else facts_among
         self._change_bytes = change_bytes
         self._weighs_values = weighs_values
+        self._stepped: Table | None = None  # the table of the last step
 
     @property
     def done(self) -> bool:
@@ -107,8 +117,26 @@ class SectionMerge:
 
     def prepare(self) -> None:
         """Do what the next step needs no file for; outside a transaction."""
-        if self._groups and self._groups[0].apart is not None:
-            self._groups[0].apart.encode()
+        rest = self._groups[0] if self._groups else None
+        if rest is None or not rest.put_off:
+            return
+        if rest.apart is not None:
+            rest.apart.encode()
+        if self._stepped is not None and (rest.apart is None or rest.apart.recorded):
+            self._make_first(self._stepped, rest)
+
+    def _make_first(self, table: Table, rest: _Rest) -> None:
+        """Make the values of the next change, which is large, and the digest that its entry will have."""
+        if isinstance(rest.group.rows, UnreadRows):
+            rest.group = replace(rest.group, rows=rest.group.rows.holding())
+        group = slice_group(rest.group, rest.start, rest.start + 1)
+        try:
+            (key,) = keys_of(table, group)
+        except DecodeError:
+            return  # as the next step will find
+        existence = 0 if group.kind is Kind.UPDATE else EXISTENCE
+        if group.kind is not Kind.DELETE:
+            table.digests.prepare(group.site, group.hlcs[0], existence, key, group.columns, group.rows[0])
 
     def step(self, table: Table, wall_ms: int, budget: WorkBudget, *, repair: bool = False) -> Merged:
         """Merge as many changes as the budget allows, and cover the ranges after the last. Runs inside a transaction.
@@ -124,23 +152,26 @@ class SectionMerge:
             DecodeError: a key or a value cannot belong to this table; the caller rolls the transaction back.
         """
         merged = Merged()
+        self._stepped = table
         budget.spend(SECTION_WEIGHT)
         while self._groups and not budget.spent:
+            if self._puts_off(self._groups[0], budget):
+                break
             rest = self._groups.popleft()
-            taken: Group | None = self._take(rest, budget)
-            if taken is not None and not self._states_facts:
-                taken = table.store.purged.without(taken)
-                taken = None if taken is None else admitted(table, taken)
-            head = None if taken is None else without_columns(taken, table.columns.dropped)
+            taken = self._take(rest, budget)
+            held = None
+            if isinstance(taken.keys, UnreadRows):
+                taken = replace(taken, keys=list(taken.keys))
+            if isinstance(taken.rows, UnreadRows):
+                held = taken.rows.holding()
+                held.fill()
+                taken = replace(taken, rows=held)
+            head = self._admitted(table, taken)
             if head is not None:
-                part = Merged()
-                self._merge(table, head, wall_ms, part, budget, rest, repair=repair)
-                table.store.purged.note_late(table.table_id, head)
-                merged.add(part)
-                size = self._change_bytes * part.changes
-                if self._weighs_values and part.changes:
-                    size = sum(map(size_of, head.rows))
-                table.store.accounts.add(head.site, Account(part.changes, size, part.conflicts, part.parked))
+                self._merge_part(table, head, wall_ms, merged, budget, rest, repair=repair)
+            if held is not None:
+                held.release()
+            table.digests.forget_prepared()
         table.log.flush()
         if merged.changes and (self._groups or not self._ranges):  # covered later, or never
             table.coverage.may_be_ahead = True
@@ -151,6 +182,35 @@ class SectionMerge:
         if self._seals and self.done:
             table.log.trim_seals(self._seals)
         return merged
+
+    def _puts_off(self, rest: _Rest, budget: WorkBudget) -> bool:
+        """Return True if the first change of a group is large and `prepare` has to come before it, in another transaction."""
+        if rest.put_off or not self._is_large(rest.group, rest.start):
+            return False
+        rest.put_off = True
+        budget.spend(TRANSACTION_WEIGHT_MAX)
+        return True
+
+    def _admitted(self, table: Table, taken: Group) -> Group | None:
+        """Return the changes without those that are purged or too old, and without dropped columns; None if none is left."""
+        left: Group | None = taken
+        if not self._states_facts:
+            left = table.store.purged.without(taken)
+            left = None if left is None else admitted(table, left)
+        return None if left is None else without_columns(left, table.columns.dropped)
+
+    def _merge_part(
+        self, table: Table, head: Group, wall_ms: int, merged: Merged, budget: WorkBudget, rest: _Rest, *, repair: bool
+    ) -> None:
+        part = Merged()
+        self._merge(table, head, wall_ms, part, budget, rest, repair=repair)
+        table.store.purged.note_late(table.table_id, head)
+        merged.add(part)
+        size = self._change_bytes * part.changes
+        if self._weighs_values:
+            budget.spend(sum(self._weigh_key(head, at, EDIT_WEIGHT + 1) for at in range(len(head.hlcs))))
+            size = sum(map(size_of, head.rows)) if part.changes else 0
+        table.store.accounts.add(head.site, Account(part.changes, size, part.conflicts, part.parked))
 
     def _is_full(self, table: Table, group: Group) -> bool:
         """Return True if too many rows of the group's writer are parked, and these would be more."""
@@ -163,14 +223,18 @@ class SectionMerge:
     def _take(self, rest: _Rest, budget: WorkBudget) -> Group:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
-        weight = EDIT_WEIGHT if rest.alone else fast_weight(group)
+        weight = EDIT_WEIGHT if rest.alone or rest.put_off else fast_weight(group)
         budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
         most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
         end = min(start + most, len(group.hlcs))
         if self._states_facts or self._weighs_values:  # an edit too: the values of its row are read with it
-            room, weigh = budget.room, fact_weight if self._states_facts else bytes_weight
+            room = budget.room
             for at in range(start, end):
-                room -= weight + weigh(group.rows[at])
+                own = self._weigh(group, at)
+                if at > start and own >= TRANSACTION_WEIGHT_MAX and not self._states_facts:
+                    end = at  # `_is_large`
+                    break
+                room -= weight + own
                 if room <= 0:
                     end = at + 1
                     break
@@ -178,12 +242,36 @@ class SectionMerge:
             self._groups.appendleft(_Rest(group, end, rest.alone))
         return slice_group(group, start, end)
 
+    def _weigh(self, group: Group, at: int) -> int:
+        """Return the weight of a change's values and key, or of the fact that it states."""
+        if self._states_facts:
+            return fact_weight(group.rows[at], len(self._tables))
+        unread = isinstance(group.rows, UnreadRows)
+        weight = bytes_weight_of(group.rows.size(at)) if unread else bytes_weight(group.rows[at])
+        return weight + self._weigh_key(group, at, weight)
+
+    def _weigh_key(self, group: Group, at: int, weight: int) -> int:
+        """Return the weight of a change's key, which may be among values of this weight."""
+        if group.keys is not None:
+            size = group.keys.size(at) if isinstance(group.keys, UnreadRows) else size_of((group.keys[at],))
+            return KEY_WEIGHT * bytes_weight_of(size)
+        spec = None if self._stepped is None else self._stepped.spec
+        if weight <= EDIT_WEIGHT or spec is None or spec.kind is not KeyKind.KEYED:
+            return 0
+        names = {column.folded for column in spec.key}
+        values = zip(group.columns, group.rows[at], strict=True)
+        return KEY_WEIGHT * bytes_weight([value for name, value in values if name in names])
+
+    def _is_large(self, group: Group, at: int) -> bool:
+        """Return True if the values of a change are more than one transaction should write."""
+        return self._weighs_values and not self._states_facts and self._weigh(group, at) >= TRANSACTION_WEIGHT_MAX
+
     def _merge(
         self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget, rest: _Rest, *, repair: bool
     ) -> None:
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
-        if fresh is not None and not rest.alone:
+        if fresh is not None and not (rest.alone or rest.put_off):
             fresh = self._merge_fast(table, fresh, wall_ms, merged, budget)
         if fresh is not None:
             self._merge_alone(table, fresh, wall_ms, merged, budget, apart=rest.apart)
@@ -195,7 +283,7 @@ class SectionMerge:
             self._merge_alone(table, known, None, merged, budget)
             merged.repaired += merged.changes - before
         if self._states_facts:
-            budget.spend(sum(map(fact_weight, group.rows)))
+            budget.spend(sum(self._weigh(group, at) for at in range(len(group.hlcs))))
 
     def _merge_fast(self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget) -> Group | None:
         """Merge what needs no look at single rows; return the rest."""
@@ -239,7 +327,8 @@ class SectionMerge:
             if not budget.spent:
                 done, apart = merge_rows(table, part, site_number, wall_ms, merged, budget, apart=apart)
             if done < len(part.hlcs):
-                self._groups.appendleft(_Rest(group, start + done, alone=True, apart=apart))
+                put_off = apart is not None
+                self._groups.appendleft(_Rest(group, start + done, alone=True, apart=apart, put_off=put_off))
                 return
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "FACT_WEIGHT",
     "GROUP_WEIGHT",
     "ID_WEIGHT",
+    "KEY_WEIGHT",
     "MANY_CONFLICTS_WEIGHT",
     "MANY_PARKED_WEIGHT",
     "PARK_WEIGHT",
@@ -30,6 +31,7 @@ __all__ = [
     "PRIOR_BYTES",
     "RANGE_WEIGHT",
     "SECTION_WEIGHT",
+    "TABLES_DOUBLING",
     "TRANSACTION_WEIGHT_MAX",
     "WorkBudget",
     "bytes_weight",
@@ -62,7 +64,11 @@ SECTION_WEIGHT = 80  # a table has a vector and change log sums of its own
 RANGE_WEIGHT = 4
 # A fact may create a table: some 3 ms. Each transaction with facts makes a pass over the schema too, so one takes several.
 FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 5
+# So many tables make a fact cost twice as much: SQLite reads its catalogue for each statement that makes a table or trigger.
+TABLES_DOUBLING = 100
 COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
+# Bytes of values for one byte of a key: it is in the row, in indexes of the table and of the change log, and in each record.
+KEY_WEIGHT = 16
 _UNIT_BYTES = 512  # writing and hashing a large value takes 2 to 4 us a KiB
 
 
@@ -84,9 +90,11 @@ class WorkBudget:
         return self.room <= 0
 
 
-def fact_weight(values: Collection[Any]) -> int:
-    """Return the weight of a fact: the table that it may create, and its columns."""
-    return FACT_WEIGHT + COLUMN_WEIGHT * sum(value.count(",") for value in values if isinstance(value, str))
+def fact_weight(values: Collection[Any], tables: int = 0) -> int:
+    """Return the weight of a fact: the table that it may create beside so many others, and its columns."""
+    return FACT_WEIGHT * (TABLES_DOUBLING + tables) // TABLES_DOUBLING + COLUMN_WEIGHT * sum(
+        value.count(",") for value in values if isinstance(value, str)
+    )
 
 
 def bytes_weight(values: Collection[Any]) -> int:

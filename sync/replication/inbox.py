@@ -115,7 +115,7 @@ class Inbox:
         ]
         if self._site.renew_if_behind(self._registry.tables, written):
             batch.applied.renewed = True
-        batch.begin()
+        batch.begin(self._registry.tables)
 
     def _merge(self, batch: Incoming, wall_ms: int, budget: WorkBudget, *, live: bool, repair: bool) -> bool:
         """Merge the next sections of one bundle; return whether rows were retried."""

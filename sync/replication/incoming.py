@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 
 from mycomesh.sync.merge.section_merge import SectionMerge, fast_weight
 from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, bytes_weight_of
@@ -32,14 +33,14 @@ class Incoming:
         groups = [group for section in bundle.sections for group in section.groups]
         self.weight = bytes_weight_of(size) + sum(len(group.hlcs) * fast_weight(group) for group in groups)
 
-    def begin(self) -> None:
-        """Begin with the first section of the bundle, which does not change from here on."""
+    def begin(self, tables: Sized) -> None:
+        """Begin with the first section of the bundle, which does not change from here on; `tables` are those of the file."""
         self.begun = True
         changes = sum(section.rows for section in self.bundle.sections)
         self.sections.extend(
             SectionMerge(
                 section,
-                states_facts=section.table == SCHEMA_TABLE,
+                facts_among=tables if section.table == SCHEMA_TABLE else None,
                 change_bytes=-(-self._size // max(changes, 1)),
                 weighs_values=self._size > CHUNK_BYTES_MAX,
             )

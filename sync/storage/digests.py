@@ -6,6 +6,7 @@ Invariant: the digest of an entry is a function of its table, site, clock, key, 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class Digests:
         self._columns = columns
         self._mesh_key = mesh_key
         self.prefix = functools.lru_cache(maxsize=PREFIXES_MAX)(self._prefix)
+        self._prepared: tuple[tuple[Any, ...], int] | None = None  # of large values, and what it was made of
 
     def entry(
         self, site_number: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False
@@ -43,11 +45,34 @@ class Digests:
         """
         if dead:
             return 0
+        if self._prepared is not None:
+            made_of, digest = self._prepared
+            site, names = self._store.site(site_number), self._columns.names_of(mask)
+            if made_of[:5] == (site, hlc, mask & EXISTENCE, key, names) and all(map(operator.is_, made_of[5], values)):
+                return digest
         prefix, own_key = self.prefix(site_number, mask)
+        return self._hashed(prefix, own_key, hlc, mask, key, values)
+
+    def prepare(
+        self, site: bytes, hlc: int, existence: int, key: Any, names: Sequence[str], values: Sequence[Any]
+    ) -> None:
+        """Compute the digest of an entry that `entry` will be asked for, of these very values; needs no file.
+
+        `existence` is that part of its mask, and `names` are the names of its columns in the order of `ColumnBits.names_of`.
+        """
+        made_of = (site, hlc, existence, key, tuple(names), tuple(values))
+        prefix, own_key = self._prefix_of(site, existence, names)
+        self._prepared = made_of, self._hashed(prefix, own_key, hlc, existence, key, values)
+
+    def forget_prepared(self) -> None:
+        """Forget what `prepare` has computed, with its values."""
+        self._prepared = None
+
+    def _hashed(self, prefix: Prefix, own_key: bytes, hlc: int, existence: int, key: Any, values: Sequence[Any]) -> int:
         stamp = hlc.to_bytes(8, "big")
         if type(key) is not bytes:
             name = codec.encode(key)
-        elif mask & EXISTENCE and key == own_key + stamp:
+        elif existence & EXISTENCE and key == own_key + stamp:
             name = _NO_KEY  # the key is the stamp of this very entry
         else:
             name = codec.bytes_head(len(key)) + key
@@ -77,8 +102,10 @@ class Digests:
         The key of a row that one of them inserted, in a table whose rows are identified by their insert, starts with the key
         prefix.
         """
-        site = self._store.site(site_number)
-        shared = codec.encode([self._table, site, mask & EXISTENCE, list(self._columns.names_of(mask))])
+        return self._prefix_of(self._store.site(site_number), mask & EXISTENCE, self._columns.names_of(mask))
+
+    def _prefix_of(self, site: bytes, existence: int, names: Sequence[str]) -> tuple[Prefix, bytes]:
+        shared = codec.encode([self._table, site, existence, list(names)])
         return Prefix(self._mesh_key, b"mycomesh-change", shared), b"\x00" + site
 
 

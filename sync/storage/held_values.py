@@ -13,7 +13,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry
 from mycomesh.sync.storage.row_codec import encode_rows
-from mycomesh.sync.storage.statement_cache import may_stay
+from mycomesh.sync.storage.statement_cache import Large, may_stay
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["HeldValues"]
@@ -83,15 +83,28 @@ class HeldValues:
             self._store.db.execute("DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", key)
             return
         content = codec.encode([list(values), list(values.values())])
-        stays = may_stay((content,))
+        if not may_stay((content,)):
+            large = Large({"content": content})
+            del content
+            self._write_large(key, large)
+            return
         self._store.db.execute(
-            "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?",
-            (content, *key),
-            can_cache=stays,
+            "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?", (content, *key)
         )
         if not self._store.db.changes():
             self._log.unpack(site_number, hlc)  # a packed run has no entries with held values
-            self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content), can_cache=stays)
+            self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content))
+
+    def _write_large(self, key: tuple[int, int, int], content: Large) -> None:
+        """Set the held values of one entry with one statement: each copies the content, and reads others on the way."""
+        table_id, site_number, hlc = key
+        self._log.unpack(site_number, hlc)
+        self._store.db.execute(
+            f"INSERT INTO mycomesh_held VALUES({table_id}, {site_number}, {hlc}, :content)"
+            " ON CONFLICT(id, place, hlc) DO UPDATE SET content = excluded.content",
+            content,
+            can_cache=False,
+        )
 
     def write_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
         """Set the held values of these columns for many entries, (site number, hlc, values) each, that had none."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mycomesh.sync import codec
@@ -83,9 +83,9 @@ class RowView:
         self._key: Any = None
 
     @classmethod
-    def read(cls, table: Table, row: Row) -> RowView:
-        """Read the row and its entries."""
-        return cls(table, row, table.rows.read(row), table.log.entries_of_row(row))
+    def read(cls, table: Table, row: Row, *, unread: Collection[str] = ()) -> RowView:
+        """Read the row and its entries; `unread` columns get `UNREAD`, which no value is the same as."""
+        return cls(table, row, table.rows.read(row, unread=unread), table.log.entries_of_row(row))
 
     @classmethod
     def read_many(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -26,7 +26,9 @@ from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.statement_cache import may_stay
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["UserTable", "key_values"]
+__all__ = ["UNREAD", "UserTable", "key_values"]
+
+UNREAD = object()  # in place of a value that is in the table
 
 _BARE = "constraint failed"  # an index says no more; the constraints of a table say which they are, and of which column
 # What an expression may make of a value while a row is inserted: three times the largest change. SQLite's own limit is 1 GB, for
@@ -91,17 +93,23 @@ class UserTable:
             return found
         return f"{found} AND ({' OR '.join(f't.{quoted(column.name)} IS NULL' for column in self._spec.key)})"
 
-    def read(self, row: Row) -> dict[str, Any] | None:
-        """Return the values of a row, None if it is not in the table."""
+    def read(self, row: Row, *, unread: Collection[str] = ()) -> dict[str, Any] | None:
+        """Return the values of a row, `UNREAD` for some of its columns; None if it is not in the table."""
         found = self.condition(row)
         if found is None:
             return None
+        listed, raw = self.select_list, self.raw_list
+        if unread:
+            cells = ["NULL" if column.folded in unread else f"t.{quoted(column.name)}" for column in self._spec.columns]
+            listed, raw = ", ".join(cells), ", ".join(map(raw_select, cells))
         source = f"FROM {quoted(self._spec.name)} t WHERE {found[0]}"
         try:
-            values = self._store.db.execute(f"SELECT {self.select_list} {source}", found[1]).fetchone()
+            values = self._store.db.execute(f"SELECT {listed} {source}", found[1]).fetchone()
         except UnicodeDecodeError:
-            values = restore(self._store.db.execute(f"SELECT {self.raw_list} {source}", found[1]).fetchone())
-        return None if values is None else dict(zip(self._names, values, strict=True))
+            values = restore(self._store.db.execute(f"SELECT {raw} {source}", found[1]).fetchone())
+        if values is None:
+            return None
+        return dict(zip(self._names, values, strict=True)) | dict.fromkeys(unread, UNREAD)
 
     def read_many(self, rows: Sequence[Row], bytes_max: int | None = None) -> dict[Row, dict[str, Any] | None]:
         """Return many rows at once, as `read` does for one; with `bytes_max` only the first of them, which take about so much."""

@@ -21,6 +21,7 @@ from mycomesh.sync.crdt.hlc import HLC_MAX
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
 from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
 from mycomesh.sync.wire.seals import Seal
+from mycomesh.sync.wire.unread_rows import UnreadRows, read_bundle
 
 __all__ = ["BUNDLE_BYTES_MAX", "SEALS", "Bundle", "Group", "Kind", "Part", "Section", "filtered"]
 
@@ -61,8 +62,9 @@ class Group:
     site: 16 bytes.
     columns: sorted names.
     hlcs: strictly ascending clocks, one a change.
-    keys: the row keys, one a change; None if the values or the stamps name the rows.
-    rows: the values of each change in the order of `columns`; empty lists for DELETE.
+    keys: a list of the row keys, one a change; None if the values or the stamps name the rows.
+    rows: a list with the values of each change in the order of `columns`; empty lists for DELETE. Of a large bundle that was
+        received, keys and rows are `UnreadRows`.
     priors: the stamps that each change overwrote; None if no change overwrote any. A part of an insert or a delete may name
         columns that the group does not have: they travel in a section of their own.
     encoded: the elements of `rows` in CBOR, one after the other, if the caller has them already.
@@ -72,8 +74,8 @@ class Group:
     kind: Kind
     columns: tuple[str, ...]
     hlcs: list[int]
-    keys: list[Any] | None
-    rows: list[Any]
+    keys: Any
+    rows: Any
     priors: list[list[Part]] | None
     encoded: bytes | None = None
 
@@ -135,7 +137,8 @@ class Bundle:
     @classmethod
     def decode(cls, data: bytes) -> Bundle:
         """Return the bundle in `data`; raise `DecodeError` for anything that the protocol does not allow."""
-        value = codec.decode(data, bytes_max=BUNDLE_BYTES_MAX)
+        limits = {"bytes_max": BUNDLE_BYTES_MAX, "groups_max": GROUPS_MAX, "rows_max": ROWS_MAX}
+        value = read_bundle(data, version=VERSION, **limits)
         require(is_array(value, 3), "a bundle is not an array of 3")
         version, sites, sections = value
         require(is_int(version), "a bundle's version is not an integer")
@@ -175,14 +178,14 @@ def filtered(group: Group, flags: Sequence[bool]) -> Group:
     """Return the flagged changes of a group."""
     if all(flags):
         return group
-    kept = itertools.compress
+    kept, rows = itertools.compress, group.rows
     return Group(
         group.site,
         group.kind,
         group.columns,
         list(kept(group.hlcs, flags)),
         None if group.keys is None else list(kept(group.keys, flags)),
-        list(kept(group.rows, flags)),
+        rows.only(flags) if isinstance(rows, UnreadRows) else list(kept(rows, flags)),
         None if group.priors is None else list(kept(group.priors, flags)),
     )
 
@@ -294,23 +297,30 @@ def _decode_group(value: Any, sites: list[bytes]) -> Group:
     hlcs = list(itertools.accumulate(deltas))
     require(hlcs[-1] <= HLC_MAX, "a clock is out of range")
     count = len(hlcs)
-    require(is_array(rows, count), "rows and clocks differ in number")
+    unread = isinstance(rows, UnreadRows)
+    require(len(rows) == count if unread else is_array(rows, count), "rows and clocks differ in number")
     width = 0 if kind == Kind.DELETE else len(columns)
     require(kind != Kind.DELETE or not columns, "a delete has columns")
-    require(set(map(type, rows)) == {list} and set(map(len, rows)) == {width}, "a row has the wrong width")
-    kinds = set(map(type, itertools.chain.from_iterable(rows)))
-    require(kinds <= codec.PLAIN | {list}, "a value is not an SQLite value")
-    if list in kinds:
-        lists = (value for row in rows for value in row if is_raw(value))
-        require(all(map(is_valid_raw, lists)), "a value is not an SQLite value")
+    for block in rows.blocks() if unread else (rows,):
+        _check_rows(block, width)
     if keys is not None:
-        require(is_array(keys, count) and set(map(type, keys)) <= {int, bytes}, "malformed list of keys")
+        listed = len(keys) == count if isinstance(keys, UnreadRows) else is_array(keys, count)
+        require(listed and set(map(type, keys)) <= {int, bytes}, "malformed list of keys")
     names = tuple(columns)
     parts = None
     if priors is not None:
         require(is_array(priors, count), "malformed list of priors")
         parts = [_decode_prior(prior, names, sites) for prior in priors]
     return Group(sites[site], Kind(kind), names, hlcs, keys, rows, parts)
+
+
+def _check_rows(rows: list[Any], width: int) -> None:
+    require(set(map(type, rows)) == {list} and set(map(len, rows)) == {width}, "a row has the wrong width")
+    kinds = set(map(type, itertools.chain.from_iterable(rows)))
+    require(kinds <= codec.PLAIN | {list}, "a value is not an SQLite value")
+    if list in kinds:
+        lists = (value for row in rows for value in row if is_raw(value))
+        require(all(map(is_valid_raw, lists)), "a value is not an SQLite value")
 
 
 def _decode_prior(value: Any, columns: tuple[str, ...], sites: list[bytes]) -> list[Part]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 
+from mycomesh.sync.codec import ItemCounter
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX
 
@@ -30,15 +31,23 @@ def pack(data: bytes) -> tuple[int, bytes]:
 
 
 def unpack(packed: int, data: bytes) -> bytes:
-    """Return the original of packed data; raise `DecodeError` for damaged or trailing bytes, and for too large a result."""
+    """Return the original of packed data, which is CBOR.
+
+    Raises:
+        DecodeError: damaged or trailing bytes, too large a result, or one of too many items.
+    """
     if not packed:
         return data
     reader = zlib.decompressobj()
     try:
         result = reader.decompress(data, _STEP_BYTES)
-        size, rest = len(result), reader.unconsumed_tail
+        size, rest, counter = len(result), reader.unconsumed_tail, ItemCounter()
+        if rest:
+            counter.feed(result)
         while rest and size <= BUNDLE_BYTES_MAX:
-            size += len(reader.decompress(rest, _STEP_BYTES))
+            piece = reader.decompress(rest, _STEP_BYTES)
+            counter.feed(piece)
+            size += len(piece)
             rest = reader.unconsumed_tail
         if size > BUNDLE_BYTES_MAX or not reader.eof:
             raise DecodeError(f"compressed data is incomplete, or more than {BUNDLE_BYTES_MAX} bytes")

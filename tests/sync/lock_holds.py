@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mycomesh.sync import codec
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 from mycomesh.sync.storage.table import insert_key
@@ -44,11 +45,16 @@ class Timer:
             gc.enable()
 
 
+def memory_folder():
+    """Return the folder of a file system in memory, None without one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 class File(Timer):
     """A replica whose holds of the write lock are timed."""
 
     def __init__(self, *script):
-        self.folder = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self.folder = tempfile.mkdtemp(dir=memory_folder())
         self.path = Path(self.folder) / "holds.db"
         self.app = sqlite3.connect(self.path, isolation_level=None)
         self.app.executescript(";".join(["PRAGMA journal_mode = WAL", *script]))
@@ -258,6 +264,47 @@ def edits_of_350_kb_that_conflict():
 def one_blob_of_16_mb_that_conflicts():
     file = filled(64, "''").sql("UPDATE d SET v = ? WHERE id = 0", b"m" * (16 << 20))
     return file, batch(file, updates(file, ("v",), [[b"w" * (16 << 20)]]))
+
+
+@case
+def one_text_of_16_mb_that_conflicts():
+    file = filled(64, "''").sql("UPDATE d SET v = ? WHERE id = 0", "m" * (16 << 20))
+    return file, batch(file, updates(file, ("v",), [["w" * (16 << 20)]]))
+
+
+@case
+def one_blob_of_16_mb_that_loses():
+    """The change loses to a later write that had not seen it."""
+    file = filled(64, "''")
+    file.now += 1_000
+    file.sql("UPDATE d SET v = ? WHERE id = 0", b"m" * (16 << 20))
+    return file, batch(file, updates(file, ("v",), [[b"w" * (16 << 20)]]), last=100)
+
+
+@case
+def one_blob_of_16_mb_inserted():
+    file = filled(64, "''")
+    return file, batch(file, inserts(file, ("id", "u", "v"), [[1_000, "u", b"w" * (16 << 20)]]))
+
+
+@case
+def one_blob_of_16_mb_in_an_edit():
+    file = filled(64, "''")
+    return file, batch(file, updates(file, ("v",), [[b"w" * (16 << 20)]]))
+
+
+@case
+def rows_of_1000_bytes_in_22_mb():
+    file = File(PLAIN)
+    return file, batch(file, inserts(file, ("id", "u", "v"), [[n, "u" * 980, n] for n in range(22_000)]))
+
+
+@case
+def edits_by_keys_of_350_kb():
+    fill = f"{COUNT.format(64)} INSERT INTO d SELECT i || printf('%.350000c', 'k'), i FROM n"
+    file = File("CREATE TABLE d(id TEXT PRIMARY KEY, v)", fill)
+    keys = [codec.encode([f"{n}" + "k" * 350_000]) for n in range(64)]
+    return file, batch(file, updates(file, ("v",), [["w"]] * 64, keys=keys))
 
 
 @case

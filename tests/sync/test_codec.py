@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import cbor2
 import pytest
 from hypothesis import given
@@ -146,3 +148,35 @@ def test_one_value_has_one_form():
         ([[]], "8180"),
     ]:
         assert codec.encode(value).hex() == form
+
+
+@pytest.mark.slow
+@examples(200)
+@given(st.lists(nested, max_size=30), st.integers(1, 20), st.integers(-200, 200))
+def test_items_in_pieces_count_as_whole(values, width, spare):
+    data = codec.encode(values)
+    walk = codec.Walk(data)
+    walk.skip()
+    taken = codec.OBJECTS_BYTES_MAX - walk._left
+    with mock.patch.object(codec, "OBJECTS_BYTES_MAX", max(taken + spare, 0)):
+        counter = codec.ItemCounter()
+
+        def feed():
+            for at in range(0, len(data), width):
+                counter.feed(data[at : at + width])
+            counter.feed(bytes(8))  # heads of zeros, behind the last head
+
+        if spare >= 8 * 8:
+            feed()
+        elif spare < 0:
+            with pytest.raises(DecodeError, match="more items"):
+                feed()
+
+
+def test_string_is_cut_out_as_decoder_makes_it():
+    for value in ("", "é" * 300, b"", b"x" * 70_000, "w" * 23, 7, None, [b"x"]):
+        data = codec.encode([value])
+        found = codec.string_at(data, 1, len(data))
+        assert found == (value if isinstance(value, str | bytes) else None)
+    with pytest.raises(DecodeError, match="malformed"):
+        codec.string_at(b"\x62\xff\xff", 0, 3)

@@ -21,6 +21,7 @@ from mycomesh.sync.merge.work_budget import (
 )
 from mycomesh.sync.replica import Hooks
 from mycomesh.sync.storage.conflict_room import ConflictLimits
+from mycomesh.sync.storage.digests import Digests
 from mycomesh.sync.wire.bundle import Bundle, Section
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import sweep
@@ -321,7 +322,8 @@ def test_large_loser_is_recorded_before_row_is_written(peers, values):
     assert_equal(one, two)
 
 
-def test_large_loser_that_a_program_overwrites_is_its_own(peers):
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+def test_large_loser_that_a_program_overwrites_is_its_own(peers, moment):
     one, two = peers(2)
     one.sql("INSERT INTO t(id, v) VALUES(1, '')")
     two.take(one.drain(), one.node_id)
@@ -333,18 +335,75 @@ def test_large_loser_that_a_program_overwrites_is_its_own(peers):
 
     def write_once():
         calls.append(len(conflicts(two)))
-        if len(calls) == 1:  # the loser is found, and not yet on record
+        if len(calls) == moment:  # before the loser is found, before and after it is on record, or after the merge
             two.sql("UPDATE t SET v = ?", b"n" * LARGE)
 
     between(two, write_once)
     two.take(one.drain(), one.node_id)
     between(two, lambda: None)
-    assert calls[0] == 0
+    assert calls[:2] == [0, 0]
     converge([one, two])
     assert_equal(one, two)
     (value,) = one.sql("SELECT v FROM t")[0]
     lost = {value_of(json.loads(text)["v"]) for peer in (one, two) for text in conflicts(peer)}
-    assert {value, *lost} == {b"n" * LARGE, b"w" * LARGE}  # the program saw the first value, and replaced it
+    seen = {b"m" * LARGE}  # the program saw this value, and replaced it
+    assert {value, *lost} - (seen if moment > 2 else set()) == {b"n" * LARGE, b"w" * LARGE}
+
+
+@pytest.mark.parametrize("kind", ["INSERT INTO t(id, v) VALUES(9, ?)", "UPDATE t SET v = ? WHERE id = 1"])
+def test_large_values_are_hashed_without_write_lock(peers, monkeypatch, kind):
+    one, two = peers(2)
+    one.sql("INSERT INTO t(id, v) VALUES(1, '')")
+    two.take(one.drain(), one.node_id)
+    one.sql(kind, b"w" * LARGE)
+    batch = joined(one.drain())
+    locked, hashed = [], Digests._hashed
+
+    def note(self, prefix, own_key, hlc, existence, key, values):
+        if any(isinstance(value, bytes) and len(value) == LARGE for value in values):
+            locked.append(two.replica.store.is_writing)
+        return hashed(self, prefix, own_key, hlc, existence, key, values)
+
+    monkeypatch.setattr(Digests, "_hashed", note)
+    two.take([batch], one.node_id)
+    assert locked == [False]
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO words VALUES(?, ?)", "UPDATE words SET v = ?2 WHERE k = ?1"])
+def test_rows_with_large_keys_take_a_transaction_each(peers, statement):
+    one, two = peers(2)
+    keys = [f"{number}{'k' * 400_000}" for number in range(4)]
+    if statement.startswith("UPDATE"):
+        for key in keys:
+            one.sql("INSERT INTO words VALUES(?, '')", key)
+        two.take(one.drain(), one.node_id)
+    for key in keys:
+        one.sql(statement, key, "w")
+    batch = joined(one.drain())
+    parts = []
+    between(two, lambda: parts.append(two.sql("SELECT count(*) FROM words WHERE v = 'w'")[0][0]))
+    two.take([batch], one.node_id)
+    assert {1, 2, 3} <= set(parts)
+    assert_equal(one, two)
+
+
+def test_large_row_that_wins_its_value_back_is_restored(peers):
+    one, two = peers(2)
+    one.sql("INSERT INTO t(id, v) VALUES(1, '')")
+    two.take(one.drain(), one.node_id)
+    two.sql("UPDATE t SET v = 'mine'")
+    two.drain()
+    later(one, two)
+    one.sql("UPDATE t SET v = ?", b"w" * LARGE)
+    two.take([joined(one.drain())], one.node_id)
+    one.sql("UPDATE t SET v = 'mine'")
+    two.take(one.drain(), one.node_id)
+    restored_at = "SELECT restored_at IS NULL FROM mycomesh_conflicts"
+    assert two.sql(restored_at) == [(0,)]
+    one.sql("UPDATE t SET v = ?", b"w" * LARGE)  # as the winner had it
+    two.take([joined(one.drain())], one.node_id)
+    assert two.sql(restored_at) == [(1,)]
 
 
 def test_large_loser_that_a_repair_brings_is_on_record(peers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from mycomesh.sync.storage.statement_cache import VALUE_KEPT_MAX, may_stay
+from mycomesh.sync.storage.statement_cache import VALUE_KEPT_MAX, Large, may_stay
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.peers import WALL_MS, Peer
 
@@ -17,6 +17,13 @@ HLC = (WALL_MS + 5) << 16
 @pytest.mark.parametrize("value", ["x", b"x"])
 def test_statements_with_small_values_stay_prepared(value, over, stays):
     assert may_stay([1, value * (VALUE_KEPT_MAX + over), None]) is stays
+
+
+def test_values_handed_over_are_forgotten():
+    values = Large({"a": 1, "b": "x" * 100_000})
+    db = apsw.Connection(":memory:")
+    assert db.execute("SELECT :a, length(:b)", values).fetchone() == (1, 100_000)
+    assert dict(values) == {}
 
 
 def in_statements(peer):
