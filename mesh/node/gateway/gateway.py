@@ -3,8 +3,8 @@
 Two loops share a ledger. One appends what the file's commits have changed; the other reads when the storage reports news, and now
 and then. A storage that fails lets them wait, and changes nothing else in the node.
 
-Several gateways of one base need no election. Each appends what the mailbox lacks. One that finds that another appends the same
-changes waits a moment before it appends (`BESIDE_MS`), so that it has nothing left to append.
+Several gateways of one base need no election. Each appends what the mailbox lacks. One that finds that another with a lower node
+id appends the same changes leaves them to it (`mesh.node.gateway.deputy`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mycomesh.mesh.mailbox.streams import POSITION_SHIFT
 from mycomesh.mesh.node.courier import Courier
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.gateway.clocks import clock_line
+from mycomesh.mesh.node.gateway.deputy import Deputy
 from mycomesh.mesh.node.gateway.ledger import Ledger
 from mycomesh.mesh.node.gateway.reader import LiveReader
 from mycomesh.mesh.node.gateway.writer import LiveWriter
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "Place"]
 
 GATHER_MS = 20  # after the first commit of a burst
-BESIDE_MS = 1_000  # more than a run of another gateway of this base takes to come
+BESIDE_MS = 1_000  # between two times that a deputy compares what it has with the mailbox
 BESIDE_KEPT_MS = 60_000  # how long a gateway counts as one of this base after its last copy
 STATE_MS = 300_000  # between two statements while something changes; an idle gateway says nothing
 CLOCK_MS = 3_600_000  # between two looks at the storage's clock, each of which writes something small
@@ -76,6 +77,7 @@ class Gateway:
         self._ledger = Ledger(place.url)
         self._writer = LiveWriter(courier, self._ledger, place.base)
         self._reader = LiveReader(courier, self._ledger)
+        self._deputy = Deputy(courier, self._ledger)
         self._dirty = Signal()  # the file has changed, or the reader needs a statement
         self._news = Signal()  # the mailbox has changed
         self._loaded = False
@@ -145,7 +147,7 @@ class Gateway:
         """Let a burst of commits gather, and keep the spacing of the mailbox."""
         now_ms = self._courier.surroundings.clock()[0]
         wait_ms = max(GATHER_MS, self._times["write"] + self._courier.mailbox.pace.spacing_ms - now_ms)
-        if self._is_deputy(now_ms):
+        if self._before(now_ms):
             wait_ms = max(wait_ms, BESIDE_MS)
         await self._rest(wait_ms)
 
@@ -156,10 +158,10 @@ class Gateway:
         while (left_ms := end_ms - surroundings.clock()[0]) > 0:
             await surroundings.wait(Signal(), left_ms)
 
-    def _is_deputy(self, now_ms: int) -> bool:
-        """Return whether another gateway of this base, with a lower node id, appends the same changes."""
+    def _before(self, now_ms: int) -> int:
+        """Return how many other gateways of this base, with lower node ids, append the same changes."""
         own = self._courier.roster.own_id
-        return any(node_id < own and now_ms < at_ms + BESIDE_KEPT_MS for node_id, at_ms in self._reader.beside.items())
+        return sum(node_id < own and now_ms < at_ms + BESIDE_KEPT_MS for node_id, at_ms in self._reader.beside.items())
 
     # ---- writing
 
@@ -171,7 +173,11 @@ class Gateway:
             writer.request_parcel()
         if writer.needs_parcel:
             await self._pack()
-        if await writer.write():
+        leaves = await self._deputy.leaves(self._before(surroundings.clock()[0]))
+        if self._deputy.look_wanted:
+            self._deputy.look_wanted = False
+            self._news.set()
+        if not leaves and await writer.write():
             self._times["write"] = surroundings.clock()[0]
             self._changed_since = True
         await self._state_if_due()
@@ -182,9 +188,7 @@ class Gateway:
             due.append(self._times["state"] + STATE_MS)
         if self._ledger.is_changed:
             due.append(self._times["store"] + STORE_MS)
-        parcel_ms = writer.next_deadline()
-        if parcel_ms is not None:
-            due.append(parcel_ms)
+        due += [each for each in (writer.next_deadline(), self._deputy.next_deadline()) if each is not None]
         return min(due) - now_ms
 
     async def _pack(self) -> None:
