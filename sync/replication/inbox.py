@@ -25,6 +25,7 @@ from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.replication.site_limit import limit_sites, refused_sites
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.interests import stated_members
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.storage.store import Store
@@ -138,14 +139,20 @@ class Inbox:
             if batch.checked is not table:
                 applied.unsigned += section.prove(table)
             batch.checked = table
-            sites = section.sites
+            sites, stated = section.sites, None
+            if section.table == SCHEMA_TABLE:
+                stated = stated_members(section.rest.groups)
             merged = self._merge_section(table, section, wall_ms, budget, repair=repair)
             applied.merged.add(merged)
             applied.full += self._store.parked_room.take_news()
             self._outbox.note_full()
             if merged.left_out:
                 self._left_out.setdefault(section.table, set()).update(section.left_out)
-            if merged.changes and section.table == SCHEMA_TABLE:
+            if (
+                merged.changes
+                and section.table == SCHEMA_TABLE
+                and not (stated and self._catalog.learn_interests(stated))
+            ):
                 self._apply_facts(applied, wall_ms, budget)
                 retried = True
             batch.changed |= merged.changes > 0

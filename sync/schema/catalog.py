@@ -60,6 +60,7 @@ class Catalog:
         self._before: Snapshot | None = None  # the registry before the running transaction
         # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
         self._compared_generated = False
+        self._learned = False  # whether the running transaction has changed what members keep
         self._leaving = False  # whether columns that rebuilds have left out wait for a scan
         self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
         self._definitions = DefinitionChanges(store)
@@ -77,10 +78,14 @@ class Catalog:
     def committed(self) -> None:
         """Keep what the transaction changed."""
         self._before = None
+        self._learned = False
 
     def rolled_back(self) -> None:
         """Go back to the tables of before the transaction, and look at the schema again."""
         self.registry.file.rolled_back()
+        if self._learned:
+            self._learned = False
+            self.interests.forget()
         if self._before is not None:
             self._version = -1
             self._internal = {}
@@ -242,6 +247,11 @@ class Catalog:
             self._generated.forget(name)
         self._virtual.follow()
         self.refresh(drain, followed=True, follower=follower)
+
+    def learn_interests(self, members: Collection[bytes]) -> bool:
+        """Take what members state about what they keep, which changes no table; return False if a pass has to look at it."""
+        self._learned = True
+        return self.interests.learn(members)
 
     def migrate(self, script: str, drain: Drain) -> Plan:
         """Run a migration and write its facts; inside a transaction in which every captured write has its stamp.

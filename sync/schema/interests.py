@@ -9,19 +9,21 @@ want everything and to keep nothing for certain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.table_spec import encode_key
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Group, Kind, Section
-from mycomesh.sync.wire.interest import INTEREST, Interest, interest_fact, interest_name, interest_of
+from mycomesh.sync.wire.interest import INTEREST, Interest, interest_fact, interest_name, interest_of, member_of
 from mycomesh.sync.wire.units import split_unit
 
-__all__ = ["Interests", "states_own_interest"]
+__all__ = ["Interests", "stated_members", "states_own_interest"]
 
 # Units for which it is remembered who leaves them out: as many as a large transaction writes.
 UNITS_MAX = 4_096
@@ -74,6 +76,26 @@ class Interests:
         self._known, self._stated, self._left_out = {}, None, {}
         self.version += 1
 
+    def learn(self, members: Iterable[bytes]) -> bool:
+        """Read the statements of these members again; return False if these facts say something else too.
+
+        In a mesh of a thousand members each states its interest once, and a look at all of them for each would be a million.
+        """
+        members = dict.fromkeys(members)
+        facts, own = self._registry.facts, self._store.signers.own
+        if own in members or any(facts.kind(interest_name(member)) != INTEREST for member in members):
+            return False
+        stated = None if self._stated is None else dict(self._stated)
+        for member in members:
+            self._known.pop(member, None)
+            found = None if stated is None else self.of(member)
+            if stated is not None:
+                stated.pop(member, None)
+                stated |= {} if found is None else {member: found}
+        self._stated, self._left_out = stated, {}
+        self.version += 1
+        return True
+
     def renew(self, *, again: bool = False) -> bool:
         """State this node's interest if the mesh has cut a table; return whether a fact was written. Inside a transaction.
 
@@ -103,6 +125,36 @@ class Interests:
         stored_entries = table.log.entries_of_row(encode_key(table.spec, (name,)))
         entries = [table.log.entry(stored) for stored in stored_entries]
         return any(entry.mask & bit and entry.stamp[1][:SITE_PREFIX] == member for entry in entries)
+
+
+def stated_members(groups: Sequence[Group]) -> list[bytes] | None:
+    """Return the members whose interest these changes of facts state; None if one may be of another kind."""
+    found: dict[bytes, None] = {}
+    for group in groups:
+        if group.kind is Kind.DELETE or not _COLUMNS.issuperset(group.columns):
+            return None
+        at = group.columns.index("name") if "name" in group.columns else None
+        if group.keys is not None:
+            names = [_name_in(key) for key in group.keys]
+        elif at is not None:
+            names = [row[at] for row in group.rows]
+        else:
+            return None
+        for name in names:
+            member = member_of(name)
+            if member is None:
+                return None
+            found[member] = None
+    return list(found)
+
+
+def _name_in(key: Any) -> object:
+    """Return the name in the key of a fact, None for another key."""
+    try:
+        values = codec.decode(key, bytes_max=len(key)) if type(key) is bytes else None
+    except DecodeError:
+        return None
+    return values[0] if type(values) is list and len(values) == 1 else None
 
 
 def states_own_interest(section: Section, writer: bytes) -> bool:

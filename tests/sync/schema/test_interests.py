@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from mycomesh.sync import codec
 from mycomesh.sync.events import BatchReceived, CommitSeen, RightsKnown
 from mycomesh.sync.exchange import interest_repeats
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
-from mycomesh.sync.schema.interests import states_own_interest
+from mycomesh.sync.schema.interests import stated_members, states_own_interest
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from mycomesh.sync.wire.interest import Interest, interest_fact
 from mycomesh.sync.wire.units import unit_name
@@ -202,3 +203,74 @@ def test_a_message_of_an_unknown_node_changes_nothing(world_of):
     (link,) = [number for number, (node, _) in world.links.items() if node is world.nodes[0]]
     world.do(world.nodes[0], BatchReceived(link, world.nodes[1].peer.node_id, payload))
     assert wanting(world, world.nodes[0], "8") == [True, False]
+
+
+def test_statements_of_others_look_at_no_table(world_of, monkeypatch):
+    world = world_of([Interest({}), *(keeping(str(number)) for number in range(6))])
+    world.write(world.nodes[0], TABLE)
+    world.run(5_000)
+    passes = []
+    for node in world.nodes:
+        catalog = node.peer.replica.catalog
+        monkeypatch.setattr(
+            catalog, "apply_facts", lambda drain, was=catalog.apply_facts: (passes.append(1), was(drain))
+        )
+    cut(world, world.nodes[0])
+    assert len(passes) <= 2 * len(world.nodes)  # the cut, and what came in one round with it
+    before = len(passes)
+    for number, node in enumerate(world.nodes[1:], 1):
+        node.peer.replica.set_interest(keeping(str(number), "20"))
+        world.do(node, CommitSeen())
+        world.run(1_000)
+    assert len(passes) == before
+    assert all(wanting(world, node, "20") == [True] * 7 for node in world.nodes)
+
+
+def test_a_statement_that_is_rolled_back_does_not_count(world_of):
+    world = world_of([Interest({}), keeping("7")])
+    world.write(world.nodes[0], TABLE)
+    cut(world, world.nodes[0])
+    replica, member = world.nodes[0].peer.replica, world.nodes[1].peer.node_id[:8]
+    change = f"UPDATE {SCHEMA_TABLE} SET sql = '{{}}' WHERE kind = 'interest' AND name LIKE ?"
+
+    def learn_and_fail():
+        with replica.store.transaction():
+            replica.store.db.execute(change, (f"%{member.hex()}%",))
+            assert replica.catalog.learn_interests([member])
+            assert replica.interests.of(member) is None
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        learn_and_fail()
+    assert replica.interests.of(member) == Interest({"track": frozenset(("7",))})
+
+
+@pytest.mark.parametrize(
+    ("changed", "members"),
+    [
+        (group(interest_fact(b"A" * 8, Interest({}))[0], b"A" * 8), [b"A" * 8]),
+        (
+            Group(
+                b"A" * 16,
+                Kind.UPDATE,
+                ("sql",),
+                [1],
+                [codec.encode([interest_fact(b"B" * 8, Interest({}))[0]])],
+                [["{}"]],
+                None,
+            ),
+            [b"B" * 8],
+        ),
+        (group("t", b"A" * 8, "table"), None),
+        (
+            Group(
+                b"A" * 16, Kind.DELETE, (), [1], [codec.encode([interest_fact(b"A" * 8, Interest({}))[0]])], [[]], None
+            ),
+            None,
+        ),
+        (Group(b"A" * 16, Kind.UPDATE, ("sql",), [1], [b"junk"], [["{}"]], None), None),
+        (Group(b"A" * 16, Kind.UPDATE, ("sql",), [1], [7], [["{}"]], None), None),
+    ],
+)
+def test_changes_of_facts_are_known_for_statements(changed, members):
+    assert stated_members([changed]) == members
