@@ -504,6 +504,12 @@ _LINKS = (
         "update the older side; if both have the same version, report it with mycomesh log -v of both",
     ),
     Code(
+        "circuits.full",
+        "more members need a connection through other nodes than this node has",
+        "they keep what it keeps, and no direct link leads to them; each has its turn of a minute, so writes arrive later",
+        "give this node direct links with some of them (--peer ADDRESS, an open port), or let another node keep the same areas",
+    ),
+    Code(
         "conn.closed",
         "a connection has ended",
         "either side closed it, or the network lost it; reported only with --verbose",

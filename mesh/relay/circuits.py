@@ -28,6 +28,7 @@ from mycomesh.mesh.events import (
     DialFailed,
     LinkDown,
     LinkUp,
+    Notice,
     SendMessage,
     Write,
 )
@@ -51,6 +52,10 @@ __all__ = ["CONNS_FROM", "Circuits"]
 
 CONNS_FROM = 1 << 40  # first connection number of circuits: shells never count so far
 CIRCUITS_MAX = 64  # of one member: the tree needs five, the rest is for circuits that others open
+# Minimum age of a circuit that is closed because another member waits while there are `CIRCUITS_MAX`: enough for a comparison
+# and, on most links, for what it finds. A member that loses its circuit waits in turn.
+TURN_MS = 60_000
+NOTICE_MS = 3_600_000  # between two notices that members wait
 PLAN_MS = 1_000  # between two plans, while there is a link with a relay, or circuits for topics are missing
 PLAN_NODE_MS = 5  # and this long for each node of a large mesh, whose plan takes longer
 RETRY_MS = 5_000  # before the next circuit to the same member: the time of a whole handshake
@@ -77,7 +82,8 @@ class Circuits:
     """A `MeshCore` with connections through relays; it has the interface of the core itself."""
 
     __slots__ = (
-        "_by_conn", "_by_peer", "_changes", "_core", "_links", "_opened", "_plan_ms", "_planned", "_relayed", "_retry_ms",
+        "_by_conn", "_by_peer", "_changes", "_core", "_links", "_notice_ms", "_opened", "_plan_ms", "_planned", "_relayed",
+        "_retry_ms", "_waits",
     )  # fmt: skip
 
     def __init__(self, core: MeshCore) -> None:
@@ -91,6 +97,8 @@ class Circuits:
         self._retry_ms: dict[bytes, int] = {}
         self._opened = 0
         self._plan_ms = 0
+        self._waits = False  # some member waits for a circuit
+        self._notice_ms: int | None = None  # when the next notice that members wait may be; None: there was none
 
     @property
     def membership(self) -> Membership:
@@ -107,6 +115,10 @@ class Circuits:
         """The members that the core knows."""
         return self._core.roster
 
+    def received(self) -> dict[str, int]:
+        """Return the bytes that its connections have received, by kind of message."""
+        return {name: kind.received_bytes for name, kind in self._core.links.carried.kinds()}
+
     def peers(self, now_ms: int) -> Sequence[PeerStatus]:
         """Return the status of every other member."""
         return self._core.peers(now_ms)
@@ -122,7 +134,19 @@ class Circuits:
             self._plan_ms = now_ms + PLAN_MS
             self._plan(todo, now_ms)
             self._run(todo, done, now_ms, wall_ms)
+        if self._waits:
+            self._waits = False
+            self._notify_waiting(done, now_ms)
         return done
+
+    def _notify_waiting(self, done: list[Action], now_ms: int) -> None:
+        if self._notice_ms is None or self._notice_ms <= now_ms:
+            self._notice_ms = now_ms + NOTICE_MS
+            text = (
+                f"members wait for a connection through others: this node has {CIRCUITS_MAX}, and each has its turn of"
+                f" {TURN_MS // 1_000} s; give it direct links, or let another node keep the same areas"
+            )
+            done.append(Notice("circuits.full", text, {"circuits": CIRCUITS_MAX}, "warning"))
 
     def next_deadline(self) -> int | None:
         """Return the monotonic millisecond at which `TimerFired` is due, or None."""
@@ -218,6 +242,7 @@ class Circuits:
                 todo.append(ConnClosed(circuit.conn))
             if len(self._by_conn) >= CIRCUITS_MAX:
                 todo.append(SendMessage(link, frame.refusal().encode(), PRIORITY))
+                todo += self._give_turn(now_ms)
             else:
                 todo.append(self._open(frame.route[::-1], frame.number, link, now_ms))
         elif circuit is not None and circuit.number == frame.number:
@@ -286,14 +311,26 @@ class Circuits:
         peer, first = route[-1], self._core.links.members.get(route[1])
         if first is None or peer in self._core.links.members or peer in self._by_peer:
             return []
-        if self._retry_ms.get(peer, 0) > now_ms or len(self._by_conn) >= CIRCUITS_MAX:
+        if self._retry_ms.get(peer, 0) > now_ms:
             return []
+        if len(self._by_conn) >= CIRCUITS_MAX:
+            return self._give_turn(now_ms)
         self._retry_ms = {each: due for each, due in self._retry_ms.items() if due > now_ms}
         self._retry_ms[peer] = now_ms + RETRY_MS
         if route[0] > peer:
             return [SendMessage(first.conn, CircuitFrame(FrameKind.ASK, 0, route, 1).encode(), PRIORITY)]
         event = self._open(route, (self._opened + 1) % NUMBER_MAX, first.conn, now_ms)
         return [_frame(self._by_peer[peer], FrameKind.OPEN), event]
+
+    def _give_turn(self, now_ms: int) -> list[Event]:
+        """Return the events that close the oldest circuit, if it has had its turn, since another member waits for one."""
+        self._waits = True
+        oldest = min(self._by_conn.values(), key=lambda circuit: circuit.opened_ms)
+        if oldest.opened_ms + TURN_MS > now_ms:
+            return []
+        peer = oldest.route[-1]
+        self._retry_ms[peer] = now_ms + TURN_MS  # the others come first
+        return [self._close(oldest), ConnClosed(oldest.conn)]
 
     def _is_relay_member(self, node_id: bytes) -> bool | None:
         certificate = self._core.roster.get(node_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import combinations
 
 import pytest
 
@@ -14,7 +15,7 @@ from mycomesh.mesh.membership.identity import create_mesh, make_identity
 from mycomesh.mesh.relay import circuits
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
 from mycomesh.mesh.relay.circuit_plan import CHILDREN
-from mycomesh.mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
+from mycomesh.mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, TURN_MS, Circuits
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
 
 ROUTE = (b"a" * 16, b"r" * 16, b"b" * 16)
@@ -357,3 +358,25 @@ def test_circuits_that_others_open_are_bounded():
     assert link in line.nodes[2].links
     line.run(30_000)
     assert len(target._by_conn) <= 1 + 1, "none of them finished a handshake"
+
+
+def test_beyond_the_limit_circuits_take_turns(monkeypatch):
+    members = (0, 2, 3, 4)
+    star = Line("mrmmm", [(1, at) for at in members])
+
+    def all_to_all(self, todo, now_ms):
+        own = self.roster.own_id
+        for peer in (star.ids[at] for at in members):
+            todo += self._begin((own, star.ids[1], peer), now_ms) if peer != own else []
+
+    monkeypatch.setattr(circuits, "CIRCUITS_MAX", 2)
+    monkeypatch.setattr(Circuits, "_plan", all_to_all)
+    met = dict.fromkeys(combinations(members, 2), 0)
+    for _ in range(40):
+        star.run(TURN_MS // 6)
+        for pair in star.circuits():
+            met[pair] += 1
+        assert all(len(node.core._by_conn) <= 2 for node in star.nodes)
+    assert all(met.values()), met
+    told = [node.notices().count("circuits.full") for node in star.nodes]
+    assert max(told) == 1  # within an hour
