@@ -177,7 +177,7 @@ class MeshCore:
             case PurgeWrites(node_id, since_ms):
                 self._apply(self.membership.purge(node_id, since_ms, wall_ms), turn)
             case StateInterests():
-                self._apply(self._overlay.interests.state(event), turn)
+                self._apply(self._overlay.state_interests(event), turn)
             case CertificatesFound(raws):
                 self._apply(self._overlay.record_certificates(raws, now_ms, wall_ms), turn)
             case TimerFired():
@@ -494,7 +494,7 @@ class MeshCore:
                     if node_id != self._context.identity.node_id:
                         self._dialer.on_address_found(address, turn.now_ms, node_id=node_id)
             case Wants():
-                self._overlay.interests.on_wants(link.conn, message)
+                self._apply(self._overlay.on_wants(link.conn, message), turn)
             case _:
                 self._apply(self._overlay.on_message(link.conn, message, turn.now_ms, turn.wall_ms), turn)
 
@@ -564,6 +564,7 @@ class MeshCore:
         if 0 < room <= self._context.config.view_min:
             room -= self.links.count_pending_dials()
         self._dialer.links_wanted = room
+        self._dialer.avoided = self._overlay.kin.members() if self._active_view.wants_others else frozenset()
         self._dialer.sought = self._overlay.kin.sought(self.links.by_directness, turn.now_ms)
         turn.actions += (Dial(address) for address in self._dialer.start_dials(turn.now_ms))
         while self._dirty:

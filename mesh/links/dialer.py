@@ -106,8 +106,11 @@ class Dialer:
         "_queue",
         "_ready",
         "_rng",
+        "_set_aside",
+        "_sought_state",
         "_tickets",
         "_unproven",
+        "avoided",
         "links_wanted",
         "sought",
     )
@@ -123,6 +126,8 @@ class Dialer:
         self._ready: list[
             tuple[int, int, int, Address]
         ] = []  # heap of (rank, order, ticket, address): what waits for a slot
+        self._set_aside: list[tuple[int, int, int, Address]] = []  # what was ready, of members that are avoided
+        self._sought_state: object = None  # whom it looked for in vain, and among which addresses
         self._tickets = itertools.count(1)
         self._linked: dict[bytes, int] = {}  # member -> directness of its link
         self._member_hosts: OrderedDict[str, None] = OrderedDict()
@@ -130,6 +135,7 @@ class Dialer:
         self._over_ms: int | None = None  # token bucket of dials to unproven addresses
         self.links_wanted = 1 << 30  # how many more links the node wants
         self.sought: frozenset[bytes] = frozenset()  # members to dial also if it wants no more links
+        self.avoided: frozenset[bytes] = frozenset()  # members with whom it wants no more links, unless they are sought
 
     # ---- hints
 
@@ -307,10 +313,16 @@ class Dialer:
                 rank = _STATIC if entry.static else _PROVEN if entry.proven else _UNPROVEN + entry.failures
                 heapq.heappush(self._ready, (rank, due_ms if rank < _UNPROVEN else -ticket, ticket, address))
         dials: list[Address] = []
+        for at in reversed(range(len(self._set_aside))):
+            if not self._avoids(self._set_aside[at]):
+                heapq.heappush(self._ready, self._set_aside.pop(at))
         while self._ready and self._has_slot():
             rank, _, ticket, address = self._ready[0]
             entry = self._waiting(address, ticket)
             if entry is not None:
+                if self._avoids(self._ready[0]):
+                    self._set_aside.append(heapq.heappop(self._ready))
+                    continue
                 if rank >= _UNPROVEN and not self._take_token(now_ms):
                     break
                 self._dial(address, entry, now_ms, dials)
@@ -320,18 +332,32 @@ class Dialer:
         return dials
 
     def _dial_sought(self, dials: list[Address], now_ms: int) -> None:
-        """Dial the members that are sought among the addresses that wait for a slot."""
-        for rank, _, ticket, address in sorted(self._ready):
+        """Dial the members that are sought among the addresses that wait for a slot; not again while nothing has changed.
+
+        A base may seek a thousand members, and each message that arrives leads here.
+        """
+        if self._sought_in() == self._sought_state:
+            return
+        waits = False  # for a token, which comes with time
+        for rank, _, ticket, address in sorted((*self._ready, *self._set_aside)):
             entry = self._waiting(address, ticket)
             if self._dialling >= self._config.dials_max:
                 break
-            if (
-                entry is None
-                or entry.node_id not in self.sought
-                or (rank >= _UNPROVEN and not self._take_token(now_ms))
-            ):
+            if entry is None or entry.node_id not in self.sought:
+                continue
+            if rank >= _UNPROVEN and not self._take_token(now_ms):
+                waits = True
                 continue
             self._dial(address, entry, now_ms, dials)  # its place among those that are ready is void
+        self._sought_state = None if waits else self._sought_in()
+
+    def _sought_in(self) -> object:
+        """Return by what a search for those that are sought would find others."""
+        return self.sought, len(self._ready), len(self._set_aside), self._dialling
+
+    def _avoids(self, place: tuple[int, int, int, Address]) -> bool:
+        entry = self._waiting(place[3], place[2])
+        return entry is not None and entry.node_id is not None and entry.node_id in self.avoided
 
     def _dial(self, address: Address, entry: _Entry, now_ms: int, dials: list[Address]) -> None:
         entry.move(_State.DIALLING)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.overlay.kin import PARTIAL_LINKS
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Collection
@@ -25,9 +27,7 @@ EXPLORE_MS = 10_000  # between links beyond a full view while members are missin
 EXPLORE_NODE_MS = 1_000
 # A node that has just started links to no more members than a view has, until it learns how many there are.
 STARTING_MS = 3_000
-# Links of a node that wants parts only with members that want other parts: they carry what concerns the mesh, and batches of
-# others that have no way of their own. Three each join a thousand nodes.
-PARTIAL_LINKS = 3
+HUB_LINKS = 2  # beside a peer that wants all, which joins the others too; when it is gone, the node seeks the third
 FILL_MS = 2_000  # before the last of them
 STATING_MS = 12_000  # after the start phase: by then the application has said what it wants, if the mesh has such parts
 _ALL = 1 << 30
@@ -51,6 +51,7 @@ class ActiveView:
         "_started_ms",
         "_starting",
         "_trim_ms",
+        "wants_others",
     )
 
     def __init__(self, config: MeshConfig, overlay: Overlay, rng: random.Random) -> None:
@@ -58,6 +59,7 @@ class ActiveView:
         self._overlay = overlay
         self._rng = rng
         self._trim_ms = 0
+        self.wants_others = False  # the wanted links are with members that want nothing that this node wants
         self._explore_ms = 0
         self._others = 0  # links with members that want nothing that this node wants, at the last look
         self._fill_ms = 0
@@ -69,9 +71,14 @@ class ActiveView:
         """Return how many more links this node wants."""
         if self._started_ms is None:
             self._started_ms = now_ms + STARTING_MS
+            if (
+                self._config.partial
+            ):  # the first reports of links come later, and each node that lacks them would explore
+                self._explore_ms = self._started_ms + EXPLORE_MS
         self._now_ms = now_ms
         self._starting = now_ms < self._started_ms
         partial = self._is_partial(now_ms)
+        self.wants_others = partial
         if not partial and not self._starting and not self._exceeds_full_mesh():
             return _ALL
         room = self._partial_room(links, now_ms) if partial else max(0, self._config.view_min - len(links))
@@ -80,6 +87,7 @@ class ActiveView:
             here = self._overlay.topology.reachable_count(now_ms)
             self._explore_ms = now_ms + max(EXPLORE_MS, EXPLORE_NODE_MS * here)
             room = 1
+            self.wants_others = False
         return room
 
     def _is_partial(self, now_ms: int) -> bool:
@@ -101,9 +109,10 @@ class ActiveView:
         if others != self._others:
             self._others = others
             self._fill_ms = now_ms + FILL_MS
-        wanted = PARTIAL_LINKS if others < len(links) or not kin else self._config.view_min
-        if others < PARTIAL_LINKS - 1:
-            return PARTIAL_LINKS - 1 - others
+        few = HUB_LINKS if self._overlay.interests.has_hub else PARTIAL_LINKS
+        wanted = few if others < len(links) or not kin else self._config.view_min
+        if others < few - 1:
+            return few - 1 - others
         return int(others < wanted and self._fill_ms <= now_ms)
 
     def excess_member(

@@ -142,6 +142,11 @@ class Gossip:
                 if not missing.links:
                     del self._missing[batch_id]
 
+    def spare(self, link: int) -> list[GossipSend]:
+        """Take a link off the shared tree, as a prune does, and tell the peer; return the message."""
+        self._tree(SHARED_TREE).lazy[link] = None
+        return [GossipSend(link, Prune(SHARED_TREE))]
+
     def on_paced(self, link: int) -> None:
         """Leave to rounds, on this link, the batches of tables with budgets, and all that other nodes have not marked urgent.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.config import Topic, TopicOf
     from mycomesh.mesh.events import StateInterests, Wishes
 
-__all__ = ["MEMBER_BYTES", "Interests", "Ways", "keeper_sets", "wishes_for"]
+__all__ = ["MEMBER_BYTES", "Interests", "Ways", "have_common", "keeper_sets", "wishes_for"]
 
 TOWARDS_MAX = 1_024  # topics whose way is remembered
 MEMBER_BYTES = 8  # of a node id, by which the application names members
@@ -30,6 +30,13 @@ def wishes_for(wishes: Wishes | None, topic: Topic) -> bool:
     """Return True if a member with these wishes wants a topic; None is a member that has stated nothing."""
     wanted = None if wishes is None else wishes.get(topic[0])
     return wanted is None or topic[1] in wanted
+
+
+def have_common(one: Wishes, other: Wishes) -> bool:
+    """Return True if members with these wishes both want some topic."""
+    if not one or not other:
+        return True  # that one wants all
+    return any(group not in one or group not in other or one[group] & other[group] for group in {*one, *other})
 
 
 def keeper_sets(own: Wishes | None, wishes: Mapping[bytes, Wishes]) -> list[frozenset[bytes]]:
@@ -120,6 +127,22 @@ class Interests:
     def of(self, node_id: bytes) -> Wishes | None:
         """Return what another member has stated, None if it has stated nothing."""
         return self.members.get(node_id[:MEMBER_BYTES])
+
+    @property
+    def has_hub(self) -> bool:
+        """True if the peer of some link has said that it wants everything."""
+        return any(wishes is not None and not wishes for wishes in self._links.values())
+
+    def shares(self, link: int) -> bool:
+        """Return True if the peer of a link wants something that this node wants; all, while this node has stated nothing."""
+        theirs, own = self._links.get(link), self.own
+        if theirs is None or own is None:
+            return theirs is not None and not theirs
+        return have_common(own, theirs)
+
+    def is_apart(self, link: int) -> bool:
+        """Return True if the peer of a link has said that it wants parts, and none of them is known to be one of this node's."""
+        return bool(self._links.get(link)) and not self.shares(link)
 
     def state(self, stated: StateInterests) -> list[Result]:
         """Take what this node and other members want; tell the peers if this node wants something else than before."""

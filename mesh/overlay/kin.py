@@ -14,29 +14,32 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.overlay.interests import keeper_sets
+from mycomesh.mesh.overlay.interests import have_common, keeper_sets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from mycomesh.mesh.events import Wishes
     from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.overlay.interests import Interests
     from mycomesh.mesh.overlay.topology import Topology
 
-__all__ = ["KIN_LINKS", "KIN_LINKS_MAX", "Kin"]
+__all__ = ["KIN_LINKS", "KIN_LINKS_MAX", "PARTIAL_LINKS", "Kin"]
 
 # Members with the same topic that a node links with, where it can: with two each, a group is seldom apart, and one may fail.
 KIN_LINKS = 2
 # Links beyond which a node seeks and protects none: a base of a fleet has one with each vehicle, of some 20 bytes a second.
 KIN_LINKS_MAX = 256
+# Links of a node that wants parts only with members that want other parts: they carry what concerns the mesh, and batches of
+# others that have no way of their own. Three each join a thousand nodes.
+PARTIAL_LINKS = 3
 LOOK_MS = 1_000  # between two looks at what is lacking: while a mesh forms, every event changes it
 
 
 class Kin:
     """The members that want the same topics as one node."""
 
-    __slots__ = ("_interests", "_known", "_looked_ms", "_members", "_roster", "_sets", "_sought", "_topology")
+    __slots__ = ("_interests", "_known", "_looked_ms", "_looks", "_members", "_roster", "_sets", "_sought", "_topology")
 
     def __init__(self, roster: Roster, interests: Interests, topology: Topology) -> None:
         self._roster = roster
@@ -46,6 +49,7 @@ class Kin:
         self._sets: list[frozenset[bytes]] = []
         self._members: frozenset[bytes] = frozenset()
         self._looked_ms: int | None = None
+        self._looks = 0
         self._sought: frozenset[bytes] = frozenset()
 
     def members(self) -> frozenset[bytes]:
@@ -67,18 +71,37 @@ class Kin:
         return self._sought
 
     def _look(self, links: list[bytes], circuits: list[bytes]) -> frozenset[bytes]:
+        """Return whom to dial: as many of each topic as are lacking, in the next second others, as these may be out of reach."""
         own = self._roster.own_id
         sought = set(circuits)
+        self._looks += 1
         for keepers in self._keepers():
-            if sum(each in keepers for each in links) < min(KIN_LINKS, len(keepers) - 1):
-                sought |= keepers
+            lacking = min(KIN_LINKS, len(keepers) - 1) - sum(each in keepers for each in links)
+            if lacking > 0:
+                others = sorted(keepers.difference(links, (own,)), key=lambda each: _weight(own, each))
+                start = self._looks * lacking % len(others)
+                sought.update((*others[start:], *others[:start])[:lacking])
         return frozenset(sought.difference(links, (own,)))
 
     def needs(self, member: bytes, links: Collection[bytes]) -> bool:
-        """Return True if the link with a member joins members with the same topics, or if either end has few such links."""
-        if self._interests.own is None or len(links) > KIN_LINKS_MAX:
+        """Return True if the link with a member joins members with the same topics, or if either end has few such links.
+
+        Of members with other topics, too, either end may have no more than it seeks: it would dial another one, which may have
+        to drop a third in turn, and so on without end.
+        """
+        own = self._interests.own
+        if own is None or len(links) > KIN_LINKS_MAX:
             return False
+        if own and member not in self.members():
+            theirs = self._interests.of(member) or {}
+            others = self._others(theirs, self._topology.neighbours(member))
+            return min(self._others(own, links), others) <= PARTIAL_LINKS
         return any(member in keepers and self._joins(member, keepers, links) for keepers in self._keepers())
+
+    def _others(self, wishes: Wishes, links: Iterable[bytes]) -> int:
+        """Return how many of the links of a member with these wishes are with members that want nothing of that."""
+        stated = (self._interests.of(each) for each in links)
+        return sum(each is None or not have_common(wishes, each) for each in stated)
 
     def _joins(self, member: bytes, keepers: frozenset[bytes], links: Collection[bytes]) -> bool:
         ours = [each for each in links if each in keepers]

@@ -37,6 +37,7 @@ SPACING_NODE_MS = 20
 # A node whose links keep changing reports them this often, after so many records in a row: each record goes to every node. Links
 # that are gone are reported sooner, because others rely on them.
 FIRST_MS = 500  # from the first link to the first record, which has the links that come up with it
+FIRST_PARTIAL_MS = 2_500  # of a node that keeps parts: it has few links, and seeks them in turn
 RECORD_EVERY_MS = 10_000
 RECORDS_AT_ONCE = 4
 RECORDS_OF_LOSS_AT_ONCE = 16
@@ -131,6 +132,7 @@ class Topology:
         "_changed",
         "_count",
         "_fewer",
+        "_first_ms",
         "_identity",
         "_over_ms",
         "_published_ms",
@@ -141,8 +143,10 @@ class Topology:
         "version",
     )
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, *, partial: bool = False) -> None:
+        """Take this node's identity, and whether it keeps parts."""
         self._identity = identity
+        self._first_ms = FIRST_PARTIAL_MS if partial else FIRST_MS
         self._records: dict[bytes, _Record] = {}
         self._by_raw: dict[bytes, LinkState] = {}  # most records of a flood are known already
         self._adjacent: dict[bytes, dict[bytes, None]] = {}  # the neighbours that each node reports
@@ -161,7 +165,7 @@ class Topology:
     def on_links_changed(self, now_ms: int, *, fewer: bool = False) -> None:
         """Note that our links differ from our record, so that the next record is due sooner; `fewer`: some link is gone."""
         if self._published_ms is None and not self._changed:
-            self._published_ms = now_ms + FIRST_MS - self.spacing_ms()
+            self._published_ms = now_ms + self._first_ms - self.spacing_ms()
         self._changed = True
         self._fewer = self._fewer or fewer
 

@@ -26,14 +26,23 @@ from mycomesh.mesh.messages import (
     RECORDS_BYTES_MAX,
     Addresses,
     Batch,
+    CertificatesHave,
+    LinkStates,
     Revocations,
     decode,
     encode,
 )
 from mycomesh.mesh.node.control import client
-from mycomesh.mesh.overlay.overlay import UNCERTIFIED_BYTES_MAX, UNCERTIFIED_MAX, Overlay
+from mycomesh.mesh.overlay.overlay import (
+    UNCERTIFIED_BYTES_MAX,
+    UNCERTIFIED_MAX,
+    UNKNOWN_MAX,
+    UNKNOWN_MS,
+    Overlay,
+)
 from mycomesh.mesh.overlay.topology import RECORD_BYTES_MAX, SEQUENCE_MAX, LinkState, Topology
 from mycomesh.mesh.relay.circuit_frame import DATA_BYTES_MAX, NUMBER_MAX, CircuitFrame, FrameKind
+from mycomesh.mesh.results import Send
 from mycomesh.mesh.session.noise import PSKS_MAX, Handshake, respond
 from mycomesh.mesh.versions import VERSION_MAX
 from tests.mesh.pipes import WALL_MS, mesh_of
@@ -257,6 +266,21 @@ def test_bytes_that_wait_for_a_certificate(more):
     assert waiting([UNCERTIFIED_BYTES_MAX + more]) == ([UNCERTIFIED_BYTES_MAX + more] if more <= 0 else [])
     half = UNCERTIFIED_BYTES_MAX // 2
     assert waiting([half, half + more]) == ([half, half + more] if more <= 0 else [half + more])
+
+
+@around(UNKNOWN_MAX)
+def test_authors_whose_certificates_are_requested(value, fits):
+    rng = random.Random(1)
+    overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
+    overlay.on_link_up(1, SECOND.certificate, 0, WALL_MS)
+    authors = [number.to_bytes(16, "big") for number in range(1, value + 1)]
+    records = [bytes(64) + LinkState(author, 7, ()).encode() for author in authors]
+    overlay.on_message(1, LinkStates(tuple(records)), 0, WALL_MS)
+    assert (list(overlay._unknown) == authors) is fits
+    assert len(overlay._unknown) <= UNKNOWN_MAX
+    asked = [each for each in overlay.on_timer(UNKNOWN_MS, WALL_MS) if isinstance(each, Send)]
+    assert Send(1, CertificatesHave(overlay.roster.digests()), 0) in asked
+    assert not overlay._unknown
 
 
 # ---- the control socket

@@ -243,3 +243,32 @@ def test_a_sought_member_without_an_answer_is_dialled_rarely():
     scene.hint(gone, node_id=MEMBER)
     scene.run(120_000)
     assert 4 <= len(scene.times(gone)) <= FAILURES_MAX
+
+
+def test_avoided_members_are_dialled_only_if_they_are_sought():
+    kin, other = Address("192.0.2.1", 4747), Address("192.0.2.2", 4747)
+    scene = Scene()
+    scene.dialler.links_wanted = 1
+    scene.dialler.avoided = frozenset((MEMBER,))
+    scene.hint(kin, node_id=MEMBER)
+    scene.run(10_000)
+    assert scene.dials == []
+    scene.hint(other)
+    scene.run(20_000)
+    assert kin not in [address for _, address in scene.dials]
+    assert scene.times(other)
+    scene.dialler.sought = scene.dialler.avoided
+    scene.run(21_000)
+    assert scene.times(kin)
+
+
+def test_what_was_avoided_is_dialled_once_it_is_not():
+    kin = Address("192.0.2.1", 4747)
+    scene = Scene()
+    scene.dialler.links_wanted = 1
+    scene.dialler.avoided = frozenset((MEMBER,))
+    scene.hint(kin, node_id=MEMBER)
+    scene.run(10_000)
+    scene.dialler.avoided = frozenset()
+    scene.run(11_000)
+    assert scene.times(kin)

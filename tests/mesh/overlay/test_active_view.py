@@ -11,19 +11,19 @@ from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.overlay.active_view import (
     EXPLORE_MS,
     FILL_MS,
-    PARTIAL_LINKS,
     SEARCH_SPACING_MAX,
     STARTING_MS,
     ActiveView,
 )
+from mycomesh.mesh.overlay.kin import PARTIAL_LINKS
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 
 
-def view_of(members, reachable, *, large=True, own=None):
+def view_of(members, reachable, *, large=True, own=None, hub=False):
     """The view of a grown node that knows so many members and reaches so many nodes."""
     topology = SimpleNamespace(reachable_count=lambda _now_ms: reachable)
-    interests, kin = SimpleNamespace(own=own), SimpleNamespace(members=lambda: frozenset(FULL[:1]))
+    interests, kin = SimpleNamespace(own=own, has_hub=hub), SimpleNamespace(members=lambda: frozenset(FULL[:1]))
     overlay = SimpleNamespace(
         roster=range(members), topology=topology, is_large=lambda _now_ms: large, interests=interests, kin=kin
     )
@@ -82,6 +82,13 @@ def test_a_node_of_parts_has_few_other_links():
     assert (
         view.links_wanted(FULL[1:4], later_ms + 2 * FILL_MS) == 1
     )  # no other member that keeps what it keeps is linked
+
+
+def test_beside_a_node_that_keeps_all_two_others_do():
+    view = view_of(200, 200, own={"t": frozenset(("1",))}, hub=True)
+    assert view.links_wanted(FULL[:2], STARTING_MS + FILL_MS) == 0
+    assert view.links_wanted(FULL[:2], STARTING_MS + 2 * FILL_MS) == 1
+    assert view.links_wanted(FULL[:3], STARTING_MS + 4 * FILL_MS) == 0
 
 
 def test_a_small_mesh_of_parts_is_no_full_mesh():

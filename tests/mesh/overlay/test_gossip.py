@@ -375,3 +375,14 @@ def test_paced_link_leaves_bulk_and_foreign_batches_to_rounds():
     gossip.on_link_up(2)
     later = batch(200, priority=2)
     assert GossipSend(2, later) in gossip.publish(later, later.id, 0), "another link of that number"
+
+
+def test_a_spared_link_gets_announcements_until_a_graft():
+    gossip = node(1, 2)
+    assert gossip.spare(2) == [GossipSend(2, Prune(SHARED_TREE))]
+    mine = batch(1)
+    assert gossip.publish(mine, mine.id, 0) == [GossipSend(1, mine)]
+    assert gossip.on_timer(40) == [GossipSend(2, IHave(SHARED_TREE, (mine.id,)))]
+    assert gossip.on_message(2, Graft(SHARED_TREE, (mine.id,)), 200) == [GossipSend(2, mine)]
+    again = batch(2)
+    assert gossip.publish(again, again.id, 300) == [GossipSend(1, again), GossipSend(2, again)]

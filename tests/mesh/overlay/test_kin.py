@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from mycomesh.mesh.config import of_everything
 from mycomesh.mesh.events import StateInterests
 from mycomesh.mesh.overlay.interests import Interests
-from mycomesh.mesh.overlay.kin import KIN_LINKS, KIN_LINKS_MAX, LOOK_MS, Kin
+from mycomesh.mesh.overlay.kin import KIN_LINKS, KIN_LINKS_MAX, LOOK_MS, PARTIAL_LINKS, Kin
 from tests.mesh.overlay.test_gossip import NoWays
 
 
@@ -77,6 +77,17 @@ def test_too_many_links_seek_and_protect_none():
     assert kin.sought(lambda: (many, []), LOOK_MS) == frozenset()
     assert kin.needs(drone, [*many[1:], drone])
     assert not kin.needs(drone, [*many, drone])
+
+
+def test_the_few_links_with_other_parts_are_kept():
+    own, peer, *others = (member(number) for number in range(1, 12))
+    wishes = {each: keeps(str(number)) for number, each in enumerate((own, peer, *others))}
+    mine = [(own, each) for each in (peer, *others[:PARTIAL_LINKS])]
+    theirs = [(peer, each) for each in others[4 : 4 + PARTIAL_LINKS]]
+    links = [peer, *others[:PARTIAL_LINKS]]
+    assert not kin_of(own, wishes, mine + theirs).needs(peer, links)
+    assert kin_of(own, wishes, mine + theirs).needs(peer, links[:-1])
+    assert kin_of(own, wishes, mine + theirs[:-1]).needs(peer, links)
 
 
 def test_drops_part_no_members_with_the_same_topic():
