@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import (
     Backup,
     ClockSet,
@@ -28,10 +29,11 @@ from mycomesh.simulations.world import Clock
 if TYPE_CHECKING:
     import random
 
-__all__ = ["aged_areas", "area_chain", "areas", "late_areas"]
+__all__ = ["aged_areas", "area_chain", "area_fleet", "areas", "in_areas", "late_areas"]
 
 # Areas for each node: more of them than Digests names one by one.
 AREAS_EACH = 5
+FLEET = 20  # nodes of one area of a fleet, unless a request says otherwise
 METRES = 80.0  # between two neighbours of a chain, whose radios reach 100
 
 
@@ -103,6 +105,26 @@ def late_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     at_s = faults[0].at_s + rng.uniform(0, 2)
     faults += [Crash(at_s, killed := rng.randrange(nodes), actions=rng.randint(1, 30)), Restart(at_s + 1, killed)]
     return replace(scenario, name="late-areas", keyed=True, faults=in_order([*scenario.faults, *faults]))
+
+
+def area_fleet(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Give each node one area to keep and to write to, and the first one all; the network falls into halves, and heals."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    halves = tuple(tuple(sorted(part)) for part in (order[: nodes // 2], order[nodes // 2 :]))
+    faults: list[Fault] = [Split(duration_s * 0.4, halves), Heal(duration_s * 0.6)]
+    scenario = Scenario("area-fleet", nodes, duration_s, faults=in_order(faults), tables_at=0, settle_s=600)
+    return in_areas(scenario, max(1, nodes // FLEET))
+
+
+def in_areas(scenario: Scenario, count: int) -> Scenario:
+    """Return a fleet with so many areas of its telemetry; with 0 its table is not cut, and its writes are the same."""
+    if not scenario.homes and scenario.name != "area-fleet":
+        raise ScenarioError(f"--areas: is for area-fleet, whose nodes keep one area each, and not for {scenario.name}")
+    if not count:
+        return replace(scenario, keeps=(), areas=0)
+    keeps = (None, *((str(node % count),) for node in range(1, scenario.nodes)))
+    return replace(scenario, keeps=keeps, areas=count, homes=count)
 
 
 def area_chain(nodes: int, duration_s: float, rng: random.Random) -> Scenario:

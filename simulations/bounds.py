@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mycomesh.simulations.errors import ScenarioError
 
 __all__ = [
+    "AREAS",
     "BANDWIDTH",
     "DELAY_MS",
     "DRIFT_PPM",
@@ -69,6 +70,7 @@ def _plain(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
+AREAS = Bound(0, 10_000, whole=True)
 NODES = Bound(1, 5_000, whole=True)  # more run out of file descriptors in one process
 DURATION_S = Bound(0, 7 * 86_400, above=True, unit="s")
 HEARTBEAT_MS = Bound(50, 600_000, whole=True)

@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, metavar="N", help="size of the key space that all nodes edit")
     parser.add_argument("--loss", type=float, metavar="P", help="loss of one packet, 0 to 0.9")
     parser.add_argument(
+        "--areas",
+        type=int,
+        metavar="N",
+        help="areas of an area-fleet; 0: the same writes, of which each node keeps all",
+    )
+    parser.add_argument(
         "--mesh",
         choices=MESHES,
         default="real",
@@ -86,7 +92,7 @@ def request_of(args: argparse.Namespace) -> Request:
     """
     if args.scenario is None:
         raise ScenarioError("name a scenario; `mycomesh simulate --list` lists them")
-    changes = Changes(args.rate, args.rows, args.loss)
+    changes = Changes(args.rate, args.rows, args.loss, args.areas)
     skip = () if args.skip_faults is None else numbers(args.skip_faults)
     return Request(args.scenario, args.nodes, args.duration, args.mesh, changes, skip)
 

@@ -118,14 +118,7 @@ class Cluster:
                 index,
                 str(directory / f"node{index}.db"),
                 clock,
-                Application(
-                    index,
-                    scenario.rates,
-                    world.stream(f"application/{index}"),
-                    self.oracle,
-                    self.areas,
-                    keyed=self.keyed,
-                ),
+                self._application(index, scenario),
                 versions=scenario.versions,
                 keeps=scenario.keeps[index] if scenario.keeps else None,
             )
@@ -136,6 +129,18 @@ class Cluster:
             host = self.hosts[places.randrange(scenario.nodes)]
             running = functools.partial(getattr, host, "shell")
             host.readers.append(FeedReader(number, host.application, running, world, inside=number % 2 == 1))
+
+    def _application(self, index: int, scenario: Scenario) -> Application:
+        rng, homes = self._world.stream(f"application/{index}"), scenario.homes
+        return Application(
+            index,
+            scenario.rates,
+            rng,
+            self.oracle,
+            0 if homes else self.areas,
+            index % homes if homes else None,
+            keyed=self.keyed,
+        )
 
     @property
     def node_ids(self) -> list[bytes]:
@@ -150,6 +155,13 @@ class Cluster:
     def up(self) -> list[Host]:
         """Return the hosts whose node runs."""
         return [host for host in self.hosts if host.shell is not None and host.shell.up]
+
+    def received(self) -> dict[str, int]:
+        """Return the bytes that the running nodes have received, by kind of message."""
+        found: Counter[str] = Counter()
+        for host in self.up():
+            found.update({} if host.shell is None else host.shell.received())
+        return dict(sorted(found.items()))
 
     def members(self) -> list[Host]:
         """Return the hosts whose node is honest and has not been revoked."""

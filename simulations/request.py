@@ -63,7 +63,12 @@ class Request:
     def replay(self, result: Result) -> str:
         """Return the command line that replays a result."""
         duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
-        changes = {"rate": self.changes.rate, "rows": self.changes.rows, "loss": self.changes.loss}
+        changes = {
+            "rate": self.changes.rate,
+            "rows": self.changes.rows,
+            "loss": self.changes.loss,
+            "areas": self.changes.areas,
+        }
         options = "".join(f" --{name} {value:g}" for name, value in changes.items() if value is not None)
         mesh = f" --mesh {self.mesh}" if self.mesh != "real" else ""
         skip = f" --skip-faults {numbers_text(self.skip)}" if self.skip else ""

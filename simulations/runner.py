@@ -56,6 +56,9 @@ class Result:
     healed_s: float | None  # from the end of the faults to convergence; None: never
     commits: int
     content: str  # hash of node 0's user tables
+    received: dict[str, int] = field(
+        default_factory=dict
+    )  # bytes by kind of message, of all nodes since their last start
     faults: dict[str, int] = field(default_factory=dict)
     notices: dict[str, int] = field(default_factory=dict)
     real_s: float = 0.0
@@ -119,6 +122,7 @@ def run(
         if record is not None:
             record.snapshot("at the end")
         content = content_hash(contents_of(cluster.hosts[0].application.db))
+        received = cluster.received()
     finally:
         cluster.close()
         shutil.rmtree(directory)
@@ -136,6 +140,7 @@ def run(
         healed_s=None if healed_us is None else healed_us / SECOND,
         commits=sum(host.application.commits for host in cluster.hosts),
         content=content,
+        received=received,
         faults=dict(sorted(network.faults.items())),
         notices=dict(sorted(notices.items())),
         real_s=round(time.perf_counter() - started, 3),

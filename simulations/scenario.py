@@ -42,6 +42,7 @@ class Scenario:
     keeps: tuple[tuple[str, ...] | None, ...] = ()
     areas: int = 0  # by drone id, from 0; 0: as many as nodes
     keyed: bool = False  # the table has a primary key, and is not cut before it has rows (`Divide`)
+    homes: int = 0  # areas, of which each node writes to its own alone: its index modulo this; 0: to any
     lasting_range: bool = False  # the radio range stays when all faults end
     readers: int = (
         0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file

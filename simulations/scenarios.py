@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.versions import Versions
 from mycomesh.simulations import area_scenarios, member_scenarios, table_scenarios, vehicle_scenarios
-from mycomesh.simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
+from mycomesh.simulations.bounds import AREAS, DURATION_S, LOSS, NODES, RATE_ALL, ROWS
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import (
     Backup,
@@ -61,6 +61,7 @@ class Entry:
     nodes_min: int
     duration_s: float
     expand: Callable[[int, float, random.Random], Scenario]
+    crowd_rate: float = CROWD_RATE  # transactions a second of all nodes together, where there are more than `CROWD`
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,17 @@ class Changes:
     """The settings of a scenario that a request overrides; None keeps the scenario's own.
 
     rate: transactions a virtual second, of all nodes together. rows: size of the shared key space. loss: of one packet.
+    areas: of the telemetry of a fleet.
     """
 
     rate: float | None = None
     rows: int | None = None
     loss: float | None = None
+    areas: int | None = None
 
     def __post_init__(self) -> None:
+        if self.areas is not None:
+            AREAS.read(self.areas, "--areas")
         if self.rate is not None:
             RATE_ALL.read(self.rate, "--rate")
         if self.rows is not None:
@@ -91,7 +96,8 @@ class Changes:
             rates = replace(rates, rows=self.rows)
         if self.loss is not None:
             conditions = replace(conditions, loss=self.loss)
-        return replace(scenario, rates=rates, conditions=conditions)
+        changed = replace(scenario, rates=rates, conditions=conditions)
+        return changed if self.areas is None else area_scenarios.in_areas(changed, self.areas)
 
 
 def build(
@@ -122,7 +128,7 @@ def build(
     DURATION_S.read(length, "--duration")
     scenario = entry.expand(count, length, World(seed).stream(f"scenario/{name}"))
     if count > CROWD:
-        rates = scenario.rates.scaled(CROWD_RATE / count)
+        rates = scenario.rates.scaled(entry.crowd_rate / count)
         scenario = replace(scenario, rates=rates, heartbeat_ms=CROWD_BEAT_MS, tables_at=scenario.tables_at or 0)
     return changes.applied(scenario)
 
@@ -439,6 +445,15 @@ CATALOGUE = {
             3,
             120,
             area_scenarios.late_areas,
+        ),
+        Entry(
+            "area-fleet",
+            "each node keeps and writes one area of the telemetry, the first all; ten times the writes of a large split-brain",
+            8,
+            4,
+            60,
+            area_scenarios.area_fleet,
+            10 * CROWD_RATE,
         ),
         Entry(
             "area-chain",

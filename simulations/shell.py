@@ -230,6 +230,11 @@ class Shell:
         self._feed(mesh_events.PurgeWrites(node_id, since_ms))
         return True
 
+    def received(self) -> dict[str, int]:
+        """Return the bytes that this node has received, by kind of message; those of circuits are part of `circuit`."""
+        mesh = self.core.mesh
+        return mesh.received() if isinstance(mesh, Circuits) else {}
+
     def has_orders(self, revoked: list[bytes], purged: list[bytes]) -> bool:
         """Return whether this node knows that these members are revoked, and that the writes of those are dropped."""
         mesh = self.core.mesh

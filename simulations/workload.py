@@ -108,14 +108,23 @@ class Application:
     """One program that uses one file: its connection and its random choices."""
 
     def __init__(
-        self, node: int, rates: Rates, rng: random.Random, oracle: Oracle, areas: int = 0, *, keyed: bool = False
+        self,
+        node: int,
+        rates: Rates,
+        rng: random.Random,
+        oracle: Oracle,
+        areas: int = 0,
+        home: int | None = None,
+        *,
+        keyed: bool = False,
     ) -> None:
-        """Take how many areas the telemetry has; 0: each node writes in its own name, and nothing is cut.
+        """Take the number of areas to which it writes telemetry (0: in its own name), or the one area to which it does.
 
         With `keyed` its rows have a primary key.
         """
         self._keyed = keyed
         self.node = node
+        self._home = node if home is None else home
         self._areas = areas
         self.rates = rates
         self.commits = 0
@@ -225,7 +234,7 @@ class Application:
         steps[kind](now_us)
 
     def _telemetry(self, now_us: int) -> None:
-        area = self.node
+        area = self._home
         if self._areas:
             area = self._rng.randrange(self._areas)
             if self._rng.random() < MOVED and self._move(area):

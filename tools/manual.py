@@ -750,6 +750,7 @@ MANUAL = {
                 "mycomesh simulate storm --seeds 1..999 --results storm.jsonl",
                 "run many seeds, and continue another day",
             ),
+            ("mycomesh simulate area-fleet --nodes 40 --areas 4", "nodes that keep one area each"),
             ("mycomesh simulate split-brain --watch", "watch the topology while it runs"),
             ("mycomesh simulate split-brain --seed 1 --report report", "write a page with plots and a trace for 'top'"),
         ),

@@ -196,6 +196,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
         ({"rate": -1}, "--rate: must be more than 0"),
         ({"rows": 0}, "--rows: must be a whole number from 1"),
         ({"loss": 1.0}, "--loss: must be from 0 to 0.9"),
+        ({"areas": -1}, "--areas: must be a whole number from 0"),
     ],
 )
 def test_impossible_changes_say_what_is_allowed(changes, message):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.simulations.errors import ScenarioError
-from mycomesh.simulations.scenarios import CATALOGUE, Scenario, build
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenarios import CATALOGUE, Changes, Scenario, build
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
@@ -43,3 +44,27 @@ def test_impossible_requests_say_what_is_allowed(arguments, message):
 def test_clocks_must_fit_the_nodes():
     with pytest.raises(ScenarioError, match="clocks"):
         Scenario("x", 2, 10, clocks=(build("clock-chaos", seed=1).clocks[0],))
+
+
+def test_areas_of_a_fleet_change_no_write():
+    fleet = build("area-fleet", seed=1, nodes=100, changes=Changes(areas=5))
+    whole = build("area-fleet", seed=1, nodes=100, changes=Changes(areas=0))
+    assert fleet.keeps[:3] == (None, ("1",), ("2",))
+    assert len(fleet.keeps) == 100
+    assert whole.keeps == ()
+    assert (whole.rates, whole.faults) == (fleet.rates, fleet.faults)
+    assert fleet.rates.total * 100 == pytest.approx(10 * build("split-brain", seed=1, nodes=100).rates.total * 100)
+    with pytest.raises(ScenarioError, match="--areas: is for area-fleet"):
+        build("areas", seed=1, changes=Changes(areas=2))
+
+
+def test_a_fleet_of_areas_receives_less_than_one_of_wholes():
+    cut, whole = (
+        run(build("area-fleet", seed=1, nodes=9, duration_s=8, changes=Changes(areas=areas, rate=30)), 1)
+        for areas in (3, 0)
+    )
+    assert cut.ok, cut.violations
+    assert whole.ok, whole.violations
+    assert cut.commits == whole.commits
+    rows = ("Batch", "Chunk")
+    assert sum(cut.received[kind] for kind in rows) < 0.8 * sum(whole.received[kind] for kind in rows)
