@@ -14,6 +14,7 @@ from mycomesh.tools.bench import (
     adopt,
     areas,
     bulk,
+    drones,
     feed,
     files,
     history,
@@ -95,6 +96,9 @@ def small(monkeypatch):
     monkeypatch.setattr(areas, "BEFORE", 200)
     for name in ("WRITING_S", "IDLE_S", "SETTLE_S"):
         monkeypatch.setattr(areas, name, 0.5)
+    monkeypatch.setattr(drones, "FLEETS", {5: 1, 10: 1, 20: 2, 40: 2})
+    for name, value in (("ROWS", 100), ("WRITING_S", 1), ("IDLE_S", 1), ("SETTLED_S", 1)):
+        monkeypatch.setattr(drones, name, value)
     monkeypatch.setattr(bulk, "ROWS", 2_000)
     monkeypatch.setattr(bulk, "STEP_ROWS", 1_000)
     monkeypatch.setattr(nodes, "WRITES", 20)
@@ -157,6 +161,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "file",
         "adopt",
         pytest.param("areas", marks=LONG),
+        "drones",
         "bulk",
         "crypto",
         "feed",

@@ -208,6 +208,30 @@ CATALOGUE = {
             more=True,
         ),
         Kind("area_whole_file_ratio", "areas", "ratio", "the file of that drone", "with its own rows", more=True),
+        *(
+            Kind(
+                f"drones_{count}_ratio",
+                "drones",
+                "ratio",
+                f"all that a drone of a simulated fleet of {count} receives until 20 s after it has the rows of its area",
+                "these rows, encoded",
+                1.2 if count <= 20 else None,
+            )
+            for count in (5, 10, 20, 40)
+        ),
+        *(
+            kind
+            for count in (5, 10, 20, 40)
+            for kind in (
+                Kind(f"drones_{count}_idle", "drones", "bytes", f"received a second by a drone of {count} at rest"),
+                Kind(
+                    f"drones_{count}_writing",
+                    "drones",
+                    "bytes",
+                    f"the same while each of {count} writes two rows a second",
+                ),
+            )
+        ),
         Kind(
             "spread_rows_per_s",
             "spread",
