@@ -100,6 +100,7 @@ def area_views(areas: Iterable[AreaStatus]) -> tuple[AreaView, ...]:
             sum(equal_ms is None for _, equal_ms in each.peers),
             each.holders,
             each.wanted,
+            each.writers,
         )
         for each in areas
     ]
@@ -127,7 +128,17 @@ def areas_warning(areas: Iterable[AreaView]) -> str:
 def area_states(areas: Iterable[AreaStatus]) -> tuple[AreaState, ...]:
     """Return the areas as rows of the state tables."""
     return tuple(
-        AreaState(each.table, each.area, each.kept, each.equal_on, each.behind, each.holders, each.changes, each.digest)
+        AreaState(
+            each.table,
+            each.area,
+            each.kept,
+            each.equal_on,
+            each.behind,
+            each.holders,
+            each.changes,
+            each.digest,
+            each.writers,
+        )
         for each in area_views(areas)
     )
 

@@ -112,7 +112,8 @@ class AreaView:
 
     `kept`: this node keeps it; if not, what is here waits until enough others have it. `equal_on` and `behind` count the linked
     peers that keep it and had it equal, or not, when last compared. `holders` counts the members that keep it, this node
-    included; `wanted` is how many should.
+    included; `wanted` is how many should. `writers` are the nodes that have written most of the changes: the first half of the
+    node id, and how many.
     """
 
     table: str
@@ -124,6 +125,7 @@ class AreaView:
     behind: int
     holders: int
     wanted: int
+    writers: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +351,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "tables": tuple(TableView(**_known(TableView, table)) for table in value["tables"]),
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
-            "areas": tuple(AreaView(**_known(AreaView, each)) for each in value.get("areas", ())),
+            "areas": tuple(map(_area, value.get("areas", ()))),
             "traffic": tuple(TrafficView(**_known(TrafficView, each)) for each in value.get("traffic", ())),
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
@@ -375,6 +377,11 @@ def _mailbox(value: dict[str, Any]) -> MailboxView:
         for each in value.get("streams", ())
     )
     return MailboxView(**{**_known(MailboxView, value), "streams": streams})
+
+
+def _area(value: dict[str, Any]) -> AreaView:
+    known = _known(AreaView, value)
+    return AreaView(**known | {"writers": tuple((node, count) for node, count in known.get("writers", ()))})
 
 
 def _peer(value: dict[str, Any]) -> PeerView:

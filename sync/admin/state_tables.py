@@ -2,9 +2,9 @@
 
 A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
 trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
-own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed, and
-`mycomesh_mailboxes` with the first gateway, and `mycomesh_area_status` with the first area. The column `as_of` is the time of
-the write. These tables are not captured and not replicated.
+own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed, `mycomesh_mailboxes` with the
+first gateway, `mycomesh_area_status` and `mycomesh_area_writers` with the first area. The column `as_of` is the time of the
+write. These tables are not captured and not replicated.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _COLUMNS = {
     "mycomesh_tables": "name, rows, hash, conflicts, parked, equal_on, linked, note",
     "mycomesh_readers": "cursor, table_name, behind, oldest_at, moved_at, idle",
     "mycomesh_area_status": "table_name, area, kept, equal_on, behind, holders, changes, hash",
+    "mycomesh_area_writers": "table_name, area, node_id, changes",
     "mycomesh_mailboxes": "mailbox, member, state, refused, behind, note, base, position, waiting, lag_s, bytes",
 }
 # Tables that a file has once something is in them.
@@ -49,6 +50,10 @@ _CREATE = {
         "CREATE TABLE IF NOT EXISTS mycomesh_area_status(table_name TEXT, area TEXT, kept INTEGER, equal_on INTEGER,"
         " behind INTEGER, holders INTEGER, changes INTEGER, hash TEXT, as_of TEXT, PRIMARY KEY(table_name, area))"
         " WITHOUT ROWID"
+    ),
+    "mycomesh_area_writers": (
+        "CREATE TABLE IF NOT EXISTS mycomesh_area_writers(table_name TEXT, area TEXT, node_id TEXT, changes INTEGER, as_of TEXT,"
+        " PRIMARY KEY(table_name, area, node_id)) WITHOUT ROWID"
     ),
     "mycomesh_mailboxes": (
         "CREATE TABLE IF NOT EXISTS mycomesh_mailboxes(mailbox TEXT, member TEXT, state TEXT, refused INTEGER, behind TEXT,"
@@ -111,6 +116,8 @@ class AreaState:
     kept: this node keeps it; if not, what the file has of it goes once enough others have it.
     equal_on, behind: linked peers that keep it and had it equal, or not, when last compared.
     holders: members that keep it. changes, hash: those in this file.
+    writers: nodes that have written most of these changes, by the first half of the node id, with how many: rows of
+        `mycomesh_area_writers`.
     """
 
     table: str
@@ -121,6 +128,7 @@ class AreaState:
     holders: int
     changes: int
     hash: str
+    writers: tuple[tuple[str, int], ...] = ()
 
     def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return (values whose change causes a write, figures)."""
@@ -252,6 +260,11 @@ class StateTables:
             rows["mycomesh_mailboxes"] = {(each.mailbox, each.member): each.row() for each in state.mailboxes}
         if self._is_shown("mycomesh_area_status", state.areas):
             rows["mycomesh_area_status"] = {(each.table, each.area): each.row() for each in state.areas}
+            rows["mycomesh_area_writers"] = {
+                (each.table, each.area, node): ((each.table, each.area, node), (changes,))
+                for each in state.areas
+                for node, changes in each.writers
+            }
         changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}
         gone = {name: self._written.get(name, {}).keys() - rows[name].keys() for name in rows}
         wrote = any(changed.values()) or any(gone.values()) or not self._written

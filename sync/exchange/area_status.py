@@ -10,7 +10,9 @@ from mycomesh.sync.replica import Replica
 from mycomesh.sync.storage.unit import Unit
 from mycomesh.sync.wire.units import NO_AREA
 
-__all__ = ["AreaStatus", "PeerDigests", "area_statuses"]
+__all__ = ["WRITERS_MAX", "AreaStatus", "PeerDigests", "area_statuses"]
+
+WRITERS_MAX = 8  # nodes of one area that are shown, those with the most changes
 
 # A linked peer: its id, the digests that it sent last by unit, since when each unit is equal (milliseconds), and whether it has
 # sent any.
@@ -27,6 +29,7 @@ class AreaStatus:
     peers: linked peers that keep it and were compared: (node id, for how many milliseconds it has been equal, None if it is not).
     holders: members that keep it, this node included, linked or not. Those that have not said what they keep do not count.
     wanted: how many should.
+    writers: the nodes that have written most of these changes, each by the first half of its id, and how many.
     """
 
     table: str
@@ -37,6 +40,7 @@ class AreaStatus:
     peers: tuple[tuple[bytes, int | None], ...]
     holders: int
     wanted: int
+    writers: tuple[tuple[str, int], ...] = ()
 
 
 def area_statuses(
@@ -68,7 +72,9 @@ def _status(replica: Replica, unit: Unit, peers: Sequence[PeerDigests], holders:
             compared.append((peer, equal_ms.get(unit.name, 0) if equal else None))
     area, areas = unit.area or "", unit.table.areas
     entries = 0 if areas is None else areas.entries(area)
-    return AreaStatus(unit.table.spec.name, area, kept, entries, unit.digest.hex(), tuple(compared), holders, wanted)
+    writers = () if areas is None else tuple(areas.writers(area)[:WRITERS_MAX])
+    digest = unit.digest.hex()
+    return AreaStatus(unit.table.spec.name, area, kept, entries, digest, tuple(compared), holders, wanted, writers)
 
 
 class _Holders:

@@ -25,7 +25,7 @@ SHARED = frozenset({"mycomesh_flows", "mycomesh_models", "mycomesh_model_parts",
 _TABLES = re.compile(
     r"mycomesh_((pending|changes|runs|seals)_\d+"
     r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|accounts|trouble|peers|tables"
-    r"|areas|area_status|cursors|readers|touched|dead_letters|signers|bridge_(seen|offsets|rows)|bridges|flow_states|flow_ahead|mailboxes)"
+    r"|areas|area_(status|writers)|cursors|readers|touched|dead_letters|signers|bridge_(seen|offsets|rows)|bridges|flow_states|flow_ahead|mailboxes)"
 )
 _TRIGGERS = re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_[iux])")
 _INDEXES = re.compile(r"mycomesh_\d+_keep")

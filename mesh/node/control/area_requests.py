@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.exchange.area_status import WRITERS_MAX
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.wire.units import NO_AREA, area_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["LISTED_MAX", "prepare"]
 
 LISTED_MAX = 10_000  # areas of one table in an answer, the first by name
-WRITERS_MAX = 8  # nodes of one area in an answer, those with the most changes
 
 
 def prepare(request: dict[str, Any]) -> Callable[[Replica], dict[str, Any]]:

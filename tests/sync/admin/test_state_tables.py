@@ -7,7 +7,7 @@ from dataclasses import replace
 import apsw
 import pytest
 
-from mycomesh.sync.admin.state_tables import FIGURES_MS, NodeState, PeerState, ReaderState
+from mycomesh.sync.admin.state_tables import FIGURES_MS, AreaState, NodeState, PeerState, ReaderState
 from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.exchange.intake import FileTrouble
 from tests.sync.exchanges import BusyFile
@@ -184,3 +184,17 @@ def test_a_busy_file_is_left_alone_and_written_later(peer):
     busy.release()
     assert peer.replica.state.refresh(node(other()), WALL_MS)
     assert rows(peer, "SELECT name FROM mycomesh_peers") == [("humvee",)]
+
+
+def test_any_client_reads_who_wrote_an_area(peer):
+    area = AreaState("drones", "7", True, 1, 0, 2, 5, "00", (("aa", 3), ("bb", 2)))
+    listing = "SELECT table_name, area, node_id, changes FROM mycomesh_area_writers ORDER BY node_id"
+    peer.replica.state.refresh(node(), WALL_MS)
+    assert rows(peer, "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh_area_%'") == []
+    peer.replica.state.refresh(replace(node(), areas=(area,)), WALL_MS)
+    assert rows(peer, listing) == [("drones", "7", "aa", 3), ("drones", "7", "bb", 2)]
+    peer.replica.state.refresh(
+        replace(node(), areas=(replace(area, equal_on=0, writers=(("bb", 4),)),)), WALL_MS + FIGURES_MS
+    )
+    assert rows(peer, listing) == [("drones", "7", "bb", 4)]
+    assert peer.drain() == []

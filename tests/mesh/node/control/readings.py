@@ -41,7 +41,10 @@ STATUS = Status(
     clock_offset_ms=-250.0,
     peers=(PEER, replace(PEER, node_id="bb", name="charlie", state="down")),
     tables=(TableView("drones", 7, "00", 2, 1, "", None, "2026-11-24T00:00:00+00:00", 5, 3),),
-    areas=(AreaView("drones", "7", True, 12, "00", 1, 1, 1, 2), AreaView("drones", "8", False, 0, "00", 0, 0, 2, 2)),
+    areas=(
+        AreaView("drones", "7", True, 12, "00", 1, 1, 1, 2, (("ab" * 8, 12),)),
+        AreaView("drones", "8", False, 0, "00", 0, 0, 2, 2),
+    ),
     not_after_s=1_900_000_000,
     traffic=(TrafficView("Digests", False, 1, 90, 2, 180), TrafficView("rest", True, 0, 500, 0, 600)),
     scrub=ScrubView(2_500, 4, ("drones",)),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.mesh.node.control import area_requests, decisions
-from mycomesh.mesh.node.control.area_requests import WRITERS_MAX
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.snapshot import AREAS_SHOWN_MAX, area_views, shown_areas
 from mycomesh.sync.errors import PolicyError
-from mycomesh.sync.exchange.area_status import AreaStatus
+from mycomesh.sync.exchange.area_status import WRITERS_MAX, AreaStatus, area_statuses
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire.interest import Interest
@@ -97,6 +96,8 @@ def test_an_area_lists_those_who_wrote_most(peer, tmp_path, count):
     (shown,) = ask(peer, table="telemetry")
     writers = shown["areas"][0]["writers"]
     assert [each["changes"] for each in writers] == list(range(count, 0, -1))[:WRITERS_MAX]
+    (view,) = area_views(area_statuses(peer.replica, (), (), 2))
+    assert view.writers == tuple((each["node_id"], each["changes"]) for each in writers)
 
 
 @pytest.mark.parametrize("count", [AREAS_SHOWN_MAX - 1, AREAS_SHOWN_MAX, AREAS_SHOWN_MAX + 1])
