@@ -24,6 +24,7 @@ from mycomesh.simulations.shell import Home, Shell
 from mycomesh.simulations.workload import CUT, RETAINED, Application
 from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
+from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.schema.policy import OWN_IDS
 from mycomesh.sync.storage.horizon import RetainRule
 from mycomesh.sync.wire.interest import Interest
@@ -108,6 +109,7 @@ class Cluster:
         self._tables_at = scenario.tables_at
         self._urgent = scenario.urgent
         self._signed = scenario.signed
+        self._paced = tuple(TableSetting(name, bytes_s=max(1, scenario.budget // 5)) for name in scenario.paced)
         self.retain_ms = 1_000 * scenario.retain_s
         self.areas = (scenario.areas or scenario.nodes) if scenario.keeps else 0  # 0 where no table is cut
         self.keyed = scenario.keyed
@@ -205,6 +207,7 @@ class Cluster:
             self.ways[self._bases[index]] if index in self._gateways else None,
             f"base{self._bases.get(index, 0)}",
             host.membership,
+            self._paced,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
         for table in self._signed if first and creates else ():

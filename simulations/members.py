@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.core import MeshConfig, MeshCore
+from mycomesh.mesh.link_budget import Budget
 from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
 from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.mesh.relay.circuits import Circuits
@@ -50,14 +51,14 @@ class Member:
     authority: NodeAuthority | None = None
 
 
-def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
-    """Return the member with this index. `heartbeat_ms` applies to a `real` mesh only.
+def member(index: int, mesh: str, heartbeat_ms: int = 1_000, budget: Budget | None = None) -> Member:
+    """Return the member with this index. `heartbeat_ms` and the `budget` of its links apply to a `real` mesh only.
 
     Raises:
         ScenarioError: there is no such kind of mesh.
     """
     if mesh == "real":
-        return _real(index, heartbeat_ms)
+        return _real(index, heartbeat_ms, budget)
     if mesh == "plain":
         return _plain(index)
     raise ScenarioError(f"there is no mesh {mesh!r}; choose one of {', '.join(MESHES)}")
@@ -70,7 +71,7 @@ def _founder() -> tuple[Identity, bytes]:
 
 
 @cache
-def _real(index: int, heartbeat_ms: int) -> Member:
+def _real(index: int, heartbeat_ms: int, budget: Budget | None) -> Member:
     founder, root_seed = _founder()
     identity = founder
     authority = None if index else root_seed  # only node 0 can revoke members
@@ -90,7 +91,12 @@ def _real(index: int, heartbeat_ms: int) -> Member:
         entropy: Entropy, rng: random.Random, versions: Versions, stored: MembershipChanged | None, partial: bool
     ) -> MeshMachine:
         config = MeshConfig(
-            heartbeat_ms=heartbeat_ms, versions=versions, topic_of=topic_of, partial=partial, kind_of=kind_of
+            heartbeat_ms=heartbeat_ms,
+            versions=versions,
+            topic_of=topic_of,
+            partial=partial,
+            kind_of=kind_of,
+            budget=budget,
         )
         own, known = (identity, b"") if stored is None else (Identity.decode(stored.identity), stored.membership)
         core = MeshCore(own, entropy=entropy, rng=rng, config=config, root_seed=authority, membership=known)

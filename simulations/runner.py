@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.link_budget import Budget
 from mycomesh.simulations.checkers import content_hash, contents_of, converged, violations
 from mycomesh.simulations.cluster import Cluster
 from mycomesh.simulations.errors import ScenarioError
@@ -104,7 +105,8 @@ def run(
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
-    members = tuple(member(index, mesh, scenario.heartbeat_ms) for index in range(scenario.nodes))
+    budget = Budget(scenario.budget, tables=bool(scenario.paced)) if scenario.budget else None
+    members = tuple(member(index, mesh, scenario.heartbeat_ms, budget) for index in range(scenario.nodes))
     cluster = Cluster(world, network, members, scenario, directory, record)
     watch = _Watcher(world, progress, record, cluster)
     if record is not None:

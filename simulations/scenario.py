@@ -37,6 +37,8 @@ class Scenario:
     versions: Versions = SUPPORTED  # protocol versions that every node speaks at first
     heartbeat_ms: int = 1_000  # of every node: silence after which a link sends a heartbeat
     urgent: tuple[str, ...] = ()  # urgent tables of every node
+    budget: int = 0  # bytes a second of each link, both ways; 0: links have no budget
+    paced: tuple[str, ...] = ()  # tables of which each link with a budget carries a fifth of it
     signed: tuple[str, ...] = ()  # tables that are signed from the start
     # The areas of `drones` that each node keeps at first, by drone id; None: all of them. Empty: the table is not cut.
     keeps: tuple[tuple[str, ...] | None, ...] = ()

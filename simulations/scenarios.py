@@ -383,6 +383,14 @@ CATALOGUE = {
             vehicle_scenarios.slow_link,
         ),
         Entry(
+            "metered",
+            "each link has a budget below what is written, links die and come back, alerts are urgent",
+            3,
+            2,
+            60,
+            vehicle_scenarios.metered,
+        ),
+        Entry(
             "own-ids",
             "each node numbers rows from its own blocks, over splits, crashes, a restored backup and a clone",
             5,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mycomesh.simulations.members import Entropy, Member
     from mycomesh.simulations.network import Network
     from mycomesh.sync.feed.feed import Feed
+    from mycomesh.sync.replication.table_settings import TableSetting
 
 __all__ = ["Home", "Observer", "Shell"]
 
@@ -81,6 +82,7 @@ class Home:
     mailbox: Mailbox | None = None  # of a gateway: its way to the storage, and the name of its base
     base: str = ""
     stored: list[mesh_events.MembershipChanged] = field(default_factory=list)  # the last one of all runs, if any
+    paced: tuple[TableSetting, ...] = ()  # tables with budgets
 
 
 class Shell:
@@ -133,7 +135,12 @@ class Shell:
                 node_id=home.member.node_id,
                 mesh_key=home.member.digest_key,
                 entropy=entropy,
-                config=ReplicaConfig(urgent=home.urgent, exclude=REPORTS if home.on_feed else (), interest=home.keeps),
+                config=ReplicaConfig(
+                    urgent=home.urgent,
+                    exclude=REPORTS if home.on_feed else (),
+                    interest=home.keeps,
+                    tables=home.paced,
+                ),
                 recalled=home.recalled,
                 hooks=Hooks(authority=home.member.authority),
             )

@@ -6,10 +6,14 @@ from math import cos, pi, sin
 from typing import TYPE_CHECKING
 
 from mycomesh.simulations.faults import (
+    Crash,
     Fault,
     Heal,
     Join,
     Move,
+    Radio,
+    Reset,
+    Restart,
     Split,
 )
 from mycomesh.simulations.network import Conditions
@@ -20,7 +24,7 @@ from mycomesh.simulations.workload import Rates
 if TYPE_CHECKING:
     import random
 
-__all__ = ["convoy", "flash_crowd", "fly_by", "islands", "slow_link"]
+__all__ = ["convoy", "flash_crowd", "fly_by", "islands", "metered", "slow_link"]
 
 
 def fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -89,3 +93,25 @@ def slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     rates = Rates(telemetry=2, edit=0.2, alert=0.1, bulk=0.02)
     conditions = Conditions(delay_us=150_000, jitter_us=100_000, bandwidth_bytes_s=4_000)
     return Scenario("slow-link", nodes, duration_s, rates, conditions, faults, urgent=("alerts",))
+
+
+def metered(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Give each link a budget far below what is written, while radios go off and on and streams break; nobody writes at last.
+
+    Updates of few rows supersede each other, so most of them need never be sent. Alerts are urgent.
+    """
+    faults: list[Fault] = []
+    for node in range(nodes):
+        at_s = duration_s * rng.uniform(0.05, 0.3)
+        while at_s < duration_s * 0.9:
+            back_s = min(at_s + rng.uniform(1, duration_s * 0.2), duration_s * 0.95)
+            faults += [Radio(at_s, node, on=False), Radio(back_s, node, on=True)]
+            at_s = back_s + duration_s * rng.uniform(0.05, 0.3)
+    faults += [Reset(duration_s * rng.uniform(0.1, 0.9)) for _ in range(4 * nodes)]
+    crashed = rng.randrange(nodes)
+    faults += [Crash(duration_s * 0.4, crashed, actions=rng.randint(1, 40)), Restart(duration_s * 0.5, crashed)]
+    rates = Rates(telemetry=1, edit=4, insert=0.1, delete=0.05, alert=0.2, bulk=0.01, rows=8)
+    return Scenario(
+        "metered", nodes, duration_s, rates, Conditions(delay_us=50_000, jitter_us=30_000), in_order(faults),
+        urgent=("alerts",), budget=2_000, paced=("drones", "missions"), settle_s=1_800,
+    )  # fmt: skip

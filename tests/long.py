@@ -39,6 +39,7 @@ SCENARIOS = (
     "areas",
     "late-areas",
     "area-chain",
+    "metered",
     "bases",
 )
 
@@ -133,13 +134,23 @@ def sweeps(share: float) -> list[Sweep]:
     ]
     for mesh in ("real", "plain"):
         for name in SCENARIOS:
-            if (mesh, name) in (("plain", "clock-chaos"), ("plain", "bases")):
-                continue  # the plain mesh has no clock of the mesh, so it cannot correct a node's, and no keys for mailboxes
+            if (mesh, name) in (("plain", "clock-chaos"), ("plain", "bases"), ("plain", "metered")):
+                continue  # the plain mesh has no clock of the mesh, so it corrects no node's, no keys for mailboxes, no budgets
             command = [sys.executable, "-m", "tools", "simulate", name, "--mesh", mesh, "--jobs", jobs]
             command += ["--seeds", f"1..{seeds}"] if seeds > 1 else ["--seed", "1"]
             found.append(
                 Sweep(f"{name}, {mesh} mesh", command, f"{seeds} seeds", "one seed, and seeds that failed once")
             )
+    fleet = [sys.executable, "-m", "tools", "simulate", "area-fleet", "--nodes", str(max(20, round(1_000 * share)))]
+    found += [
+        Sweep(
+            f"fleet, {'in areas of 20 nodes' if areas is None else 'kept whole'}",
+            [*fleet, "--json", *([] if areas is None else ["--areas", areas])],
+            "1,000 nodes at a share of 1",
+            "9 nodes",
+        )
+        for areas in (None, "0")
+    ]
     found += [
         Sweep(
             f"fuzzing {target}",
