@@ -65,6 +65,6 @@ def test_a_fleet_of_areas_receives_less_than_one_of_wholes():
     )
     assert cut.ok, cut.violations
     assert whole.ok, whole.violations
-    assert cut.commits == whole.commits
+    assert cut.commits == pytest.approx(whole.commits, rel=0.05)  # those before a node has the tables do nothing
     rows = ("Batch", "Chunk")
     assert sum(cut.received[kind] for kind in rows) < 0.8 * sum(whole.received[kind] for kind in rows)
