@@ -58,7 +58,7 @@ def test_areas_of_a_fleet_change_no_write():
         build("areas", seed=1, changes=Changes(areas=2))
 
 
-def test_a_fleet_of_areas_receives_less_than_one_of_wholes():
+def test_a_fleet_of_areas_receives_less():
     cut, whole = (
         run(build("area-fleet", seed=1, nodes=9, duration_s=8, changes=Changes(areas=areas, rate=30)), 1)
         for areas in (3, 0)

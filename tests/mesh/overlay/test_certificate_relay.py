@@ -50,7 +50,7 @@ def test_news_goes_to_peers_that_have_not_brought_it():
     assert relay.on_timer(LINKS, 100 + GATHER_MS) == []  # what was sent is known
 
 
-def test_beside_a_hub_news_waits_for_others_to_bring_it():
+def test_news_waits_beside_a_hub_that_brings_it():
     relay = relay_of(gets_news=lambda peer, _node, _raw: peer == b"p2")
     relay.add(b"n1", ONE, 1, 0, slow=True)
     assert relay.deadline == GATHER_SLOW_MS
@@ -75,7 +75,7 @@ def test_a_certificate_goes_before_what_its_node_signed():
     assert relay.ahead_of(b"n2", [1, 2]) == []
 
 
-def test_what_peers_have_is_forgotten_sooner_in_a_large_mesh():
+def test_what_peers_have_is_forgotten_sooner_among_many():
     for count, kept_ms in ((KNOWN_DIGESTS_MAX, KNOWN_MS), (KNOWN_DIGESTS_MAX + 1, KNOWN_LARGE_MS)):
         relay = CertificateRelay(lambda *_: False)
         relay.on_have(1, [digest_of(ONE), *(number.to_bytes(8, "big") for number in range(count - 1))], [], 0)
