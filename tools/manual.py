@@ -767,6 +767,7 @@ MANUAL = {
             "healed_s": "number?",
             "commits": "int",
             "content": "text",
+            "received": {"*": "int"},
             "faults": {"*": "int"},
             "notices": {"*": "int"},
             "real_s": "number",
