@@ -223,6 +223,12 @@ class Exchange:
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Return the status of every link, by link number; a pure read that changes no behaviour."""
         shown = self._replica.registry.local_name
+        registry = self._replica.registry
+        cut = [
+            name
+            for name, table in registry.tables.items()
+            if not registry.has_base(table) and not (table.areas and table.areas.idle)
+        ]
         result = []
         for number in sorted(self._links):
             link, mine = self._links[number], self._digests_for(number, remember=False)
@@ -232,7 +238,7 @@ class Exchange:
             progress = self._fetcher.progress(number, now_ms)
             streaming = self._server.is_streaming(number)
             admitted = partial(self._replica.shares, link.peer)
-            result.append(link.status(mine, shown, admitted, rows, progress, now_ms, streaming=streaming))
+            result.append(link.status(mine, shown, admitted, rows, progress, now_ms, streaming=streaming, cut=cut))
         return tuple(result)
 
     def areas(self, members: Collection[bytes], now_ms: int = 0) -> tuple[AreaStatus, ...]:

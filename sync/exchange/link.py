@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
@@ -43,7 +43,7 @@ class Link:
             return False  # a table of one side alone cannot be made equal by another comparison
         return now_ms - self.compared_at < period_ms and now_ms - self.sent_at < 2 * period_ms
 
-    def status(
+    def status(  # noqa: PLR0913  (what a link does not know itself)
         self,
         mine: Mapping[str, tuple[bytes, bytes]],
         shown: Callable[[str], str],
@@ -53,6 +53,7 @@ class Link:
         now_ms: int,
         *,
         streaming: bool,
+        cut: Collection[str] = (),
     ) -> LinkStatus:
         """Return the link for the operator.
 
@@ -64,6 +65,7 @@ class Link:
             progress: that of the round from the peer, None without one.
             now_ms: monotonic.
             streaming: whether a stream to the peer is under way.
+            cut: tables without a unit of their name.
         """
         shared = {name: digest for name, digest in mine.items() if split_unit(name) is None or admitted(name)}
         behind = tuple(name for name, digest in shared.items() if self.digests.get(name) != digest)
@@ -75,6 +77,9 @@ class Link:
             table = table_of(name)  # a table is equal if all of its areas are that both keep
             if name in shared and table not in unequal:
                 since[shown(table)] = min(now_ms - at, since.get(shown(table), now_ms))
+        if self.compared_at is not None:  # of a table without a base the two may share no area: nothing of it differs
+            for table in sorted({*map(table_of, mine), *cut} - unequal):
+                since.setdefault(shown(table), now_ms - self.compared_at)
         return LinkStatus(
             self.peer,
             not behind,

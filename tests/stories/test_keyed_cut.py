@@ -285,6 +285,18 @@ def test_what_a_pin_removed_is_not_claimed(whole):
     assert three.dropped == []
 
 
+def test_nodes_that_share_no_area_are_equal(whole):
+    fleet = whole([("1",), ("2",)])
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)")
+    fleet.run(5_000)
+    fleet.divide(0)
+    fleet.run(90_000)
+    for node in fleet.nodes:
+        [link] = node.exchange.links(fleet.now)
+        assert link.equal
+        assert "t" in dict(link.equal_ms)
+
+
 def test_a_column_that_folds_texts_is_refused(whole):
     fleet = whole([None], "CREATE TABLE t(area TEXT COLLATE NOCASE, uid TEXT, n INTEGER, PRIMARY KEY(area, uid))")
     fleet.write(fleet.nodes[0], "INSERT INTO t VALUES('A', 'a', 0)")
