@@ -330,7 +330,10 @@ class Exchange:
         self._attempt(lambda: self._drain_chunk(turn), turn)
 
     def _drain_chunk(self, turn: Turn) -> None:
+        moving = self._replica.outbox.is_moving
         published, more = self._replica.drain(turn.wall_ms)
+        if moving and not self._replica.outbox.is_moving:
+            self._settle(turn.now_ms)  # a table has areas from here on, which no link has compared
         self._safety_ms = self._config.safety_ms
         self._drain_at = turn.now_ms if more else turn.now_ms + self._safety_ms
         self._schema_debounce.reset()

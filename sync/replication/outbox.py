@@ -97,7 +97,7 @@ class Outbox:
     def stale(self) -> bool:
         """Return True if another connection has committed since the last `drain` that left nothing, or a retry waits."""
         known = self._store.data_version() == self._data_version and not self._catalog.changed()
-        return self._retries.has_work or not known or are_moving(self._registry.tables.values())
+        return self._retries.has_work or not known or self.is_moving
 
     def schema_change(self) -> int | None:
         """Return None if the schema is unchanged, else a number that changes with each commit of another connection."""
@@ -133,6 +133,11 @@ class Outbox:
             or bool(self.pending_ids(self._registry.tables.values()))
         )
 
+    @property
+    def is_moving(self) -> bool:
+        """True while entries of tables that were cut with their rows have still to move."""
+        return are_moving(self._registry.tables.values())
+
     def _is_restamping(self) -> bool:
         return self._site.restamp is not None
 
@@ -152,8 +157,7 @@ class Outbox:
         version = self._store.data_version()
         bundle: list[bytes] = []
         more = False
-        moving = are_moving(self._registry.tables.values())
-        if self._catalog.changed() or self.has_unstamped() or self._retries.has_work or moving:
+        if self._catalog.changed() or self.has_unstamped() or self._retries.has_work or self.is_moving:
             with self._store.transaction():
                 bundle, more = self.drain_chunk(wall_ms, WorkBudget(), moves=True)
             more = more or self._retries.has_work

@@ -113,6 +113,18 @@ def test_a_node_that_was_away_brings_its_writes(whole):
     fleet.check_unrepaired()
 
 
+def test_areas_are_compared_once_the_rows_have_moved(whole):
+    fleet = whole([None, None])
+    fleet.part(1)
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0)")
+    fleet.write(fleet.nodes[1], "INSERT INTO t VALUES(1, 'b', 0)")
+    fleet.divide(0)
+    fleet.run(5_000)
+    fleet.link_all()
+    fleet.run(5_000)  # a periodic comparison comes later
+    assert fleet.rows(0) == fleet.rows(1) == [(1, "a", 0), (1, "b", 0)]
+
+
 def test_nothing_of_the_whole_table_is_served(whole):
     fleet = whole([None, None])
     fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0)")
