@@ -19,8 +19,8 @@ __all__ = ["WINDOW_BYTES", "WINDOW_FIRST", "WINDOW_MIN", "SendWindow", "TokenBuc
 # costs on both sides.
 WINDOW_BYTES = 1 << 20
 WINDOW_MIN = 16 << 10  # it takes 16 s on a radio with 1 kB/s; smaller chunks compress worse
-# At first, where no budget says that the link is slow: what most splits leave to send goes at once.
-WINDOW_FIRST = 64 << 10
+# At first, where no budget says that the link is slow. Twice as much would put a minute of rows into the queue of a radio.
+WINDOW_FIRST = 32 << 10
 # A message is acknowledged after the way there and back, which the fastest one shows, and what it waits for others. A shorter
 # wait doubles the window, a longer one halves it.
 FAST_MS = 1_000

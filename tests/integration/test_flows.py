@@ -297,7 +297,9 @@ def test_a_shared_flow_runs_where_it_is_accepted(machine, tmp_path):
         bravo.shows("SELECT what FROM alerts WHERE drone = 'd2'", "again\n")
         text = '{"on": "drones", "run": "sql: INSERT OR IGNORE INTO alerts SELECT _key, 1, 2 FROM new"}'
         bravo.sql(f"INSERT INTO mycomesh_flows VALUES('mine', '{text}')")
-        eventually(lambda: "of 2 shared flows" in child(bravo, "")["text"], "it is seen")
+        alpha.done(*share, "sql: SELECT id AS drone, 'later' AS what FROM new")
+        eventually(lambda: "later" in bravo.done("flow", "list"), "what comes after it is seen")
+        assert "1 of 1 shared flows" in child(bravo, "")["text"]
         assert child(bravo, "mine") == {}, "its author is not accepted"
         alpha.done("flow", "remove", "low")
         eventually(lambda: child(bravo) == {}, "it has ended")
