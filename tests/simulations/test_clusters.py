@@ -154,9 +154,9 @@ def test_nodes_number_rows_apart_over_a_split():
 EVERY_TRACE = """
 import sys
 from simulations.runner import run
-from simulations.scenarios import Changes, build
+from simulations.scenarios import CATALOGUE, Changes, build
 for name in sys.argv[1:]:
-    result = run(build(name, seed=5, nodes=3, duration_s=3, changes=Changes(loss=0.01)), 5)
+    result = run(build(name, seed=5, nodes=max(3, CATALOGUE[name].nodes_min), duration_s=3, changes=Changes(loss=0.01)), 5)
     print(name, result.commits > 0 and result.virtual_s >= 3, result.trace)
 """
 
