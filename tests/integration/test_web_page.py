@@ -257,6 +257,8 @@ def test_table_is_sorted_and_follows_its_rows(page, fleet):
 
 def test_conflict_is_restored_by_a_click(page, fleet):
     first, _, third, _ = fleet
+    first.sql("INSERT OR IGNORE INTO notes VALUES(1, 'b')")  # another worker may have run the test that inserts it
+    third.shows("SELECT count(*) FROM notes WHERE id = 1", "1\n")
     first.done("isolate")
     # The earlier write loses. Only its own node is sure to know it: another may get the later one first.
     third.sql("UPDATE notes SET text = 'two' WHERE id = 1")
