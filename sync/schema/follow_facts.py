@@ -167,7 +167,7 @@ class FactFollower:
             column: bit for column, bit in table.columns.captured.items() if column not in table.columns.dropped
         }
         spec = registry.spec(canonical, name)
-        reloaded = registry.reload(table.table_id, spec, table.columns.bits, table, captured)
+        reloaded = registry.reload_stamped(table, spec, captured)
         if canonical in self._refused:  # loading a table drops its notes
             registry.notes.put(canonical, self._refused[canonical])
         return reloaded

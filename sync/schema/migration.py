@@ -134,7 +134,7 @@ def _reload(store: Store, registry: Registry, table: Table, alteration: Alterati
             record_definition(store.db, registry, spec)
         return
     captured = {column: bit for column, bit in table.columns.captured.items() if column not in dropped}
-    reloaded = registry.reload(table.table_id, spec, table.columns.bits, table, captured)
+    reloaded = registry.reload_stamped(table, spec, captured)
     record_definition(store.db, registry, spec)
     if not alteration.written:
         # Else the pass that follows would find no triggers, and scan every row.

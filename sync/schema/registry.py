@@ -19,10 +19,12 @@ from mycomesh.sync.capture.install import (
     install_capture,
     is_captured,
     is_outdated,
+    keep_both_key,
     remove_capture,
     remove_internal,
 )
 from mycomesh.sync.merge.dropped_columns import drop_columns
+from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.fact_limits import find_excess
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, TRIGGER, VIEW, VIRTUAL, Facts
@@ -305,6 +307,21 @@ class Registry:
         table = self.load(table_id, spec, extended(bits, spec), before)
         table.columns.captured = captured
         return table
+
+    def reload_stamped(self, before: Table, spec: TableSpec, captured: dict[str, int]) -> Table:
+        """Load a table as the file has it by now, all of whose captured writes have their stamps.
+
+        If the mesh has decided meanwhile that it keeps both rows of one id, its entries get their other keys.
+        """
+        table = self.reload(before.table_id, spec, before.columns.bits, before, captured)
+        if spec.id_column and self._store.meta(keep_both_key(table.table_id)) is None:
+            self.convert(table)
+        return table
+
+    def convert(self, table: Table) -> None:
+        """Name the entries of a table by the inserts of their rows, as the mesh has decided, and note that this is done."""
+        convert(table)
+        self._store.meta_set(keep_both_key(table.table_id), 1)
 
     def forget(self, name: str) -> None:
         """Unload a table; its triggers go on."""

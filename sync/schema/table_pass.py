@@ -9,7 +9,6 @@ from mycomesh.sync.capture.install import has_log_triggers, keep_both_key, keeps
 from mycomesh.sync.capture.rebuilt_columns import renamed_columns
 from mycomesh.sync.capture.rebuilt_rows import match_rows
 from mycomesh.sync.capture.triggers import is_current, trigger_names
-from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.facts import KINDS, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.ledgers import is_ledger
@@ -283,8 +282,7 @@ class TablePass:
         if not self._drain(known):
             return None
         table = registry.reload(table_id, spec, bits, known, captured)
-        convert(table)
-        self._store.meta_set(key, 1)
+        registry.convert(table)
         return table
 
     def _find_unlogged_writes(self, table: Table, record: Record, lost: Collection[str]) -> None:
@@ -406,7 +404,7 @@ class TablePass:
         registry.read_decisions()
         spec = registry.spec(canonical, here)
         captured = {column: bit for column, bit in record.captured.items() if column not in lost}
-        registry.install(registry.reload(record.table_id, spec, table.columns.bits, table, captured))
+        registry.install(registry.reload_stamped(table, spec, captured))
         record_definition(self._store.db, registry, spec)
 
     def _bring_back(self, spec: TableSpec, lost: list[str]) -> bool:

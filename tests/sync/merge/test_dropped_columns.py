@@ -81,3 +81,30 @@ def test_a_fact_drops_no_column_of_a_key(peers):
     assert_equal(one, two)
     assert one.sql("SELECT * FROM w") == [("k", "c")]
     assert one.sql("SELECT id, doc FROM d") == [(1, "c")]
+
+
+def test_a_decision_follows_a_drop_that_the_file_refuses(peers):
+    """A file that cannot drop a column tries again in each pass, and loads its table again (fuzzing facts, seed 9703)."""
+    made = peers(2)
+    one = made[0]
+    one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc TEXT, n INT, g INT AS (n + 1))")
+    one.sql("INSERT INTO d VALUES(1, 'a', 1), (2, 'b', 2)")
+    converge(made)
+    site = b"\x77" * 16
+    for step, fact in enumerate([["dropped", 'dropped:["d", "n"]', ""], ["policy", 'policy:["d"]', "keep-both"]]):
+        hlc = (one.wall_ms + 1_000 * (step + 1)) << 16
+        group = Group(site, Kind.INSERT, ("kind", "name", "sql"), [hlc], None, [fact], None)
+        stated = Bundle([Section("mycomesh_schema", [(site, hlc - 1, hlc)], [group])]).encode()
+        for peer in made:
+            peer.take([stated], origin=site)
+            peer.drain()
+    converge(made)
+    digests = [peer.digests() for peer in made]
+    for peer in made:
+        peer.close()
+        peer.open()
+        peer.drain()
+    assert [peer.digests() for peer in made] == digests
+    one.sql("UPDATE d SET doc = 'c' WHERE id = 1")
+    converge(made)
+    assert_equal(*made)
