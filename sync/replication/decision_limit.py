@@ -20,7 +20,7 @@ from mycomesh.sync.wire.bundle import Bundle, Kind, Section
 __all__ = ["DECISIONS_MAX", "DECISIONS_OF_ALL_MAX", "MEMBER_DECISIONS", "limit_decisions"]
 
 # A mesh of a thousand members with an interest each, and some hundred tables with some policies each. A pass takes 9 us of each,
-# with the write lock: 37 ms.
+# with the write lock: 37 ms, computed from 18 ms for 2,000.
 DECISIONS_MAX = 4_096
 MEMBER_DECISIONS = 1_024  # that a member may have made, beyond that
 DECISIONS_OF_ALL_MAX = 2 * DECISIONS_MAX
