@@ -10,11 +10,10 @@ Invariant of the product: at each commit, every change that a vector covers stil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mycomesh.sync.crdt.lattice import EXISTENCE as EXISTENCE_BIT
 from mycomesh.sync.merge import tombstones
-from mycomesh.sync.storage.log_reader import read_rows
-from mycomesh.sync.wire.bundle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Causality"]
 
 EXISTENCE = ""  # in the place of a column: that the row exists, or was deleted
-EVERYTHING = 1 << 40  # rows, and their bytes
+EVERYTHING = 1 << 40  # entries
 LISTED_MAX = 5
 
 Stamp = tuple[int, bytes]
@@ -85,17 +84,18 @@ class Causality:
         """Return by row and cell the stamps that a log has, and note its changes."""
         seen = self._seen.setdefault(unit.name, _Seen())
         cells: dict[str, dict[str, Stamp]] = {}
-        rows = list(dict.fromkeys(row for _, _, row, _ in unit.table.log.scan(-1, -1, EVERYTHING)))
-        parts = read_rows(unit.table, rows, bytes_max=EVERYTHING)[0] if rows else []
-        for group in (group for part in parts for group in part):
-            owned = (*group.columns, *((EXISTENCE,) if group.kind is not Kind.UPDATE else ()))
-            for number, hlc in enumerate(group.hlcs):
-                key: Any = None if group.keys is None else group.keys[number]
-                change = _Change(repr(key), owned, group.kind is Kind.DELETE)
-                seen.add((hlc, group.site), change)
-                row = cells.setdefault(change.key, {})
+        table = unit.table
+        rows = list(dict.fromkeys(row for _, _, row, _ in table.log.scan(-1, -1, EVERYTHING)))
+        for name, stored_entries in table.log.entries_of_rows(rows).items():
+            key = repr(table.key(name, stored_entries))
+            row = cells.setdefault(key, {})
+            for stored in stored_entries:
+                entry = table.log.entry(stored)
+                exists = (EXISTENCE,) if entry.dead or entry.mask & EXISTENCE_BIT else ()
+                owned = (*(() if entry.dead else table.columns.names_of(entry.mask)), *exists)
+                seen.add(entry.stamp, _Change(key, owned, entry.dead))
                 for cell in owned:
-                    row[cell] = max(row.get(cell, (0, b"")), (hlc, group.site))
+                    row[cell] = max(row.get(cell, (0, b"")), entry.stamp)
         return cells
 
     def _holes(self, unit: Unit, cells: dict[str, dict[str, Stamp]]) -> Iterator[str]:
