@@ -102,13 +102,15 @@ class Causality:
         """Yield what a log covers and neither has nor has replaced."""
         seen = self._seen[unit.name]
         vector, collected = unit.vector, tombstones.watermarks(unit)
+        dropped = unit.table.columns.dropped  # entries lose these columns
         for stamp, change in seen.changes.items():
             hlc, site = stamp
             if not vector.covers(site, hlc):
                 continue
             row = cells.get(change.key, {})
             existence = row.get(EXISTENCE, (0, b""))
-            missing = [cell for cell in change.cells if max(row.get(cell, (0, b"")), existence) < stamp]
+            kept = [cell for cell in change.cells if cell not in dropped]
+            missing = [cell for cell in kept if max(row.get(cell, (0, b"")), existence) < stamp]
             if missing and not _is_collected(seen, change.key, stamp, collected):
                 yield f"{unit.name} covers a change of row {change.key} without its {missing[0] or 'existence'}, or a later one"
 

@@ -49,3 +49,19 @@ def test_collected_deletes_are_no_violation(pair):
     one.drain()
     causality.look(nodes(*pair), 3.0)
     assert causality.violations == []
+
+
+def test_cells_of_a_dropped_column_are_no_violation(pair):
+    """A write that a drop of its column has met (mixed-load, seed 3)."""
+    one, two = pair
+    one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v, spare); INSERT INTO t VALUES(1, 'old', 1)")
+    converge(pair)
+    one.sql("UPDATE t SET spare = 2")
+    one.drain()
+    causality = Causality()
+    causality.look(nodes(*pair), 1.0)
+    two.sql("ALTER TABLE t DROP COLUMN spare")
+    converge(pair)
+    causality.look(nodes(*pair), 2.0)
+    assert causality.violations == []
+    assert one.sql("SELECT * FROM t") == [(1, "old")]

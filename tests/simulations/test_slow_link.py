@@ -79,7 +79,6 @@ def waits(urgent):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # it has taken more than 300 s on a machine that did much else
 def test_a_bulk_load_does_not_delay_an_urgent_table():
     urgent, plain = waits(("alerts",)), waits(())
     assert len(urgent) == len(plain) >= 8
