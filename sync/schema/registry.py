@@ -315,13 +315,9 @@ class Registry:
         """
         table = self.reload(before.table_id, spec, before.columns.bits, before, captured)
         if spec.id_column and self._store.meta(keep_both_key(table.table_id)) is None:
-            self.convert(table)
+            convert(table)
+            self._store.meta_set(keep_both_key(table.table_id), 1)
         return table
-
-    def convert(self, table: Table) -> None:
-        """Name the entries of a table by the inserts of their rows, as the mesh has decided, and note that this is done."""
-        convert(table)
-        self._store.meta_set(keep_both_key(table.table_id), 1)
 
     def forget(self, name: str) -> None:
         """Unload a table; its triggers go on."""

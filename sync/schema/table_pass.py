@@ -274,16 +274,13 @@ class TablePass:
         registry = self._registry
         table_id, bits, captured = record.table_id, record.bits, record.captured
         known = registry.tables.get(spec.folded)
-        key = keep_both_key(table_id)
-        if not spec.id_column or self._store.meta(key) is not None:
+        if not spec.id_column or self._store.meta(keep_both_key(table_id)) is not None:
             return registry.reload(table_id, spec, bits, known, captured)
         # Writes from before that decision are stamped under the keys of before it.
         known = registry.reload(table_id, registry.undecided_spec(spec.folded, spec.name), bits, known, captured)
         if not self._drain(known):
             return None
-        table = registry.reload(table_id, spec, bits, known, captured)
-        registry.convert(table)
-        return table
+        return registry.reload_stamped(known, spec, captured)
 
     def _find_unlogged_writes(self, table: Table, record: Record, lost: Collection[str]) -> None:
         """Have a scan find the writes that no trigger has logged."""
