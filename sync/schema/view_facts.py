@@ -27,7 +27,7 @@ from mycomesh.sync.sqlite.definitions import authorize_create, execute_one
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
-from mycomesh.sync.sqlite.refusals import REFUSALS
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, encode_key
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN, readable_sql
 from mycomesh.sync.sqlite.view_trial import Tried, trial
@@ -178,6 +178,8 @@ class ViewFacts:
         try:
             if kind == VIEW:
                 self._store.db.execute(f"EXPLAIN SELECT * FROM {quoted(name)}", can_cache=False).close()
+        except FILE_ERRORS:
+            raise
         except apsw.Error:
             return False
         return True
@@ -236,6 +238,8 @@ class ViewFacts:
         kind = key.partition(":")[0]
         try:
             execute_one(self._store.db, before, authorize_create(_CREATE[kind]))
+        except FILE_ERRORS:
+            raise
         except apsw.Error as error:
             return f"not created: {refused}; what this file had before was dropped, as it fails too: {error}"
         return f"this file keeps its own: {refused}"

@@ -29,6 +29,7 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.create_table import definition_of
 from mycomesh.sync.sqlite.definitions import execute_one, scratch
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS
 from mycomesh.sync.sqlite.table_spec import SQL_MAX
 from mycomesh.sync.sqlite.tokens import TOKEN
 from mycomesh.sync.sqlite.virtual_tables import VirtualTable, module_of, virtual_tables
@@ -185,6 +186,8 @@ class VirtualFacts:
                     is None
                 ):
                     db.execute(sql)
+        except FILE_ERRORS:
+            raise
         except apsw.Error as error:
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
             refused = f"not created: {error}"

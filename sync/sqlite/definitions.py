@@ -16,6 +16,7 @@ import apsw
 
 from mycomesh.sync.sqlite.create_table import columns, definition_of
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, SHARED, fold, quoted
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinity, read_table, user_tables
 from mycomesh.sync.sqlite.tokens import without_comments
 
@@ -221,6 +222,8 @@ def index_owner(db: Any, sql: str) -> str:
 
     try:
         execute_one(db, f"EXPLAIN {sql}", authorize)
+    except FILE_ERRORS:
+        raise
     except apsw.Error:
         return ""
     return owners[0] if owners else ""

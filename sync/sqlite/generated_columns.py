@@ -18,6 +18,7 @@ from mycomesh.sync.sqlite.create_table import columns, definition_of, equivalent
 from mycomesh.sync.sqlite.definitions import authorize_add_column, execute_one, rename_columns, scratch
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS
 from mycomesh.sync.sqlite.table_spec import user_tables
 
 __all__ = ["compose", "generated_of", "in_any_order", "rename_text", "with_dependents"]
@@ -115,11 +116,13 @@ def _added(db: Any, table: str, column: str, text: str) -> bool:
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         _add(db, table, column, text)
+    except FILE_ERRORS:
+        raise  # the caller's transaction ends with it, and the savepoint too
     except apsw.Error:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-        return False
-    finally:
         db.execute(f"RELEASE {_SAVEPOINT}")
+        return False
+    db.execute(f"RELEASE {_SAVEPOINT}")
     return True
 
 

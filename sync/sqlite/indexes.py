@@ -17,6 +17,7 @@ import apsw
 
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS
 from mycomesh.sync.sqlite.tokens import COMMENTS, TOKEN, readable_sql
 
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
@@ -113,6 +114,8 @@ def _constant(db: Any, default: str) -> bool:
     """Return True if a default is a constant in a query too, where a plain or double-quoted word would be a column."""
     try:
         db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
+    except FILE_ERRORS:
+        raise
     except apsw.Error:
         return False
     return not any(sign in default for sign in ('"', *COMMENTS))
@@ -149,6 +152,8 @@ def _compiles(db: Any, table: str, text: str) -> bool:
     """Return True if an expression over the columns of a table compiles in a query."""
     try:
         db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
+    except FILE_ERRORS:
+        raise
     except apsw.Error:
         return False
     return True

@@ -22,6 +22,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_internal, is_reserved, quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS
 from mycomesh.sync.sqlite.tokens import readable_sql
 from mycomesh.sync.sqlite.virtual_tables import CACHES, VirtualTable, virtual_tables
 
@@ -345,6 +346,8 @@ def _check_writable(db: Any, table: str) -> None:
     """Compile a write, for which SQLite needs every function and collation of the table's indexes and constraints."""
     try:  # not cached: SQLite has crashed when it compiled a cached EXPLAIN again after a change of the schema
         db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).close()
+    except FILE_ERRORS:
+        raise  # of this moment, while what follows is about the table
     except apsw.Error as error:
         raise UnsupportedTable(f"this node cannot write it: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from mycomesh.sync.sqlite.table_spec import TABLES_READ_SINGLY_MAX, FileSchema
+from mycomesh.sync.sqlite.table_spec import TABLES_READ_SINGLY_MAX, FileSchema, read_table
 
 COUNT = 2 * TABLES_READ_SINGLY_MAX
 
@@ -57,4 +57,30 @@ def test_triggers_of_unreadable_names_are_found():
     db.execute("PRAGMA writable_schema = ON").fetchall()
     db.execute("UPDATE sqlite_schema SET sql = CAST(CAST(sql AS BLOB) || x'2d2dff' AS TEXT) WHERE name = 'mine'")
     assert FileSchema(db).tables_with_triggers() == {"t"}
+    db.close()
+
+
+class Refusing:
+    """A connection in which each compilation of one kind of statement finds the file locked, or the disk failing."""
+
+    def __init__(self, db, start, error):
+        self._db, self._start, self._error = db, start, error
+
+    def execute(self, sql, *args, **options):
+        if sql.startswith(self._start):
+            raise self._error("of this moment")
+        return self._db.execute(sql, *args, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._db, name)
+
+
+@pytest.mark.parametrize("error", [apsw.BusyError, apsw.IOError, apsw.FullError])
+@pytest.mark.parametrize("start", ["EXPLAIN INSERT", "SELECT ("])
+def test_an_error_of_the_file_says_nothing_of_a_table(error, start):
+    db = apsw.Connection(":memory:")
+    db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a DEFAULT 7, b); CREATE UNIQUE INDEX i ON t(coalesce(a, b))")
+    assert read_table(db, "t").folded == "t"
+    with pytest.raises(error):
+        read_table(Refusing(db, start, error), "t")
     db.close()
