@@ -482,19 +482,27 @@ class Exchange:
                 assert_never(message)
 
     def _compare_all(self, turn: Turn, *, answer: bool = False) -> None:
-        for number in sorted(self._links):
-            self._compare(number, turn, answer=answer)
+        for number, link in sorted(self._links.items()):
+            if answer or self._has_news(number, link):
+                self._compare(number, turn, answer=answer)
+
+    def _has_news(self, number: int, link: Link) -> bool:
+        """Return False for a link at rest whose peer would hear what it has heard already."""
+        return not link.quiet or link.sent != self._digests_for(number)
 
     def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
         """Send our digests to a peer; with `answer`, request the peer's at once."""
-        self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
-        self._links[number].sent = self._digests_for(number)
-        self._links[number].sent_at = turn.now_ms
-        tables = [(name, *digest) for name, digest in self._links[number].sent.items()]
+        link, mine = self._links[number], self._digests_for(number)
+        if self._replica.registry.policies.areas:
+            link.on_compare(mine, partial(self._replica.shares, link.peer))
+        link.compare_at = self._jittered(turn.now_ms, link.period_ms(self._config.compare_ms))
+        link.sent = mine
+        link.sent_at = turn.now_ms
+        tables = [(name, *digest) for name, digest in mine.items()]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
         message = wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer)
-        turn.send(number, message, urgent=self._links[number].compared_at is None and self._replica.priority.has_urgent)
+        turn.send(number, message, urgent=link.compared_at is None and self._replica.priority.has_urgent)
 
     def _digests_for(self, number: int, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         """Return the digests of the tables that the peer of a link may read, and of areas as far as it keeps them."""
@@ -517,6 +525,9 @@ class Exchange:
                 self._clock_correction.record_covered(unit.own_top(self._replica.site))
         self._replica.inbox.confirm_equal([name for name in equal if name not in pinned], link.peer)
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
+        if link.quiet and not link.has_nothing_in_common(partial(self._replica.shares, link.peer)):
+            link.quiet = 0
+            link.compare_at = min(link.compare_at, self._jittered(turn.now_ms, self._config.compare_ms))
         if self._replica.registry.policies.areas:
             units = self._areas.on_digests(number, theirs, pinned, turn)
             self._compare_units(number, units, lambda name: self._areas.is_settled(number, name), turn)
@@ -595,14 +606,16 @@ class Exchange:
             links = len(self._links)
             self._settle_not_before = now_ms + self._config.settle_ms * max(links, links * links // 4)
             at = now_ms + self._rng.randrange(self._config.settle_ms)
-            for link in self._links.values():
-                link.compare_at = min(link.compare_at, at)
+            for number, link in self._links.items():
+                if self._has_news(number, link):
+                    link.compare_at = min(link.compare_at, at)
         if any(now_ms >= link.compare_at for link in self._links.values()):
             # Compare over links that are due soon too, so that a radio wakes once for all of them.
             near_ms = now_ms + self._config.compare_ms // JITTER
             for number, link in sorted(self._links.items()):
                 if near_ms >= link.compare_at:
-                    if link.is_compared(self._digests_for(number), now_ms, self._config.compare_ms):
-                        link.compare_at = self._jittered(now_ms, self._config.compare_ms)
+                    period_ms = link.period_ms(self._config.compare_ms)
+                    if link.is_compared(self._digests_for(number), now_ms, period_ms):
+                        link.compare_at = self._jittered(now_ms, period_ms)
                     else:
                         self._compare(number, turn)

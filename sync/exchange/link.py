@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.link_status import LinkStatus, Progress
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire.parts import Joiner
-from mycomesh.sync.wire.units import split_unit, table_of
+from mycomesh.sync.wire.units import split_unit, summary_table, table_of
 
 __all__ = ["NOBODY", "Link"]
 
 NOBODY = bytes(16)  # the peer of a link that only records a round: the reader of a mailbox; no member has this id
+NO_ENTRIES = bytes(16)  # the digest of the entries of a table or area of which nothing is there
+# A link whose ends have nothing in common is compared half as often after each comparison, up to this many times.
+QUIET_STEPS = 4
 
 
 @dataclass(slots=True)
@@ -28,6 +32,7 @@ class Link:
     opening: bool = False  # the last digests were the first ones
     sent: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # our last digests for the peer
     sent_at: int = 0
+    quiet: int = 0  # how often the period of comparisons was doubled
     equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms
     joiner: Joiner = field(default_factory=Joiner)
 
@@ -42,6 +47,34 @@ class Link:
         if any(mine.get(name, digest) != digest for name, digest in self.digests.items()):
             return False  # a table of one side alone cannot be made equal by another comparison
         return now_ms - self.compared_at < period_ms and now_ms - self.sent_at < 2 * period_ms
+
+    def period_ms(self, compare_ms: int) -> int:
+        """Return how long after a comparison the next one is due, where links that have something in common wait `compare_ms`."""
+        return compare_ms << self.quiet
+
+    def on_compare(self, mine: Mapping[str, tuple[bytes, bytes]], admitted: Callable[[str], bool]) -> None:
+        """Choose the period that begins as these digests go out: a longer one where they only repeat what the last ones said."""
+        repeats = self.sent == mine and self.has_nothing_in_common(admitted)
+        self.quiet = min(self.quiet + 1, QUIET_STEPS) if repeats else 0
+
+    def has_nothing_in_common(self, admitted: Callable[[str], bool]) -> bool:
+        """Return True if the last digests of both have equal facts, and no table or area whose entries either may want.
+
+        Whatever changes that is in the digests of one side: it compares then, and the other one follows. `admitted` returns
+        whether this node would replicate a table or area that the peer has.
+        """
+        if self.compared_at is None or self.sent.get(SCHEMA_TABLE) != self.digests.get(SCHEMA_TABLE):
+            return False
+        for name in {**self.sent, **self.digests}:
+            mine, theirs = self.sent.get(name), self.digests.get(name)
+            if name == SCHEMA_TABLE or (mine == theirs and mine is not None and mine[1] == NO_ENTRIES):
+                continue
+            one_sided = mine is None or theirs is None
+            if not one_sided or split_unit(name) is not None or summary_table(name) is not None:
+                return False
+            if mine is None and admitted(name):
+                return False  # this file could not create it, or has not yet
+        return True
 
     def status(  # noqa: PLR0913  (what a link does not know itself)
         self,
