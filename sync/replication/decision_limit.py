@@ -35,10 +35,12 @@ def limit_decisions(table: Table | None, bundle: Bundle, *, live: bool) -> tuple
     sections = [section for section in bundle.sections if section.table == SCHEMA_TABLE and _decides(section)]
     if not sections or table is None:
         return 0, set()
+    more = sum(section.rows for section in sections)
+    if table.log.staged_count + more <= DECISIONS_MAX:  # a fact has an entry at least: no need to count them
+        return 0, set()
     marks = ", ".join("?" * len(DEFINITIONS))
     source = f"FROM {SCHEMA_TABLE} WHERE kind NOT IN ({marks})"
     (count,) = table.store.db.execute(f"SELECT count(*) {source}", DEFINITIONS).fetchone()
-    more = sum(section.rows for section in sections)
     if count + more <= DECISIONS_MAX:
         return 0, set()
     decided = {name for (name,) in table.store.db.execute(f"SELECT name {source} ORDER BY name", DEFINITIONS)}

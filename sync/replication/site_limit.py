@@ -32,8 +32,14 @@ def refused_sites(store: Store, sites: Iterable[bytes], of_areas: Collection[byt
     unknown = [site for site in dict.fromkeys(sites) if store.site_number(site) is None]
     if not unknown:
         return set()
-    known, areas = store.sites, area_numbers(store)
+    known = store.sites
     room = SITES_MAX - len(known)
+    members = Counter(site[:SITE_PREFIX] for site in unknown)
+    if room >= len(unknown) and all(
+        store.sites_of_node(member) + more <= NODE_SITES_MAX for member, more in members.items()
+    ):
+        return set()  # whichever of them write areas, and without a look at the sites of all others
+    areas = area_numbers(store)
     count = Counter((site[:SITE_PREFIX], number in areas) for number, site in enumerate(known))
     refused = set()
     for site in unknown:

@@ -38,6 +38,7 @@ class Interests:
         self._registry = registry
         self._known: dict[bytes, Interest | None] = {}
         self._stated: dict[bytes, Interest] | None = None  # of all other members, once somebody has asked for them
+        self._unread: dict[bytes, None] = {}  # of these members `_stated` has what they stated before
         self._left_out: dict[str, frozenset[bytes]] = {}
         self.version = 0  # grows whenever an interest, or a table that is cut, may have changed
 
@@ -56,6 +57,15 @@ class Interests:
             found = ((member, self.of(member)) for member in self._registry.facts.interested())
             own = self._store.signers.own
             self._stated = {member: stated for member, stated in found if stated is not None and member != own}
+            self._unread = {}
+        while self._unread:  # in place: a copy for each statement of a thousand members would be a million
+            member = next(iter(self._unread))
+            found_one = self.of(member)
+            if found_one is None:
+                self._stated.pop(member, None)
+            else:
+                self._stated[member] = found_one
+            del self._unread[member]
         return self._stated
 
     def left_out(self, unit: str) -> frozenset[bytes]:
@@ -73,7 +83,7 @@ class Interests:
 
     def forget(self) -> None:
         """Read the statements again: facts have changed, or the transaction that did was rolled back."""
-        self._known, self._stated, self._left_out = {}, None, {}
+        self._known, self._stated, self._unread, self._left_out = {}, None, {}, {}
         self.version += 1
 
     def learn(self, members: Iterable[bytes]) -> bool:
@@ -85,14 +95,10 @@ class Interests:
         facts, own = self._registry.facts, self._store.signers.own
         if own in members or any(facts.kind(interest_name(member)) != INTEREST for member in members):
             return False
-        stated = None if self._stated is None else dict(self._stated)
         for member in members:
             self._known.pop(member, None)
-            found = None if stated is None else self.of(member)
-            if stated is not None:
-                stated.pop(member, None)
-                stated |= {} if found is None else {member: found}
-        self._stated, self._left_out = stated, {}
+        self._unread |= members
+        self._left_out = {}
         self.version += 1
         return True
 

@@ -135,6 +135,11 @@ class ChangeLog:
         self._adds, self._replaces, self._removes, self._plain_removes, self._gone = [], {}, [], [], []
 
     @property
+    def staged_count(self) -> int:
+        """The number of entries with those of the running transaction."""
+        return self.count + self._delta[0]
+
+    @property
     def digest(self) -> bytes:
         """The 16-byte digest of all entries: sums of the two halves of their digests, each mod 2^64."""
         return self.sums[0].to_bytes(8, "big") + self.sums[1].to_bytes(8, "big")

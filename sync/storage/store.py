@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import apsw
 
-from mycomesh.sync.crdt.hlc import Clock
+from mycomesh.sync.crdt.hlc import SITE_PREFIX, Clock
 from mycomesh.sync.errors import (
     DatabaseBusyError,
     DatabaseError,
@@ -99,6 +100,7 @@ class Store:
         self._finishing: list[Callable[[], None]] = []
         self._sites: list[bytes] = []
         self._site_numbers: dict[bytes, int] = {}
+        self._sites_of_node: Counter[bytes] = Counter()  # by the first 8 bytes of its id
         self._durable = False
         self._on_lock = on_lock
         self._pause = CollectorPause()
@@ -193,6 +195,7 @@ class Store:
             self.clock.last = clock
             for site in self._sites[sites:]:
                 del self._site_numbers[site]
+                self._sites_of_node[site[:SITE_PREFIX]] -= 1
             del self._sites[sites:]
             self._durable = False
             self.rollback_cause = error
@@ -400,6 +403,7 @@ class Store:
         self._left = None if commits is None else (self.clock.last, commits)
         self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
         self._site_numbers = {site: number for number, site in enumerate(self._sites)}
+        self._sites_of_node = Counter(site[:SITE_PREFIX] for site in self._sites)
         self.purged.load()
 
     def meta(self, name: str) -> Any:
@@ -435,6 +439,10 @@ class Store:
         """Every site that the file knows."""
         return self._sites
 
+    def sites_of_node(self, member: bytes) -> int:
+        """Return how many sites of one node the file knows, by the first 8 bytes of its id."""
+        return self._sites_of_node[member]
+
     def site_number(self, site: bytes) -> int | None:
         """Return the small integer of a site, None if the file has never seen it."""
         return self._site_numbers.get(site)
@@ -447,6 +455,7 @@ class Store:
             self.db.execute("INSERT INTO mycomesh_sites VALUES(?, ?)", (number, site))
             self._sites.append(site)
             self._site_numbers[site] = number
+            self._sites_of_node[site[:SITE_PREFIX]] += 1
         return number
 
     @functools.cached_property

@@ -93,6 +93,22 @@ def test_all_nodes_together_have_so_many_sites(peer, monkeypatch):
     assert refused_sites(peer.replica.store, names) == {names[2]}
 
 
+def test_sites_of_a_transaction_that_failed_do_not_count(peer):
+    store, member = peer.replica.store, bytes([60]) * 8
+
+    def fail():
+        with store.transaction():
+            for number in range(3):
+                store.site_number_or_new(site(number, bytes([60]) * 16))
+            assert store.sites_of_node(member) == 3
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert store.sites_of_node(member) == 0
+    assert refused_sites(store, [site(number, bytes([60]) * 16) for number in range(NODE_SITES_MAX)]) == set()
+
+
 def test_sites_of_areas_are_counted_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(site_limit, "NODE_AREA_SITES_MAX", 3)
     peer = Peer(tmp_path / "b.db", 0, config=ReplicaConfig(interest=Interest({})))

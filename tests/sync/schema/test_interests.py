@@ -224,6 +224,12 @@ def test_statements_of_others_look_at_no_table(world_of, monkeypatch):
         world.run(1_000)
     assert len(passes) == before
     assert all(wanting(world, node, "20") == [True] * 7 for node in world.nodes)
+    for node in world.nodes:
+        interests = node.peer.replica.interests
+        learned = dict(interests.stated())
+        interests.forget()
+        assert learned == interests.stated()
+        assert len(learned) == 6
 
 
 def test_a_statement_that_is_rolled_back_does_not_count(world_of):
