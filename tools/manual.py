@@ -64,6 +64,7 @@ _AREA = {
     "behind": "int",
     "holders": "int",
     "wanted": "int",
+    "withheld": "bool",
 }
 _RETAINED = {
     "table": "text",

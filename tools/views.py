@@ -96,6 +96,8 @@ def show_areas(areas: Sequence[AreaView], more: int, linked: int) -> None:
 
 def area_note(area: AreaView) -> str:
     """Return what is to be known of an area, "" for nothing."""
+    if area.withheld:
+        return "no right to write: stays here"
     if not area.kept:
         return "not kept: goes once others have it" if area.changes else "not kept"
     return "too few keep it" if area.holders < area.wanted else ""

@@ -101,6 +101,7 @@ def area_views(areas: Iterable[AreaStatus]) -> tuple[AreaView, ...]:
             each.holders,
             each.wanted,
             each.writers,
+            each.withheld,
         )
         for each in areas
     ]

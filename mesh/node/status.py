@@ -113,7 +113,7 @@ class AreaView:
     `kept`: this node keeps it; if not, what is here waits until enough others have it. `equal_on` and `behind` count the linked
     peers that keep it and had it equal, or not, when last compared. `holders` counts the members that keep it, this node
     included; `wanted` is how many should. `writers` are the nodes that have written most of the changes: the first half of the
-    node id, and how many.
+    node id, and how many. `withheld`: some are of this node, which may not write the area, and stay here.
     """
 
     table: str
@@ -126,6 +126,7 @@ class AreaView:
     holders: int
     wanted: int
     writers: tuple[tuple[str, int], ...] = ()
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

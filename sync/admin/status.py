@@ -18,12 +18,13 @@ from mycomesh.sync.storage.horizon import Horizon
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.units import unit_name
+from mycomesh.sync.wire.units import NO_AREA, unit_name
 
 __all__ = ["ReplicaStatus", "TableStatus", "read_status"]
 
 
 WITHHELD = "this node may not write it: what it writes stays here, and others refuse it"
+AREAS_NAMED = 3  # of a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,7 @@ def read_status(
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
         note = notes.get(name, "")
-        if not note and _has_withheld(table, own, rights):
-            note = WITHHELD
+        note = note or _withheld(table, own, rights)
         status = TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note)
         if table.areas is not None:
             status = replace(status, areas_by=table.areas_by)
@@ -108,12 +108,20 @@ def _retained(status: TableStatus, horizon: Horizon) -> TableStatus:
     return replace(status, note=note, horizon_ms=horizon.bound_ms, cut=figures.cut, refused=figures.refused)
 
 
-def _has_withheld(table: Table, own: Sequence[int], rights: Rights) -> bool:
-    """Return whether the log has entries of sites of this node, by number, that other nodes refuse."""
+def _withheld(table: Table, own: Sequence[int], rights: Rights) -> str:
+    """Return the note of a table whose log has entries of sites of this node, by number, that other nodes refuse; "" without."""
     name, areas = table.spec.folded, table.areas
     if not rights.is_limited(rights.own):
-        return False
-    units = {number: unit_name(name, None if areas is None else areas.of(number)) for number in own}
-    forbidden = [number for number, unit in units.items() if not rights.may_write(rights.own, unit)]
-    first = (table.log.scan(number, -1, 1) for number in forbidden)
-    return any(found and found[0][0] in forbidden for found in first)
+        return ""
+    found = {number: None if areas is None else areas.of(number) for number in own}
+    forbidden = {
+        number: area for number, area in found.items() if not rights.may_write(rights.own, unit_name(name, area))
+    }
+    first = {number: table.log.scan(number, -1, 1) for number in forbidden}
+    held = [area for number, area in forbidden.items() if first[number] and first[number][0][0] == number]
+    named = sorted({area for area in held if area is not None and area != NO_AREA})
+    if not held or len(named) < len(set(held)):
+        return WITHHELD if held else ""
+    more = f" and {len(named) - AREAS_NAMED} more" if len(named) > AREAS_NAMED else ""
+    listed = ", ".join(named[:AREAS_NAMED]) + more
+    return f"this node may not write area {listed}: what it writes there stays here, and others refuse it"

@@ -30,6 +30,7 @@ class AreaStatus:
     holders: members that keep it, this node included, linked or not. Those that have not said what they keep do not count.
     wanted: how many should.
     writers: the nodes that have written most of these changes, each by the first half of its id, and how many.
+    withheld: some of these changes are this node's, which may not write the area: other nodes refuse them, so they stay here.
     """
 
     table: str
@@ -41,6 +42,7 @@ class AreaStatus:
     holders: int
     wanted: int
     writers: tuple[tuple[str, int], ...] = ()
+    withheld: bool = False
 
 
 def area_statuses(
@@ -72,9 +74,21 @@ def _status(replica: Replica, unit: Unit, peers: Sequence[PeerDigests], holders:
             compared.append((peer, equal_ms.get(unit.name, 0) if equal else None))
     area, areas = unit.area or "", unit.table.areas
     entries = 0 if areas is None else areas.entries(area)
-    writers = () if areas is None else tuple(areas.writers(area)[:WRITERS_MAX])
-    digest = unit.digest.hex()
-    return AreaStatus(unit.table.spec.name, area, kept, entries, digest, tuple(compared), holders, wanted, writers)
+    writers = () if areas is None else tuple(areas.writers(area))
+    own, rights = replica.store.signers.own.hex(), replica.rights
+    withheld = not rights.may_write(rights.own, unit.name) and any(node == own for node, _ in writers)
+    return AreaStatus(
+        unit.table.spec.name,
+        area,
+        kept,
+        entries,
+        unit.digest.hex(),
+        tuple(compared),
+        holders,
+        wanted,
+        writers[:WRITERS_MAX],
+        withheld,
+    )
 
 
 class _Holders:

@@ -79,7 +79,11 @@ def test_only_rows_of_the_own_area_go_out(world_of, definition):
     assert (8, "theirs", 1) in limited.sql(ROWS)
     (said,) = {str(notice.detail) for notice in limited.notices if notice.event == "write.withheld"}
     assert said == "{'tables': ['track[8]']}"
-    assert [table.note for table in limited.peer.replica.status().tables] == [WITHHELD]
+    (note,) = [table.note for table in limited.peer.replica.status().tables]
+    assert note == WITHHELD.replace("write it", "write area 8").replace("writes stays", "writes there stays")
+    found = {each.area: each.withheld for each in limited.exchange.areas([one.peer.node_id, other.peer.node_id])}
+    assert found == {"7": False, "8": True}
+    assert not any(each.withheld for each in one.exchange.areas([limited.peer.node_id, other.peer.node_id]))
     assert "batch.forbidden" in one.noticed()
     assert one.dropped == other.dropped == []
 

@@ -114,6 +114,7 @@ def test_areas_are_below_the_tables_with_their_holders():
     areas = (
         AreaView("drones", "7", True, 12, "00", 1, 1, 1, 2),
         AreaView("drones", "8", False, 3, "00", 0, 0, 2, 2),
+        AreaView("drones", "9", False, 3, "00", 0, 0, 2, 2, withheld=True),
     )
     picture = Live().picture(replace(status(PEERS, TABLES), areas=areas))
     for view, width, height in ((View("tables"), 80, 24), (WHOLE, 160, 40)):
@@ -121,6 +122,7 @@ def test_areas_are_below_the_tables_with_their_holders():
         found = [" ".join(line.split()) for line in shown.splitlines() if "drones 7" in line or "keep" in line]
         assert any("drones 7 12 1/2 1/2 too few keep it" in line for line in found), shown
         assert "not kept: goes once others have it" in shown
+        assert "no right to write: stays here" in shown
     many = replace(status(PEERS, TABLES), areas=areas * 60)
     shown = text(Live().picture(many), View("tables"), 80, 24).splitlines()
     assert sum("more" in line for line in shown) == 1
