@@ -20,7 +20,7 @@ from mycomesh.sync.admin.uninstall import drop_all
 from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
+from mycomesh.sync.errors import IndexTriggerError, MigrationError, PolicyError, StatementError
 from mycomesh.sync.feed.feed import IDLE_DAYS, Feed
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
@@ -182,6 +182,16 @@ class Replica:
         """Take the rights of all nodes, as the mesh reports them."""
         self.rights = rights
         self.catalog.views.may_write = rights.member_may_write
+
+    def check_decides(self, refused: str) -> None:
+        """Refuse a decision for the mesh that other nodes would not take from this one, and that would hold here alone.
+
+        Raises:
+            PolicyError: this node may not write facts. Its text begins with `refused`, such as "not a counter".
+        """
+        if not self.rights.may_write(self.rights.own, SCHEMA_TABLE):
+            text = f"this node's certificate gives no right to write {SCHEMA_TABLE}; run it on a node that may"
+            raise PolicyError(f"{refused}: {text}")
 
     def set_interest(self, interest: Interest) -> None:
         """Keep other areas from here on: rounds bring those that are missing, and others go once enough members keep them."""

@@ -100,7 +100,7 @@ def area_note(area: AreaView) -> str:
         return "no right to write: stays here"
     if not area.kept:
         return "not kept: goes once others have it" if area.changes else "not kept"
-    return "too few keep it" if area.holders < area.wanted else ""
+    return "too few keep it" if area.changes and area.holders < area.wanted else ""
 
 
 def show_accounts(accounts: Sequence[AccountView]) -> None:

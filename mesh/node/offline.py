@@ -25,6 +25,7 @@ from mycomesh.mesh.node.watch import written_ms
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.errors import DatabaseError, ForeignFileError, SyncError
 from mycomesh.sync.replica import ConflictLimits, Hooks, Replica, ReplicaConfig
+from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire.interest import Interest, interest_name, interest_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 hooks=Hooks(authority=NodeAuthority(identity)),
             )
             try:
+                rights = identity.certificate.table_rights
+                replica.set_rights(Rights(identity.node_id, ((identity.node_id, rights),)))
                 replica.outbox.record_last_write(last_ms)
                 _drain(replica)  # writes before the decision get earlier stamps
                 result = run(replica)

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.admin.conflicts import find_table
-from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.exchange.area_status import WRITERS_MAX
-from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.wire.units import NO_AREA, area_of
 
@@ -51,10 +49,7 @@ def _answer(tables: list[dict[str, Any]], decided: dict[str, Any] | None = None)
 
 
 def _cut(replica: Replica, name: str, column: str) -> dict[str, Any]:
-    if not replica.rights.may_write(replica.rights.own, SCHEMA_TABLE):
-        raise PolicyError(
-            f"not cut: this node's certificate gives no right to write {SCHEMA_TABLE}; run it on a node that may"
-        )
+    replica.check_decides("not cut")
     table = find_table(replica.store, replica.registry, name)
     canonical = table.spec.folded
     before = replica.registry.policies.areas.get(canonical)

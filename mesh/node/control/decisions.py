@@ -94,6 +94,7 @@ def _prepare_policy(request: dict[str, Any]) -> Callable[[Replica], dict[str, An
 
 
 def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
+    replica.check_decides("not a counter")
     replica.decisions.declare_counter(table, column)
     return {}
 
@@ -108,6 +109,7 @@ def _retry_parked(replica: Replica, name: str) -> int:
 def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
     decisions = replica.decisions
     if policy is not None:
+        replica.check_decides(f"not {policy}")
         decisions.decide_policy(table, policy)
     answer: dict[str, Any] = {
         "policy": decisions.policy(table),

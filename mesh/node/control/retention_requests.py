@@ -50,6 +50,7 @@ def _age(request: dict[str, Any], name: str) -> int | None:
 def _decide(replica: Replica, name: str, age_ms: int | None, by: str, local_ms: int | None) -> dict[str, Any]:
     table = find_table(replica.store, replica.registry, name)
     if age_ms is not None:
+        replica.check_decides("not kept by time")
         column = table.spec.to_canonical(by) if by else ""
         refusal = retain_refusal(table.spec, column)
         if not refusal and is_ledger(fold(table.spec.name)):

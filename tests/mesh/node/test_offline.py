@@ -163,3 +163,17 @@ def test_a_failing_script_is_one_line_with_its_position(home, file, tmp_path, ca
     assert run(home, file, "migrate", str(script)) == exits.FAILED
     assert len(capsys.readouterr().err.splitlines()) == 3
     assert sqlite3.connect(file).execute("SELECT name FROM pragma_table_info('t')").fetchall() == [("id",), ("n",)]
+
+
+def test_a_file_of_a_limited_member_decides_nothing(home, tmp_path, capsys):
+    ticket, limited, path = tmp_path / "reader.ticket", tmp_path / "limited", tmp_path / "b.db"
+    words = ["ticket", "reader", "-o", str(ticket), "--write", "t", "--read", "*"]
+    assert main(["--home", str(home), *words]) == exits.DONE
+    assert main(["--home", str(limited), "join", str(ticket)]) == exits.DONE
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER)")
+    served(limited, path).close()
+    capsys.readouterr()
+    for request in (["counter", "t", "n"], ["policy", "t", "own-ids"], ["retain", "t", "7d"]):
+        assert run(limited, path, *request) == exits.FAILED
+        assert "no right to write mycomesh_schema" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from mycomesh.mesh.node.control import decisions
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.replication.rights import Rights
 from tests.sync.peers import Peer
 
 
@@ -55,3 +56,26 @@ def test_accepting_what_nobody_claims_is_refused(node):
     with pytest.raises(NodeError, match="needs text for 'table'"):
         ask(node, do="accept-drop")
     assert node.comparisons == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"do": "counter", "table": "t", "column": "n"},
+        {"do": "policy", "table": "t", "policy": "own-ids"},
+        {"do": "policy", "table": "t", "policy": "signed"},
+        {"do": "retain", "table": "t", "age_ms": 86_400_000},
+        {"do": "retain", "table": "t", "age_ms": 0},
+        {"do": "area", "table": "t", "column": "id"},
+    ],
+    ids=lambda request: "-".join(map(str, request.values())),
+)
+def test_decisions_need_the_right_to_facts(node, request_):
+    """They would hold in this file alone, which would differ from all others for good."""
+    own = node.replica.store.signers.own + bytes(8)
+    node.replica.set_rights(Rights(own, ((own, (("t", "rw"), ("*", "r"))),)))
+    before = node.replica.store.db.execute("SELECT name, kind, sql FROM mycomesh_schema ORDER BY name").fetchall()
+    with pytest.raises(PolicyError, match="no right to write mycomesh_schema; run it on a node that may") as caught:
+        ask(node, **request_)
+    assert "\n" not in str(caught.value)
+    assert node.replica.store.db.execute("SELECT name, kind, sql FROM mycomesh_schema ORDER BY name").fetchall() == before
