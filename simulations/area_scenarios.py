@@ -8,28 +8,33 @@ from typing import TYPE_CHECKING
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import (
     Backup,
+    Betray,
     ClockSet,
     Crash,
     Divide,
     Fault,
     Heal,
     Keep,
+    MailboxDoes,
     Move,
     Pin,
+    Purge,
     Radio,
     Restart,
     Restore,
     Split,
 )
+from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario, in_order
+from mycomesh.simulations.traitor import LIES_ABOUT_AREAS
 from mycomesh.simulations.workload import Rates
 from mycomesh.simulations.world import Clock
 
 if TYPE_CHECKING:
     import random
 
-__all__ = ["aged_areas", "area_chain", "area_fleet", "areas", "in_areas", "late_areas"]
+__all__ = ["aged_areas", "area_chain", "area_fleet", "area_moves", "area_rights", "areas", "in_areas", "late_areas"]
 
 # Areas for each node: more of them than Digests names one by one.
 AREAS_EACH = 5
@@ -105,6 +110,62 @@ def late_areas(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     at_s = faults[0].at_s + rng.uniform(0, 2)
     faults += [Crash(at_s, killed := rng.randrange(nodes), actions=rng.randint(1, 30)), Restart(at_s + 1, killed)]
     return replace(scenario, name="late-areas", keyed=True, faults=in_order([*scenario.faults, *faults]))
+
+
+def area_moves(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Cut the table as `late_areas` does while its rows go with time, a member's writes are purged, or bases meet over a mailbox.
+
+    Rows go with time in half of the runs, in half there is a purge, and in a third there are bases, since no mailbox carries the
+    order of a purge. The gateway of a base keeps all areas, as it carries those of others.
+    """
+    scenario = late_areas(nodes, duration_s, rng)
+    faults, keeps = list(scenario.faults), list(scenario.keeps)
+    retain_s, settle_s = 0, scenario.settle_s
+    divided_s = next(fault.at_s for fault in faults if isinstance(fault, Divide))
+    if rng.random() < 0.5:
+        retain_s = max(4, int(duration_s * rng.choice((0.25, 4))))
+        pinned = rng.sample(range(1, nodes), 1)
+        begins = duration_s * rng.uniform(0.1, 0.5)
+        faults += [Pin(begins, node, max(1, retain_s // 3)) for node in pinned]
+        faults += [Pin(duration_s * rng.uniform(0.55, 0.95), node, 0) for node in pinned]
+    if rng.random() < 0.5:
+        at_s = min(duration_s * 0.95, divided_s + rng.uniform(-1, 3))
+        faults.append(Purge(at_s, rng.randrange(1, nodes), at_s * rng.uniform(0.3, 1)))
+    gateways: tuple[int, ...] = ()
+    bases: tuple[tuple[int, ...], ...] = ()
+    if not any(isinstance(fault, Purge) for fault in faults) and rng.random() < 0.7:
+        bases = (tuple(range(0, nodes, 2)), tuple(range(1, nodes, 2)))
+        gateways = (0, 1)
+        keeps[1] = None
+        faults = [fault for fault in faults if not isinstance(fault, Keep) or fault.node not in gateways]
+        wrongs = tuple(sorted(rng.sample(WRONGS, rng.randint(0, 2))))
+        faults += [MailboxDoes(duration_s * rng.uniform(0.1, 0.9), wrongs)]
+        settle_s = 3_600
+    return replace(
+        scenario, name="area-moves", faults=in_order(faults), keeps=tuple(keeps), gateways=gateways, bases=bases,
+        tables_at=0, retain_s=retain_s, settle_s=settle_s,
+    )  # fmt: skip
+
+
+def area_rights(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let some nodes of `areas` write a few areas alone, and to all others in vain; in half of the runs one of them lies as well.
+
+    The liar puts rows of other areas, and deletes of them, where its certificate lets it write.
+    """
+    scenario = areas(nodes, duration_s, rng)
+    every = [str(area) for area in range(scenario.areas)]
+    limited = rng.sample(range(1, nodes), rng.randint(1, max(1, nodes - 2)))
+    some = {node: {str(node), *rng.sample(every, rng.randint(1, len(every) // 2))} for node in limited}
+    writes = (tuple(sorted(some[node])) if node in some else None for node in range(nodes))
+    faults = list(scenario.faults)
+    if rng.random() < 0.5:
+        faults.append(Betray(duration_s * rng.uniform(0.1, 0.5), rng.choice(limited), LIES_ABOUT_AREAS))
+    rates = Rates(
+        telemetry=0.8, edit=0, insert=0, delete=0, alert=0, trim=0.1, burst=0
+    )  # some may write no other table
+    return replace(
+        scenario, name="area-rights", rates=rates, writes=tuple(writes), faults=in_order(faults), tables_at=0
+    )
 
 
 def area_fleet(nodes: int, duration_s: float, rng: random.Random) -> Scenario:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mycomesh.simulations.oracle import Oracle, kept_tokens, text_of, tokens_in
-from mycomesh.simulations.traitor import FORGED
+from mycomesh.simulations.traitor import FORGED, HIDDEN
 from mycomesh.simulations.workload import CUT, REPORTS, RETAINED
 from mycomesh.sync.exchange.area_release import COPIES
 from mycomesh.sync.wire.units import NO_AREA, area_of, split_unit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mycomesh.simulations.cluster import Cluster, Host
 
-__all__ = ["contents_of", "converged", "digests", "history_violations", "violations"]
+__all__ = ["checks_causality", "contents_of", "converged", "digests", "history_violations", "violations"]
 
 AREA_AT = 1  # of `drone_id` among the columns of `drones`, by name
 COPYING = ("restore", "clone", "power_cut")
@@ -70,20 +70,34 @@ def _areas_converged(cluster: Cluster) -> bool:
     by_unit: dict[str, dict[int, bytes]] = {}
     for host in cluster.members():
         assert host.shell is not None
-        if any(has_copies(cluster, unit.area) for unit in host.shell.replica.releases.held()):
+        held = [unit.area for unit in host.shell.replica.releases.held() if not differs(cluster, host, unit.area)]
+        if any(has_copies(cluster, host, area) for area in held):
             return False
         for name, entries in digests(host):
             by_unit.setdefault(name, {})[host.index] = entries
     for name, found in by_unit.items():
         area = (split_unit(name) or ("", None))[1]
-        if len({found.get(host.index) for host in cluster.members() if keeps(host, area)}) > 1:
+        keepers = [host for host in cluster.members() if keeps(host, area) and not differs(cluster, host, area)]
+        if len({found.get(host.index) for host in keepers}) > 1:
             return False
     return True
 
 
-def has_copies(cluster: Cluster, area: str | None) -> bool:
-    """Return whether so many members keep an area that all others have to release it."""
-    return sum(keeps(host, area) for host in cluster.members()) >= COPIES
+def has_copies(cluster: Cluster, host: Host, area: str | None) -> bool:
+    """Return whether so many members that a node reaches keep an area that it has to release it; no base asks over a mailbox."""
+    near = [each for each in cluster.members() if cluster.bases.get(each.index) == cluster.bases.get(host.index)]
+    return sum(keeps(each, area) and may_write(cluster, each, area) for each in near) >= COPIES
+
+
+def may_write(cluster: Cluster, host: Host, area: str | None) -> bool:
+    """Return whether others take an area of the table that is cut from a node."""
+    areas = cluster.writes[host.index] if cluster.writes else None
+    return areas is None or area in areas
+
+
+def differs(cluster: Cluster, host: Host, area: str | None) -> bool:
+    """Return whether a node has written to an area that nobody takes from it: it has what no other node has."""
+    return (host.index, area or "") in cluster.oracle.unequal
 
 
 def keeps(host: Host, area: str | None) -> bool:
@@ -104,6 +118,7 @@ def violations(cluster: Cluster) -> list[str]:
         beside = doubted(cluster)
         found += _unequal_tables([(host, _without(rows, beside)) for host, rows in contents], cluster)
         found += forged_violations(contents)
+        found += rights_violations(cluster, contents)
         visible: Counter[int] = Counter()
         for rows in contents[0][1].values():
             visible.update(token for row in rows for value in row for token in tokens_in(value))
@@ -140,6 +155,26 @@ def forged_violations(contents: list[tuple[Host, dict[str, list[tuple[object, ..
         for row in listed
         if FORGED in row
     ]
+
+
+def rights_violations(cluster: Cluster, contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
+    """Return the rows of areas that their writer may not write, on other nodes than its own.
+
+    A row that has moved may have come to the area by a move that another node was allowed to make.
+    """
+    oracle, found = cluster.oracle, []
+    for host, rows in contents if cluster.writes else ():
+        for row in rows.get(CUT, []):
+            tokens = [token for value in row for token in tokens_in(value)]
+            writers = [
+                oracle.written[token].node
+                for token in tokens
+                if token in oracle.refused and token not in oracle.duplicable
+            ]
+            if HIDDEN in row or any(writer != host.index for writer in writers):
+                area = area_of(row[AREA_AT])
+                found.append(f"node {host.index}: {CUT} has {row} in area {area}, which its writer may not write")
+    return found
 
 
 def revocation_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
@@ -240,15 +275,19 @@ def repair_violations(cluster: Cluster) -> list[str]:
     return found
 
 
-def causality_violations(cluster: Cluster) -> list[str]:
-    """Return what replicas covered for a while without having it, or what replaced it.
+def checks_causality(cluster: Cluster) -> bool:
+    """Return whether `causality_violations` may hold anything against a run, so that logs have to be read while it goes on.
 
     Not checked: runs with copied files and traitors, as in `repair_violations`, and where rows go without a later change, by
     their age, with their area or by a purge.
     """
-    if any(cluster.network.faults[kind] for kind in (*COPYING, LYING, "purge")) or cluster.retain_ms or cluster.areas:
-        return []
-    return cluster.causality.violations
+    kinds = (*COPYING, LYING, "purge")
+    return not (cluster.retain_ms or cluster.areas or any(cluster.network.faults[kind] for kind in kinds))
+
+
+def causality_violations(cluster: Cluster) -> list[str]:
+    """Return what replicas covered for a while without having it, or what replaced it."""
+    return cluster.causality.violations if checks_causality(cluster) else []
 
 
 def contents_of(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
@@ -286,8 +325,12 @@ def _unequal_tables(contents: list[tuple[Host, dict[str, list[tuple[object, ...]
         for table in sorted({*expected, *rows}):
             actual, wanted = Counter(rows.get(table, [])), Counter(expected.get(table, []))
             if cluster.areas and table == CUT:
+                alone = [row for row in (actual | wanted) if differs(cluster, host, area_of(row[AREA_AT]))]
+                actual, wanted = (
+                    Counter({row: n for row, n in each.items() if row not in alone}) for each in (actual, wanted)
+                )
                 wanted = Counter(row for row in wanted.elements() if keeps(host, area_of(row[AREA_AT])))
-                scarce = [row for row in actual if not has_copies(cluster, area_of(row[AREA_AT]))]
+                scarce = [row for row in actual if not has_copies(cluster, host, area_of(row[AREA_AT]))]
                 actual -= Counter(
                     dict.fromkeys((row for row in scarce if not keeps(host, area_of(row[AREA_AT]))), 1 << 30)
                 )

@@ -95,7 +95,7 @@ class Cluster:
         self.purged: dict[int, int] = {}  # node -> virtual microseconds since which its writes are dropped
         self.mailbox = SharedMailbox(world)
         self.ways = tuple(Way(self.mailbox) for _ in scenario.bases)
-        self._bases = {node: number for number, base in enumerate(scenario.bases) for node in base}
+        self.bases = {node: number for number, base in enumerate(scenario.bases) for node in base}
         self._gateways = scenario.gateways
         if scenario.bases:
             network.separate(scenario.bases)
@@ -113,6 +113,7 @@ class Cluster:
         self.retain_ms = 1_000 * scenario.retain_s
         self.areas = (scenario.areas or scenario.nodes) if scenario.keeps else 0  # 0 where no table is cut
         self.keyed = scenario.keyed
+        self.writes = scenario.writes
         self._lasting_range = scenario.lasting_range
         self._rng = world.stream("disks")
         self.hosts = tuple(
@@ -142,6 +143,7 @@ class Cluster:
             0 if homes else self.areas,
             index % homes if homes else None,
             keyed=self.keyed,
+            writes=scenario.writes[index] if scenario.writes else None,
         )
 
     @property
@@ -204,8 +206,8 @@ class Cluster:
             self._observer,
             self._interest(host),
             host.wake_readers if host.readers else None,
-            self.ways[self._bases[index]] if index in self._gateways else None,
-            f"base{self._bases.get(index, 0)}",
+            self.ways[self.bases[index]] if index in self._gateways else None,
+            f"base{self.bases.get(index, 0)}",
             host.membership,
             self._paced,
         )

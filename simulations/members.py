@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.core import MeshConfig, MeshCore
 from mycomesh.mesh.link_budget import Budget
+from mycomesh.mesh.membership.certificate import GRANTS_ALL
 from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
 from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import PORT
 from mycomesh.simulations.plain import PlainMesh
+from mycomesh.simulations.workload import CUT
 from mycomesh.simulations.world import EPOCH_MS
 from mycomesh.sync.wire.messages import kind_of
 from mycomesh.sync.wire.units import topic_of
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from mycomesh.mesh.events import MembershipChanged
     from mycomesh.mesh.node.core import MeshMachine
     from mycomesh.mesh.versions import Versions
+    from mycomesh.simulations.scenario import Scenario
 
-__all__ = ["MESHES", "Entropy", "Member", "member"]
+__all__ = ["MESHES", "Entropy", "Member", "grants_of", "member"]
 
 MESHES = ("real", "plain")
 LIFETIME_S = 10 * 365 * 86_400  # longer than any scenario
@@ -51,17 +54,41 @@ class Member:
     authority: NodeAuthority | None = None
 
 
-def member(index: int, mesh: str, heartbeat_ms: int = 1_000, budget: Budget | None = None) -> Member:
-    """Return the member with this index. `heartbeat_ms` and the `budget` of its links apply to a `real` mesh only.
+def member(
+    index: int,
+    mesh: str,
+    heartbeat_ms: int = 1_000,
+    budget: Budget | None = None,
+    grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
+) -> Member:
+    """Return the member with this index. All but its kind of mesh apply to a `real` one only.
+
+    Args:
+        index: of the node.
+        mesh: one of `MESHES`.
+        heartbeat_ms: of its links.
+        budget: of its links.
+        grants: the rights that its certificate gives it.
 
     Raises:
         ScenarioError: there is no such kind of mesh.
     """
     if mesh == "real":
-        return _real(index, heartbeat_ms, budget)
+        return _real(index, heartbeat_ms, budget, grants)
     if mesh == "plain":
         return _plain(index)
     raise ScenarioError(f"there is no mesh {mesh!r}; choose one of {', '.join(MESHES)}")
+
+
+def grants_of(scenario: Scenario, index: int) -> tuple[tuple[str, str], ...]:
+    """Return the rights of a node: all, or to write some areas of the table that is cut and read the rest.
+
+    Every other one of these writes other tables too, and so the facts about them.
+    """
+    areas = scenario.writes[index] if scenario.writes else None
+    if areas is None:
+        return GRANTS_ALL
+    return (*((f"{CUT}[{area}]", "rw") for area in areas), (CUT, "r"), ("*", "rw" if index % 2 else "r"))
 
 
 @cache
@@ -71,7 +98,7 @@ def _founder() -> tuple[Identity, bytes]:
 
 
 @cache
-def _real(index: int, heartbeat_ms: int, budget: Budget | None) -> Member:
+def _real(index: int, heartbeat_ms: int, budget: Budget | None, grants: tuple[tuple[str, str], ...]) -> Member:
     founder, root_seed = _founder()
     identity = founder
     authority = None if index else root_seed  # only node 0 can revoke members
@@ -85,6 +112,7 @@ def _real(index: int, heartbeat_ms: int, budget: Budget | None) -> Member:
             entropy=random.Random(f"member {index} of the simulated mesh").randbytes,
             not_before_s=(EPOCH_MS - MADE_BEFORE_MS) // 1_000,
             lifetime_s=LIFETIME_S,
+            grants=grants,
         )
 
     def machine(

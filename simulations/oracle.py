@@ -63,6 +63,12 @@ class Oracle:
         self.purged: dict[int, None] = {}  # nodes whose writes are dropped
         self.doubling: dict[int, None] = {}  # nodes whose rows without a key may be there twice from now on
         self.duplicable: dict[int, None] = {}  # writes that were in a copied file without a stamp
+        self.refused: dict[
+            int, None
+        ] = {}  # inserts into areas that their writer may not write: no other node takes them
+        self.unequal: dict[
+            tuple[int, str], None
+        ] = {}  # (node, area) that it may not write and has written: it alone has that
         self.counts: dict[str, int] = {}  # by item: the sum of all committed increments
         self._last = 0
 

@@ -148,6 +148,7 @@ CUT = Case(
 )  # correct code takes a minute: a node asks who covers an area every ten seconds
 CUT_AGED = Case("aged-areas", 4, 40, settle_s=120.0)
 LATE = Case("late-areas", 4, 40, settle_s=120.0)
+LIMITED = Case("area-rights", 4, 40, settle_s=120.0)
 CHAINED = Case("area-chain", 4, 40, settle_s=200.0)  # correct code takes some 40 s: a radio comes back, circuits open
 READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
@@ -657,6 +658,34 @@ MUTATIONS = (
         ),
         LATE,
         3,
+    ),
+    Mutation(
+        "right-to-an-area-taken-for-its-table",
+        "a certificate that lets a member write one area lets it write all of the table",
+        (
+            Edit(
+                "mycomesh.sync.replication.rights:Rights.may_write",
+                'grants is None or "w" in _rights(grants, name)',
+                'grants is None or "w" in _rights(grants, name) or any(\n'
+                '        "w" in each and matches(pattern.partition("[")[0], (split_unit(name) or (name, ""))[0], None)\n'
+                "        for pattern, each in grants\n    )",
+            ),
+        ),
+        LIMITED,
+        3,
+    ),
+    Mutation(
+        "rows-of-a-section-not-checked",
+        "a member that may write one area hides rows of others in its section",
+        (
+            Edit(
+                "mycomesh.sync.replication.area_check:_is_of",
+                "if area_of(value) != unit.area or area_of(stored) != unit.area:",
+                "if False:",
+            ),
+        ),
+        LIMITED,
+        4,
     ),
     Mutation(
         "keepers-not-joined",

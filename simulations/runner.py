@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.link_budget import Budget
-from mycomesh.simulations.checkers import content_hash, contents_of, converged, violations
+from mycomesh.simulations.checkers import checks_causality, content_hash, contents_of, converged, violations
 from mycomesh.simulations.cluster import Cluster
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.fault_injector import inject
 from mycomesh.simulations.faults import Fault, Heal, Revoke, Split
-from mycomesh.simulations.members import member
+from mycomesh.simulations.members import grants_of, member
 from mycomesh.simulations.network import Network
 from mycomesh.simulations.shared import computed_once
 from mycomesh.simulations.wording import in_words
@@ -100,13 +100,18 @@ def run(
         raise ScenarioError(
             f"--mesh: a {mesh} mesh has no keys to seal what goes into a mailbox; {scenario.name} needs the real mesh"
         )
+    if mesh != "real" and scenario.writes:
+        raise ScenarioError(
+            f"--mesh: members of a {mesh} mesh have no certificates; {scenario.name} needs the real mesh"
+        )
     started, cpu_started = time.perf_counter(), time.thread_time()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
     budget = Budget(scenario.budget, tables=bool(scenario.paced)) if scenario.budget else None
-    members = tuple(member(index, mesh, scenario.heartbeat_ms, budget) for index in range(scenario.nodes))
+    rights = [grants_of(scenario, index) for index in range(scenario.nodes)]
+    members = tuple(member(index, mesh, scenario.heartbeat_ms, budget, grants) for index, grants in enumerate(rights))
     cluster = Cluster(world, network, members, scenario, directory, record)
     watch = _Watcher(world, progress, record, cluster)
     if record is not None:
@@ -163,8 +168,11 @@ class _Watcher:
     cluster: Cluster
 
     def __call__(self) -> None:
-        nodes = ((host.index, host.path, host.shell.replica) for host in self.cluster.up() if host.shell is not None)
-        self.cluster.causality.look(nodes, self.world.now_us / SECOND)
+        if checks_causality(self.cluster):
+            nodes = (
+                (host.index, host.path, host.shell.replica) for host in self.cluster.up() if host.shell is not None
+            )
+            self.cluster.causality.look(nodes, self.world.now_us / SECOND)
         if self.record is not None:
             self.record.sample()
         if self.progress is not None:

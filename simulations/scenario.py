@@ -43,6 +43,8 @@ class Scenario:
     # The areas of `drones` that each node keeps at first, by drone id; None: all of them. Empty: the table is not cut.
     keeps: tuple[tuple[str, ...] | None, ...] = ()
     areas: int = 0  # by drone id, from 0; 0: as many as nodes
+    # The areas of `drones` that each node may write; None: all, and all other tables. Empty: every node may do everything.
+    writes: tuple[tuple[str, ...] | None, ...] = ()
     keyed: bool = False  # the table has a primary key, and is not cut before it has rows (`Divide`)
     homes: int = 0  # areas, of which each node writes to its own alone: its index modulo this; 0: to any
     lasting_range: bool = False  # the radio range stays when all faults end
@@ -65,6 +67,8 @@ class Scenario:
             raise ScenarioError("bases: must name each node once")
         if self.keeps and (len(self.keeps) != self.nodes or self.keeps[0] is not None):
             raise ScenarioError("keeps: must be one for each node, and node 0 keeps the table whole")
+        if self.writes and (not self.keeps or len(self.writes) != self.nodes or self.writes[0] is not None):
+            raise ScenarioError("writes: must be one for each node with 'keeps', and node 0 may write everything")
         if self.clocks and len(self.clocks) != self.nodes:
             raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")
 

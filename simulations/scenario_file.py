@@ -32,7 +32,7 @@ from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.mailbox import WRONGS
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario
-from mycomesh.simulations.traitor import LIES
+from mycomesh.simulations.traitor import LIES, LIES_ABOUT_AREAS
 from mycomesh.simulations.workload import Rates
 from mycomesh.simulations.world import Clock
 
@@ -53,6 +53,7 @@ TOP = (
     "urgent",
     "signed",
     "keeps",
+    "writes",
     "keyed",
     "readers",
     "retain",
@@ -150,8 +151,9 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         if not isinstance(data["keyed"], bool):
             raise ScenarioError(f"keyed: must be true or false, not {data['keyed']!r}")
         given["keyed"] = data["keyed"]
-    if "keeps" in data:
-        given["keeps"] = tuple(_areas(areas) for areas in _list(data, "keeps"))
+    given |= {
+        key: tuple(_areas(areas, key) for areas in _list(data, key)) for key in ("keeps", "writes") if key in data
+    }
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
     _once(absent, "absent")
     planned = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
@@ -170,12 +172,12 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
     )
 
 
-def _areas(areas: Any) -> tuple[str, ...] | None:
-    """Read the areas that a node keeps: "all", or a list of names."""
+def _areas(areas: Any, key: str) -> tuple[str, ...] | None:
+    """Read the areas that a node keeps, or may write: "all", or a list of names."""
     if areas == "all":
         return None
     if not isinstance(areas, list) or not all(isinstance(area, str) for area in areas):
-        raise ScenarioError(f'keeps: must have "all" or a list of drone ids for each node, not {areas!r}')
+        raise ScenarioError(f'{key}: must have "all" or a list of drone ids for each node, not {areas!r}')
     return tuple(areas)
 
 
@@ -249,8 +251,8 @@ def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ..
             raise ScenarioError(f"{where}node: must be one of 'absent', not {node}")
         case faults.Betray(_, _, lies):
             for lie in lies:
-                if lie not in LIES:
-                    raise ScenarioError(f"{where}lies: must be of {', '.join(LIES)}, not {lie!r}")
+                if lie not in (*LIES, *LIES_ABOUT_AREAS):
+                    raise ScenarioError(f"{where}lies: must be of {', '.join((*LIES, *LIES_ABOUT_AREAS))}, not {lie!r}")
         case faults.MailboxDoes(_, wrongs):
             for wrong in wrongs:
                 if wrong not in WRONGS:

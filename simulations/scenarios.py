@@ -455,6 +455,22 @@ CATALOGUE = {
             area_scenarios.late_areas,
         ),
         Entry(
+            "area-moves",
+            "as late-areas, while rows go with time, a member's writes are purged, or bases meet over a mailbox",
+            5,
+            4,
+            120,
+            area_scenarios.area_moves,
+        ),
+        Entry(
+            "area-rights",
+            "as areas, of which some nodes may write a few: others refuse the rest, also where a liar hides it",
+            5,
+            3,
+            120,
+            area_scenarios.area_rights,
+        ),
+        Entry(
             "area-fleet",
             "each node keeps and writes one area of the telemetry, the first all; ten times the writes of a large split-brain",
             8,

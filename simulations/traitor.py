@@ -12,14 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mycomesh.sync.crdt.hlc import HLC_MAX, SITE_PREFIX, hlc_from_ms
+from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import Action, Event, MessageReceived, Publish, Send
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.storage.change_log import unpack_mask
+from mycomesh.sync.storage.table import insert_key
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from mycomesh.sync.wire.seals import Seal
+from mycomesh.sync.wire.units import split_unit
 
 if TYPE_CHECKING:
     import random
@@ -27,11 +31,13 @@ if TYPE_CHECKING:
 
     from mycomesh.sync.replica import Replica
 
-__all__ = ["FORGED", "LIES", "Traitor"]
+__all__ = ["FORGED", "HIDDEN", "LIES", "LIES_ABOUT_AREAS", "Traitor"]
 
 # The kinds of lies.
 LIES = ("digests", "vectors", "audits", "marks", "sites", "facts", "stamps", "batches", "withhold", "rows")
+LIES_ABOUT_AREAS = ("areas",)  # of a member that may write some areas of a table: its rows and deletes are of others
 FORGED = "forged"  # the text of rows in another's name
+HIDDEN = "hidden"  # the text of rows in a section of another area
 SHARE = 0.5  # of the messages and batches that a lie applies to
 SOON_MS = 50_000  # within the drift that members accept
 FAR_MS = 10 * 365 * 86_400_000
@@ -217,6 +223,8 @@ class Traitor:
     def _batches(self, payload: bytes, wall_ms: int) -> list[bytes]:
         """Return what is published in place of a batch: more, less, or something else."""
         said = [payload]
+        if self._tells("areas"):
+            said = [self._of_other_areas(payload)]
         if self._tells("batches"):
             forms: tuple[Callable[[bytes], list[bytes]], ...] = (
                 lambda _: [],
@@ -240,6 +248,36 @@ class Traitor:
         if self._tells("facts"):
             said.append(self._fact(wall_ms))
         return said
+
+    def _of_other_areas(self, batch: bytes) -> bytes:
+        """Return the batch with rows of other areas, or deletes of rows there, in the sections of its own areas."""
+        found = Bundle.decode(batch)
+        for section in found.sections:
+            name, own = split_unit(section.table) or ("", "")
+            areas = self._replica.tables[name].areas if name in self._replica.tables else None
+            others = [] if areas is None else [area for area in areas.known() if area != own]
+            if areas is None or not others:
+                continue
+            area = self._rng.choice(others)
+            victims = self._inserts(name, area) if self._rng.random() < 0.5 else []
+            for group in section.groups:
+                if victims:
+                    keys = [self._rng.choice(victims) for _ in group.hlcs]
+                    group.kind, group.columns, group.keys, group.priors = Kind.DELETE, (), keys, None
+                    group.rows = [[] for _ in keys]
+                elif group.kind is Kind.INSERT and areas.column in group.columns:
+                    at = group.columns.index(areas.column)
+                    texts = [[HIDDEN if isinstance(value, str) else value for value in row] for row in group.rows]
+                    group.rows = [[*row[:at], int(area), *row[at + 1 :]] for row in texts]
+        return found.encode()
+
+    def _inserts(self, name: str, area: str) -> list[bytes]:
+        """Return the keys of rows of an area that this node has, each the stamp of an insert."""
+        table = self._replica.tables[name]
+        assert table.areas is not None
+        stored = [entry for number in table.areas.numbers(area) for entry in table.log.scan_site(number, -1, 20)]
+        found = ((table.store.site(number), hlc, unpack_mask(mask)) for number, hlc, _, mask in stored)
+        return [insert_key(site, hlc) for site, hlc, (mask, dead) in found if mask & EXISTENCE and not dead]
 
     def _other_values(self, batch: bytes) -> bytes:
         """Return the batch with other values under the same stamps."""

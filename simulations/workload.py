@@ -8,6 +8,7 @@ Invariant: the oracle records a transaction only after its commit.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ KINDS = (
 class Application:
     """One program that uses one file: its connection and its random choices."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what differs between the programs of a scenario)
         self,
         node: int,
         rates: Rates,
@@ -117,11 +118,13 @@ class Application:
         home: int | None = None,
         *,
         keyed: bool = False,
+        writes: tuple[str, ...] | None = None,
     ) -> None:
         """Take the number of areas to which it writes telemetry (0: in its own name), or the one area to which it does.
 
-        With `keyed` its rows have a primary key.
+        With `keyed` its rows have a primary key. Of `writes`, if not None, are the areas that other nodes take from it.
         """
+        self._writes = writes
         self._keyed = keyed
         self.node = node
         self._home = node if home is None else home
@@ -240,6 +243,8 @@ class Application:
             if self._rng.random() < MOVED and self._move(area):
                 return
         stamp = self._stage_write("drones", str(self.node), "timestamp", now_us, None)
+        if not self._may_write(area):
+            self._staged.append(lambda: self._record_refused(tokens_in(stamp), area, inserted=True))
         position = (40 + self._rng.random(), -74 - self._rng.random(), self._rng.randint(0, 500))
         self.db.execute(
             "INSERT INTO drones(drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)",
@@ -254,6 +259,9 @@ class Application:
         if found is None or other == area:
             return False
         self._oracle.duplicable.update(dict.fromkeys(tokens_in(found[1])))
+        for each in (area, other):
+            if not self._may_write(each):
+                self._record_refused(tokens_in(found[1]), each)
         self.db.execute("UPDATE OR IGNORE drones SET drone_id = ? WHERE rowid = ?", (area, found[0]))
         return True
 
@@ -293,7 +301,9 @@ class Application:
             "SELECT rowid, timestamp FROM drones WHERE drone_id = ? ORDER BY rowid LIMIT ?", (self.node, TRIM_ROWS)
         ).fetchall()
         for rowid, stamp in oldest:
-            self._stage_delete((stamp,), now_us)
+            deleted = self._stage_delete((stamp,), now_us)
+            if not self._may_write(self.node):
+                self._staged.append(functools.partial(self._record_refused, [deleted], self.node))
             self.db.execute("DELETE FROM drones WHERE rowid = ?", (rowid,))
 
     def _rename(self, now_us: int) -> None:
@@ -385,9 +395,20 @@ class Application:
         self._staged.append(lambda: self._oracle.record_write(token, written, over))
         return text_of(token)
 
-    def _stage_delete(self, values: tuple[object, ...], now_us: int) -> None:
+    def _stage_delete(self, values: tuple[object, ...], now_us: int) -> int:
         token = self._oracle.token()
         self._staged.append(lambda: self._oracle.record_delete(token, self.node, now_us, values))
+        return token
+
+    def _may_write(self, area: int) -> bool:
+        return self._writes is None or str(area) in self._writes
+
+    def _record_refused(self, tokens: list[int], area: int, *, inserted: bool = False) -> None:
+        """Record writes to an area that others do not take from this node; `inserted` if none of them may ever be there."""
+        self._oracle.unequal[self.node, str(area)] = None
+        self._oracle.excused.update(dict.fromkeys(tokens))
+        if inserted:
+            self._oracle.refused.update(dict.fromkeys(tokens))
 
     def _exists(self, table: str) -> bool:
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"

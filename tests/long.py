@@ -38,6 +38,8 @@ SCENARIOS = (
     "retention",
     "areas",
     "late-areas",
+    "area-moves",
+    "area-rights",
     "area-chain",
     "metered",
     "bases",

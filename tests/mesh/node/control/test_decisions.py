@@ -78,4 +78,6 @@ def test_decisions_need_the_right_to_facts(node, request_):
     with pytest.raises(PolicyError, match="no right to write mycomesh_schema; run it on a node that may") as caught:
         ask(node, **request_)
     assert "\n" not in str(caught.value)
-    assert node.replica.store.db.execute("SELECT name, kind, sql FROM mycomesh_schema ORDER BY name").fetchall() == before
+    assert (
+        node.replica.store.db.execute("SELECT name, kind, sql FROM mycomesh_schema ORDER BY name").fetchall() == before
+    )
