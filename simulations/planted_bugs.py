@@ -665,9 +665,9 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.replication.rights:Rights.may_write",
-                'grants is None or "w" in _rights(grants, name)',
-                'grants is None or "w" in _rights(grants, name) or any(\n'
-                '        "w" in each and matches(pattern.partition("[")[0], (split_unit(name) or (name, ""))[0], None)\n'
+                '"w" in _rights(grants, name)',
+                '"w" in _rights(grants, name) or any(\n'
+                '        "w" in each and matches(pattern.partition("[")[0], (split_unit(name) or (name, ""))[0], "")\n'
                 "        for pattern, each in grants\n    )",
             ),
         ),

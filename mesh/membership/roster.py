@@ -129,6 +129,10 @@ class Roster:
         """Return every member's certificate, ordered by name and then node id."""
         return tuple(sorted(self._by_node.values(), key=lambda known: (known.name, known.node_id)))
 
+    def items(self) -> Iterable[tuple[bytes, Certificate]]:
+        """Return every member's node id and certificate, in the order in which they came: nothing is sorted or computed."""
+        return self._by_node.items()
+
     def node_ids(self) -> Iterable[bytes]:
         """Return every member's node id, in the order in which they came."""
         return self._by_node.keys()

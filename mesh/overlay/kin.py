@@ -14,7 +14,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.overlay.interests import have_common, keeper_sets
+from mycomesh.mesh.overlay.interests import MEMBER_BYTES, have_common, keeper_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -39,13 +39,25 @@ LOOK_MS = 1_000  # between two looks at what is lacking: while a mesh forms, eve
 class Kin:
     """The members that want the same topics as one node."""
 
-    __slots__ = ("_interests", "_known", "_looked_ms", "_looks", "_members", "_roster", "_sets", "_sought", "_topology")
+    __slots__ = (
+        "_interests",
+        "_known",
+        "_looked_ms",
+        "_looks",
+        "_members",
+        "_roster",
+        "_sets",
+        "_sought",
+        "_topology",
+        "_wishes",
+    )
 
     def __init__(self, roster: Roster, interests: Interests, topology: Topology) -> None:
         self._roster = roster
         self._interests = interests
         self._topology = topology
-        self._known: object = None  # the state that `_sets` was made of
+        self._known: object = None  # the state that `_wishes` was made of
+        self._wishes: dict[bytes, Wishes] = {}  # of the members, and this node: what `_sets` was made of
         self._sets: list[frozenset[bytes]] = []
         self._members: frozenset[bytes] = frozenset()
         self._looked_ms: int | None = None
@@ -120,15 +132,19 @@ class Kin:
         state = self._interests.version, self._roster.version, len(self._roster)
         if self._known != state:
             self._known = state
-            wishes: dict[bytes, Wishes] = {}
-            for certificate in self._roster.members():
-                stated = self._interests.of(certificate.node_id)
-                if stated is not None and "relay" not in certificate.roles:
-                    wishes[certificate.node_id] = stated
+            stated = self._interests.members
+            # In any order: while a mesh forms this is done for each certificate and statement, over all that came before.
+            wishes: dict[bytes, Wishes] = {
+                node_id: stated[node_id[:MEMBER_BYTES]]
+                for node_id, certificate in self._roster.items()
+                if node_id[:MEMBER_BYTES] in stated and "relay" not in certificate.roles
+            }
             if self._interests.own is not None:
                 wishes[self._roster.own_id] = self._interests.own
-            self._sets = keeper_sets(self._interests.own, wishes)
-            self._members = frozenset().union(*self._sets).difference((self._roster.own_id,))
+            if wishes != self._wishes:
+                self._wishes = wishes
+                self._sets = keeper_sets(self._interests.own, wishes)
+                self._members = frozenset().union(*self._sets).difference((self._roster.own_id,))
         return self._sets
 
 

@@ -45,7 +45,7 @@ def written(fleet):
     fleet.run(60_000)
 
 
-def test_a_link_with_nothing_in_common_is_compared_ever_less_often(fleet_of, monkeypatch):
+def test_links_with_nothing_in_common_rest(fleet_of, monkeypatch):
     fleet = fleet_of([("1",), ("2",)])
     written(fleet)
     quiet = digests(fleet, HOUR_MS)
@@ -58,14 +58,14 @@ def test_a_link_with_nothing_in_common_is_compared_ever_less_often(fleet_of, mon
 
 
 @pytest.mark.parametrize("keeps", [[("1",), ("1",)], [None, ("2",)], [None, None]])
-def test_a_link_with_an_area_in_common_is_compared_as_before(fleet_of, keeps):
+def test_links_with_a_common_area_do_not_rest(fleet_of, keeps):
     fleet = fleet_of(keeps)
     fleet.write(fleet.nodes[0], f"INSERT INTO t VALUES({'1' if keeps[0] else '2'}, 'shared', 0)")
     fleet.run(60_000)
     assert len(digests(fleet, HOUR_MS)) >= HOUR_MS / 40_000
 
 
-def test_a_link_with_a_whole_table_in_common_is_compared_as_before(fleet_of):
+def test_links_with_a_common_table_do_not_rest(fleet_of):
     fleet = fleet_of([("1",), ("2",)])
     fleet.write(fleet.nodes[0], "CREATE TABLE whole(id INTEGER PRIMARY KEY); INSERT INTO whole VALUES(1)")
     fleet.run(60_000)
@@ -85,7 +85,7 @@ def test_another_interest_wakes_a_quiet_link(fleet_of):
     assert len(digests(fleet, HOUR_MS)) >= HOUR_MS / 40_000
 
 
-def test_a_lost_batch_comes_over_a_quiet_link_at_once(fleet_of):
+def test_lost_batches_come_over_quiet_links_soon(fleet_of):
     fleet = fleet_of([("1",), ("2",)])
     written(fleet)
     fleet.run(HOUR_MS)
@@ -95,7 +95,7 @@ def test_a_lost_batch_comes_over_a_quiet_link_at_once(fleet_of):
     assert (2, "of the other", 0) in fleet.rows(1)
 
 
-def test_a_write_of_ones_own_area_sends_nothing_over_a_quiet_link(fleet_of):
+def test_own_writes_send_nothing_over_quiet_links(fleet_of):
     fleet = fleet_of([("1",), ("2",)])
     written(fleet)
     fleet.run(HOUR_MS)

@@ -120,3 +120,19 @@ def joined(nodes, edges):
         found |= more
         front += more
     return len(found) == len(nodes)
+
+
+def test_news_that_change_no_wish_keep_the_sets():
+    first, second, stranger = map(member, range(3))
+    kin = kin_of(first, dict.fromkeys((first, second), keeps("1")))
+    sets = kin._keepers()
+    assert kin.members() == {second}
+    kin._roster[stranger] = SimpleNamespace(node_id=stranger, roles=())  # has stated nothing yet
+    kin._roster.version += 1
+    assert kin._keepers() is sets
+    kin._interests.state(StateInterests(keeps("1"), {each[:8]: keeps("1") for each in (second, stranger)}, (), 2))
+    assert kin.members() == {second, stranger}
+    relay = SimpleNamespace(node_id=stranger, roles=("relay",))
+    kin._roster[stranger] = relay
+    kin._roster.version += 1
+    assert kin.members() == {second}

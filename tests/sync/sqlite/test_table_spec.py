@@ -77,7 +77,7 @@ class Refusing:
 
 @pytest.mark.parametrize("error", [apsw.BusyError, apsw.IOError, apsw.FullError])
 @pytest.mark.parametrize("start", ["EXPLAIN INSERT", "SELECT ("])
-def test_an_error_of_the_file_says_nothing_of_a_table(error, start):
+def test_file_errors_say_nothing_of_a_table(error, start):
     db = apsw.Connection(":memory:")
     db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a DEFAULT 7, b); CREATE UNIQUE INDEX i ON t(coalesce(a, b))")
     assert read_table(db, "t").folded == "t"
