@@ -18,7 +18,7 @@ from tests.sync.scale import sweep
 
 NOTHING = dict.fromkeys(("telemetry", "edit", "insert", "delete", "trim", "burst", "alert"), 0)
 BUDGET = 2_000
-OFF_S, ON_S, END_S = 12.0, 20.0, 40.0
+OFF_S, ON_S, END_S = 8.0, 13.0, 20.0
 
 
 @pytest.mark.parametrize("seed", sweep(range(1, 13), 3))
@@ -42,13 +42,13 @@ def test_superseded_updates_do_not_use_the_budget():
     rates = Rates(**NOTHING | {"edit": 20.0}, rows=3)
     paced, _ = away(BUDGET, ("missions",), rates)
     free, _ = away(0, (), rates)
-    assert paced.commits == free.commits > 1_000
+    assert paced.commits == free.commits > 500
     assert paced.bytes < free.bytes / 4
     assert paced.bytes < 1.5 * BUDGET * paced.virtual_s
 
 
 def test_alerts_pass_what_waits_for_a_budget():
-    rates = Rates(**NOTHING | {"telemetry": 15.0, "alert": 1.0})
+    rates = Rates(**NOTHING | {"telemetry": 15.0, "alert": 2.0})
     _, record = away(BUDGET, ("drones",), rates)
     written = record.cluster.oracle.written
     linked = [

@@ -50,7 +50,7 @@ def test_two_nodes_that_write_at_once_converge(mesh):
     ],
 )
 def test_after_trouble_all_are_equal_and_nothing_is_lost(name, nodes, seed, struck):
-    result = run(build(name, seed=seed, nodes=nodes, duration_s=40), seed)
+    result = run(build(name, seed=seed, nodes=nodes, duration_s=30), seed)
     check(result)
     assert result.faults[struck] > 0, "the fault that this scenario is about never struck"
 

@@ -15,6 +15,7 @@ from tests.sync.scale import SCALE, sweep
 
 # Everything that takes minutes and days in the field, in seconds: a node away for 20 s comes back after the retention.
 HASTY = functools.partial(ExchangeConfig, beat_ms=2_000, collect_ms=4_000, retention_ms=20_000, claim_ms=10_000)
+DURATION_S = 40 if SCALE == 1 else 60
 
 
 # The real mesh does all that the plain one does; `make long` runs each scenario on both.
@@ -26,7 +27,7 @@ def test_every_row_stays_dead_and_none_is_lost(monkeypatch, name, mesh):
     monkeypatch.setattr(core, "MEMBERS_MS", 2_000)
     collected = 0
     for seed in range(max(1, round(SCALE))):
-        result = run(build(name, seed=seed, duration_s=60), seed, mesh=mesh)
+        result = run(build(name, seed=seed, duration_s=DURATION_S), seed, mesh=mesh)
         assert result.ok, (name, mesh, seed, result.violations)
         collected += result.notices.get("debug: tombstones.collected", 0)
     assert collected > 0

@@ -60,7 +60,7 @@ def test_areas_of_a_fleet_change_no_write():
 
 def test_a_fleet_of_areas_receives_less():
     cut, whole = (
-        run(build("area-fleet", seed=1, nodes=9, duration_s=8, changes=Changes(areas=areas, rate=30)), 1)
+        run(build("area-fleet", seed=1, nodes=9, duration_s=5, changes=Changes(areas=areas, rate=15)), 1)
         for areas in (3, 0)
     )
     assert cut.ok, cut.violations

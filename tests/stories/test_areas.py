@@ -470,6 +470,7 @@ class History:
         assert [node.dropped for node in fleet.nodes] == [[] for _ in fleet.nodes]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("definition", [KEYLESS, KEYED], ids=["keyless", "keyed"])
 @pytest.mark.parametrize("seed", sweep(range(40), 2))
 def test_random_histories_agree_on_shared_areas(fleet_of, seed, definition):

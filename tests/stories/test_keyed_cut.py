@@ -401,6 +401,7 @@ class LateHistory(History):
         assert len(moved) == 1
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("definition", [KEYED, NOT_NULL], ids=["nullable", "not-null"])
 @pytest.mark.parametrize("seed", sweep(range(60), 4))
 def test_random_histories_agree_on_areas_cut_late(whole, seed, definition):

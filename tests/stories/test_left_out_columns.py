@@ -9,6 +9,9 @@ import pytest
 
 from mycomesh.sync.capture import table_scan
 from tests.sync.peers import Peer, assert_equal, converge, shell
+from tests.sync.templates import equal_peers
+
+NOW_MS = int(time.time() * 1000)
 
 # (name, columns with `gone`, those of the new table)
 TABLES = (
@@ -36,13 +39,13 @@ def table(columns, name="t"):
 @pytest.fixture
 def trio(tmp_path, case):
     """Three equal replicas with three rows."""
-    now_ms = int(time.time() * 1000)
-    made = one, *_ = [Peer(tmp_path / f"{number}.db", number, wall_ms=now_ms) for number in range(3)]
-    one.sql(
+    made = equal_peers(
+        tmp_path,
+        3,
         f"CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES(1), (2), (3); {table(case[0])};"
-        " INSERT INTO t(id, gone, a, b) VALUES(1, 1, 'a1', 1), (2, 2, 'a2', 2), (3, 3, 'a3', 3)"
+        " INSERT INTO t(id, gone, a, b) VALUES(1, 1, 'a1', 1), (2, 2, 'a2', 2), (3, 3, 'a3', 3)",
+        wall_ms=NOW_MS,
     )
-    converge(made)
     yield made
     for peer in made:
         peer.close()
@@ -120,6 +123,7 @@ def test_two_nodes_may_do_the_same_rebuild(trio, case):
     assert one.sql("SELECT b FROM t ORDER BY id") == [(1,), (2,), (3,)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("seen", [1, 2, 3], ids=["empty", "filled", "alone"])
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 def test_a_copy_seen_before_it_replaces_its_table_goes(trio, case, seen, down):
@@ -241,6 +245,7 @@ def test_a_file_made_from_a_dump_drops_no_column(trio, case, tmp_path):
     assert_equal(one, two)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("touched", [True, False])
 def test_a_stale_copy_drops_no_column(tmp_path, case, touched):
     """A second machine joins with a copy from before the column, or with a file that an old version has made."""
