@@ -12,6 +12,8 @@ import fcntl
 import gc
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -42,6 +44,7 @@ SLOW = (
     "tests/tools/test_bench.py",
 )
 QUICK_PARAMETERS_MAX = 1  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
+REWRITTEN_LATER_MAX = 50  # test files whose assertions each worker may rewrite by itself
 WORKERS_PER_CPU = 2.5  # half of the time, tests of real processes wait for one; a worker's own cost is 3 s to collect
 
 settings.load_profile("ci")
@@ -51,6 +54,7 @@ if "TMPDIR" not in os.environ and MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
         os.environ["TMPDIR"] = str(MEMORY)  # also for the processes that tests start; TMPDIR=/var/tmp runs on the disk
         tempfile.tempdir = None
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of nodes and commands would compile all modules each
+sys.dont_write_bytecode = False  # to rewrite the assertions of all tests takes three times as long as to collect them
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: a node that inherits it ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -73,6 +77,18 @@ def multicast(alone):
     """A test that speaks mDNS on the loopback."""
     with alone():
         yield
+
+
+def pytest_configure(config):
+    """On a clean clone, rewrite and compile all tests once, instead of in each worker at the same time."""
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        return
+    folders = [Path(word) for word in config.args if Path(word).is_dir()]
+    ending = f".{sys.implementation.cache_tag}-pytest-{pytest.__version__}.pyc"
+    found = [path for folder in folders for path in folder.rglob("test_*.py")]
+    if sum(not (path.parent / "__pycache__" / f"{path.stem}{ending}").exists() for path in found) > REWRITTEN_LATER_MAX:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n0", *map(str, folders)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=False)  # the workers say what is wrong
 
 
 def pytest_xdist_auto_num_workers():
