@@ -36,7 +36,8 @@ from mycomesh.sync.storage.pending_log import (
     pending_name,
     word_names,
 )
-from mycomesh.sync.storage.row_view import RowView, differing
+from mycomesh.sync.storage.row_batch import unchanged_rows
+from mycomesh.sync.storage.row_view import AHEAD_BYTES_MAX, RowView, differing
 from mycomesh.sync.storage.table import Table
 
 __all__ = [
@@ -270,7 +271,9 @@ def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], S
         names = _next_names(table, cursor.after, limit)
         if names:
             rows = [_row_of(table, name) for name in names]
-            return [view.row for view in RowView.each(table, rows) if _suspect(view)], ScanCursor(_ROWS, names[-1])
+            same = unchanged_rows(table, rows, AHEAD_BYTES_MAX)  # nearly all, for a fifth of the time
+            views = RowView.each(table, [row for row in rows if row not in same])
+            return [view.row for view in views if _suspect(view)], ScanCursor(_ROWS, names[-1])
         cursor = ScanCursor(_ENTRIES)
     if cursor.phase == _ENTRIES:
         found = _next_entries(table, cursor.after, limit)

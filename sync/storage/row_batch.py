@@ -9,6 +9,7 @@ Invariant: the change log and the user's table are the same as if each row had b
 
 from __future__ import annotations
 
+import itertools
 import operator
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,10 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
 from mycomesh.sync.storage.row_codec import encode_rows
-from mycomesh.sync.storage.table import Table
+from mycomesh.sync.storage.table import Table, insert_key
+from mycomesh.sync.storage.user_table import key_values
 
-__all__ = ["Lost", "Record", "Taken", "cells_of", "digests_of", "encode_cells", "read_records"]
+__all__ = ["Lost", "Record", "Taken", "cells_of", "digests_of", "encode_cells", "read_records", "unchanged_rows"]
 
 # An entry in no run that loses cells, the mask that it keeps (0 if it goes), and the number of its row in the batch.
 Lost = tuple[StoredEntry, int, int]
@@ -118,6 +120,51 @@ def digests_of(
         cells = _encoded(table, mask, [records[number] for _, _, number in items])
         heads = None if _is_own_key(table, mask) else [keys[number] for _, _, number in items]
         yield items, table.digests.many(site_number, mask, [stored[1] for stored, _, _ in items], heads, cells)
+
+
+def unchanged_rows(table: Table, rows: Sequence[Row], bytes_max: int) -> frozenset[Row]:
+    """Return those of different rows of the user's table whose values have the digests of their entries.
+
+    Others may be as their entries say too: rows with held values, counters, own ids, columns that are not here or values beyond
+    `bytes_max` bytes need a look each (`row_view.differing`).
+    """
+    if table.columns.counters or table.spec.id_column:
+        return frozenset()
+    if table.spec.kind is KeyKind.KEYED:  # one with a NULL in its key is named by its rowid
+        rows = [row for row in rows if isinstance(row, bytes)]
+        if list in set(map(type, itertools.chain.from_iterable(key_values(rows)))):
+            return frozenset()
+    try:
+        found, done, _ = read_records(table, rows, bytes_max)
+    except UnicodeDecodeError:
+        return frozenset()
+    rows = [row for row in rows[:done] if row in found]
+    by_row, runs = table.log.entries_and_runs(rows)
+    held = table.held.among(itertools.chain.from_iterable(by_row.values()))
+    foreign, site = ~(table.columns.local_mask | EXISTENCE), table.store.site
+    keyless = table.spec.kind is KeyKind.KEYLESS
+    entries: list[Lost] = []
+    keys: list[Any] = []
+    unsure: set[int] = set()
+    for number, (row, run) in enumerate(zip(rows, runs, strict=True)):
+        key: Any = None
+        packed = [] if run is None else [run.entry(row - run.row)]  # type: ignore[operator]
+        for stored in (*packed, *by_row.get(row, ())):
+            owned = stored[3]
+            if type(owned) is not int or not owned or owned & foreign or (held and stored[:2] in held):
+                key = None
+                break
+            if owned & EXISTENCE:
+                key = insert_key(site(stored[0]), stored[1]) if keyless else row
+            entries.append((stored, owned, number))
+        if key is None:
+            unsure.add(number)
+        keys.append(key)
+    for items, digests in digests_of(
+        table, [entry for entry in entries if entry[2] not in unsure], keys, [found[row] for row in rows]
+    ):
+        unsure.update(number for (stored, _, number), digest in zip(items, digests, strict=True) if digest != stored[4])
+    return frozenset(row for number, row in enumerate(rows) if number not in unsure)
 
 
 def _encoded(table: Table, mask: int, records: Sequence[Record]) -> list[bytes]:
