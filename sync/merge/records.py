@@ -64,6 +64,7 @@ _CONFLICT_SQL += "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PARKED_SQL = (
     "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content"
+    " WHERE reason IS NOT excluded.reason OR content IS NOT excluded.content"  # else each retry writes it again
 )
 _time_text = functools.lru_cache(maxsize=256)(time_text)  # writes of one moment are many
 _ENCODER = json.JSONEncoder(ensure_ascii=False)  # making one takes as long as encoding a row

@@ -24,6 +24,7 @@ __all__ = [
     "damaged",
     "definitions",
     "fill_recreated",
+    "give_rowids",
     "has_other_tables",
     "has_rare",
     "left_capture",
@@ -38,15 +39,14 @@ CREATE TABLE IF NOT EXISTS mycomesh_replicated(
 CREATE TABLE IF NOT EXISTS mycomesh_vectors(
   id INTEGER, place INTEGER, after INTEGER, upto INTEGER, PRIMARY KEY(id, place, after)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_held(
-  id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc)) WITHOUT ROWID;
+  id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc));
 CREATE TABLE IF NOT EXISTS mycomesh_schema(name TEXT PRIMARY KEY, kind TEXT, sql TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
   seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
   won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT);
 CREATE INDEX IF NOT EXISTS mycomesh_conflicts_of ON mycomesh_conflicts(table_name, row_key, lost_site, lost_hlc);
 CREATE TABLE IF NOT EXISTS mycomesh_parked(
-  table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
-  WITHOUT ROWID;
+  table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row));
 CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
@@ -81,6 +81,10 @@ LOGS = {
 }
 # Files of earlier versions lack these. `Store.create` creates them, and nothing is lost.
 _ADDED = frozenset({"mycomesh_accounts", "mycomesh_trouble"})
+_LARGE_RECORDS = ("mycomesh_held", "mycomesh_parked")
+# Records and bytes of one table that `give_rowids` copies under the write lock, in some 0.3 s.
+_COPIED_ROWS = 100_000
+_COPIED_BYTES = 64 << 20
 _SCHEMA_ID = 1  # of the schema table, which is not in mycomesh_replicated
 _RECREATED = re.compile(
     r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|accounts|trouble|peers|tables|vectors)"
@@ -113,6 +117,29 @@ def mark_rare(db: Any) -> None:
     """Mark the rare tables of a file of an earlier version, which made them all at once; inside a transaction."""
     made = [(_RARE_MARK + name,) for name in RARE if has_rare(db, name)]
     db.executemany("INSERT OR IGNORE INTO mycomesh_meta VALUES(?, 1)", made)
+
+
+def give_rowids(db: Any) -> None:
+    """Give the tables of large records rowids in a file of an earlier version, unless they are large; inside a transaction.
+
+    In a table WITHOUT ROWID, SQLite reads whole records on the way to a place: megabytes each, if the rows are large. Both forms
+    have the same columns and key, so that every version works with either (ADR 95).
+    """
+    for name in _LARGE_RECORDS:
+        listing = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
+        ((sql,),) = db.execute(listing, (name,)).fetchall()
+        if "WITHOUT ROWID" not in sql:
+            continue
+        first = f"SELECT content FROM {name} LIMIT {_COPIED_ROWS + 1}"
+        counted = f"SELECT count(*), total(octet_length(content)) FROM ({first})"
+        ((count, size),) = db.execute(counted).fetchall()
+        if count > _COPIED_ROWS or size > _COPIED_BYTES:
+            continue
+        db.execute(f"CREATE TEMP TABLE mycomesh_copied AS SELECT * FROM main.{name}")
+        db.execute(f"DROP TABLE main.{name}")
+        db.execute(next(statement for statement in SCHEMA.split(";\n") if f" {name}(" in statement))
+        db.execute(f"INSERT INTO main.{name} SELECT * FROM temp.mycomesh_copied")
+        db.execute("DROP TABLE temp.mycomesh_copied")
 
 
 def has_other_tables(db: Any) -> bool:

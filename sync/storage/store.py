@@ -349,6 +349,7 @@ class Store:
             for name in internal_tables.RARE.keys() & {*self.recreated}:
                 internal_tables.create_rare(self.db, name)
             internal_tables.mark_rare(self.db)
+            internal_tables.give_rowids(self.db)
         internal_tables.fill_recreated(self.db, self.recreated)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)

@@ -9,7 +9,8 @@ import apsw
 import pytest
 
 from mycomesh.sync.errors import DatabaseError, FileReplacedError
-from mycomesh.sync.storage.internal_tables import RARE, create_rare
+from mycomesh.sync.storage import internal_tables
+from mycomesh.sync.storage.internal_tables import RARE, create_rare, damaged
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, content, converge, shell
 from tests.sync.scale import SCALE
@@ -260,6 +261,43 @@ def test_rare_tables_of_an_earlier_version_are_missed(tmp_path):
     with pytest.raises(FileReplacedError, match="mycomesh_moved was dropped or altered while it was"):
         peer.drain()
     peer.close()
+
+
+RECORDS = {
+    "mycomesh_held": "id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc)",
+    "mycomesh_parked": (
+        "table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row)"
+    ),
+}
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_an_earlier_version_get_rowids(filled, monkeypatch, name, small):
+    """Both forms of a table are as each version expects them: one that is too large to copy keeps its form."""
+    one, two = filled()
+    monkeypatch.setattr(internal_tables, "_COPIED_ROWS", 100 if small else 0)
+    before = sorted(one.sql(f"SELECT * FROM {name}"), key=repr)
+    assert before
+    one.close()
+    shell(
+        one.path,
+        f"CREATE TABLE kept AS SELECT * FROM {name}; DROP TABLE {name}; CREATE TABLE {name}({RECORDS[name]}) WITHOUT ROWID;"
+        f" INSERT INTO {name} SELECT * FROM kept; DROP TABLE kept;",
+    )
+    earlier = apsw.Connection(str(one.path))
+    assert damaged(earlier) == []
+    earlier.close()
+    one.open()
+    ((sql,),) = one.sql("SELECT sql FROM sqlite_schema WHERE name = ?", name)
+    assert ("WITHOUT ROWID" in sql) is not small
+    assert sorted(one.sql(f"SELECT * FROM {name}"), key=repr) == before
+    assert damaged(one.app, served=True) == []
+    for peer in (one, two):
+        peer.sql("UPDATE t SET v = v || id")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.scrub().found == 0
 
 
 def test_an_exchange_survives_dropped_tables_and_the_next_reports(tmp_path):
