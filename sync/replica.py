@@ -420,6 +420,8 @@ class Replica:
         renewed = False
         try:
             while True:
+                for batch in incoming:
+                    batch.prepare()
                 published += self.outbox.write_within_budget(wall_ms, lambda budget: merge(budget=budget))
                 if not renewed and any(applied.renewed for applied in done):
                     renewed = True
@@ -427,8 +429,6 @@ class Replica:
                 if all(batch.done for batch in incoming):
                     break
                 published = self.outbox.yield_file(published)
-                for batch in incoming:
-                    batch.prepare()
         except BaseException:
             self.outbox.publish_later(published)  # of the parts that are committed
             raise

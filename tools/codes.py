@@ -427,6 +427,12 @@ _ROUNDS = (
         "if the rows should go: mycomesh accept-drop TABLE; if they should stay: mycomesh keep-rows TABLE",
     ),
     Code(
+        "rows.large_key",
+        "left out changes of rows whose primary key takes more than 64 KiB",
+        "a node with a version before this limit, or a hostile one, has written them; a key cannot be divided",
+        "upgrade that node, and put the long value into another column; a hostile one: mycomesh revoke NAME",
+    ),
+    Code(
         "rows.unsigned",
         "left out changes of signed tables that their writers have not signed",
         "a peer passed them on without a seal of their writer: it altered them, or runs a version that knows no signed tables",

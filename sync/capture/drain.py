@@ -34,7 +34,7 @@ from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, EDI
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
-from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
+from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, large_keys, oversized, portions
 from mycomesh.sync.storage.pending_log import (
     OP_INSERT,
     pending_name,
@@ -69,12 +69,14 @@ class Drained:
     more: the pending log has more records.
     weight: the work done, in new rows (`EDIT_WEIGHT`).
     too_large: columns some of whose values are too large to send.
+    large_keys: rows that stay on this node, because their keys are too large.
     """
 
     sections: Sequence[Section]
     more: bool
     weight: int = 0
     too_large: tuple[str, ...] = ()
+    large_keys: int = 0
 
 
 def drain_table(
@@ -93,7 +95,7 @@ def drain_table(
     """
     chunk = Chunk(table, site, early)
     groups: Groups = {}
-    too_large = 0
+    too_large = kept = 0
     done = None
     if table.areas is None:
         done = _drain_run(chunk, times, budget, groups)
@@ -101,7 +103,8 @@ def drain_table(
             done = stamp_uniform(chunk, times, budget, groups)
     if done is None:
         sorted_rows, last, more, weight = _read_sorted(chunk, times, budget)
-        if not sorted_rows.rows:
+        kept = sorted_rows.kept
+        if not last:
             table.pending.unread = False
             return Drained((), more=False)
         done = last, more, weight
@@ -122,8 +125,8 @@ def drain_table(
         table.pending.unread = False
     names = table.columns.names_of(too_large)
     if not groups:
-        return Drained((), more, weight, names)
-    return Drained(sections(chunk, groups), more, weight, names)
+        return Drained((), more, weight, names, kept)
+    return Drained(sections(chunk, groups), more, weight, names, kept)
 
 
 # ---- the common case: rows inserted one after the other and not changed since
@@ -207,6 +210,7 @@ class _Sorted:
     new: dict[Row, PendingRow]  # inserted, still there, and unknown to the change log
     plain: dict[int, list[PlainEdit]]  # by the cells that they take
     other: dict[Row, PendingRow]  # a look each
+    kept: int = 0  # rows of the chunk besides: their keys are too large
 
     def tick(self, chunk: Chunk) -> None:
         """Give the new rows and the plain edits their clocks, in the order of the log.
@@ -228,6 +232,7 @@ def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int,
         # Most edits are plain. If these are not, fewer of them are a chunk.
         for edit_weight in (EDIT_WEIGHT,) if table.pending.special else (PLAIN_EDIT_WEIGHT, EDIT_WEIGHT):
             rows, last, more, taken = read_pending(table, times, budget, edit_weight=edit_weight)
+            kept = _remove_kept(table, rows)
             found = _sort(table, rows)
             in_order = not found.other or _spread_ms(rows) <= SPREAD_MS
             if in_order and len(found.other) * EDIT_WEIGHT <= budget:
@@ -238,9 +243,19 @@ def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int,
     except UnicodeDecodeError:
         # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
         rows, last, more, taken = read_pending(table, times, budget, raw=True)
+        kept = _remove_kept(table, rows)
         found = _Sorted(rows, {}, {}, rows)
         edit_weight = EDIT_WEIGHT
+    found.kept = kept
     return found, last, more, taken + len(found.other) * (EDIT_WEIGHT - edit_weight)
+
+
+def _remove_kept(table: Table, rows: dict[Row, PendingRow]) -> int:
+    """Remove the rows that stay on this node because of their keys; return how many of them are there."""
+    if table.spec.kind is not KeyKind.KEYED:
+        return 0
+    gone = [rows.pop(key) for key in large_keys(table, rows)]
+    return sum(pending.values is not None for pending in gone)
 
 
 def _spread_ms(rows: Mapping[Row, PendingRow]) -> int:

@@ -24,6 +24,7 @@ from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
 from mycomesh.sync.storage.internal_tables import create_rare, has_rare
+from mycomesh.sync.storage.large_rows import has_large_key
 from mycomesh.sync.storage.pending_log import (
     AT_EARLY,
     AT_UNKNOWN,
@@ -296,7 +297,9 @@ def first_entries(table: Table, limit: int) -> list[Row]:
 
 def _suspect(view: RowView) -> bool:
     table = view.table
-    if not view.stored or not view.visible or differing(view):
+    if not view.stored:
+        return not has_large_key(view.row)
+    if not view.visible or differing(view):
         return True
     if not table.columns.counters:
         return False

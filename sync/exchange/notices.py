@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mycomesh.sync.exchange.link_status import Progress
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.storage.large_rows import KEY_BYTES_MAX
 from mycomesh.sync.wire.units import shown_unit
 
 __all__ = [
@@ -50,6 +51,10 @@ def notify_applied(applied: Applied, site: bytes, turn: Turn) -> None:
             " see mycomesh_parked"
         )
         turn.notify("parked.full", text, {"node": node.hex()}, "warning")
+    if applied.merged.large_keys:
+        count, limit = applied.merged.large_keys, f"{KEY_BYTES_MAX >> 10} KiB"
+        text = f"left out {count} change(s) of rows whose primary key takes more than {limit}"
+        turn.notify("rows.large_key", text, {"count": count}, "warning")
     if applied.unsigned:
         text = f"left out {applied.unsigned} change(s) of signed tables that their writers have not signed"
         turn.notify("rows.unsigned", text, {"count": applied.unsigned}, "warning")

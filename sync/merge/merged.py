@@ -16,6 +16,7 @@ class Merged:
     conflicts: conflict records made.
     parked: rows that SQLite refused.
     left_out: inserts that were left out and not covered, as too many rows of their writer are parked.
+    large_keys: changes that were left out and not covered, as the keys of their rows are too large.
     """
 
     changes: int = 0
@@ -23,6 +24,7 @@ class Merged:
     conflicts: int = 0
     parked: int = 0
     left_out: int = 0
+    large_keys: int = 0
 
     def add(self, other: Merged) -> None:
         """Add the counts of another part."""
@@ -31,3 +33,4 @@ class Merged:
         self.conflicts += other.conflicts
         self.parked += other.parked
         self.left_out += other.left_out
+        self.large_keys += other.large_keys

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import DecodeError
@@ -41,12 +43,19 @@ from mycomesh.sync.merge.work_budget import (
     size_of,
 )
 from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.trial import read_ahead
 from mycomesh.sync.storage.accounts import Account
+from mycomesh.sync.storage.large_rows import large_keys
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section, filtered
 from mycomesh.sync.wire.unread_rows import UnreadRows
 
-__all__ = ["SectionMerge", "fast_weight"]
+__all__ = ["FACTS_AHEAD", "SectionMerge", "fast_weight", "read_definitions"]
+
+FACTS_AHEAD = 8  # that are read before a transaction, which follows at most five (`FACT_WEIGHT`)
+
+_LONG_KEY = 1_024  # bytes of a key, beyond which the keys of a section are weighed
+_TEXTS = frozenset({str, bytes})
 
 
 @dataclass(slots=True)
@@ -64,7 +73,13 @@ class SectionMerge:
     """A section on its way into its table."""
 
     def __init__(
-        self, section: Section, *, facts_among: Sized | None = None, change_bytes: int = 0, weighs_values: bool = False
+        self,
+        section: Section,
+        *,
+        facts_among: Sized | None = None,
+        change_bytes: int = 0,
+        weighs_values: bool = False,
+        looks_at_keys: bool = False,
     ) -> None:
         """Take the section.
 
@@ -73,6 +88,7 @@ class SectionMerge:
             facts_among: each change is a fact, which causes work beyond its merge: these are the tables of the file by then.
             change_bytes: the size of a change of this message on average, for the account of its origin.
             weighs_values: look at the size of each value, because some may be large.
+            looks_at_keys: look for large keys: the message has room for some.
         """
         self.table = section.table
         # The greatest clock of the section, and the sites of its ranges.
@@ -80,7 +96,7 @@ class SectionMerge:
             [group.hlcs[-1] for group in section.groups] + [upto for _, _, upto in section.ranges], default=0
         )
         self.sites = tuple(dict.fromkeys(site for site, _, _ in section.ranges))
-        self.left_out: set[bytes] = set()  # sites of which too many rows are parked
+        self.left_out: set[bytes] = set()  # sites of which too many rows are parked, or keys are too large
         self._seals = section.seals
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
@@ -88,6 +104,7 @@ class SectionMerge:
         self._tables: Sized = () if facts_among is None else facts_among
         self._change_bytes = change_bytes
         self._weighs_values = weighs_values
+        self._looks_at_keys = looks_at_keys
         self._stepped: Table | None = None  # the table of the last step
 
     @property
@@ -118,6 +135,9 @@ class SectionMerge:
     def prepare(self) -> None:
         """Do what the next step needs no file for; outside a transaction."""
         rest = self._groups[0] if self._groups else None
+        if rest is not None and self._states_facts:
+            read_definitions(slice_group(rest.group, rest.start, rest.start + FACTS_AHEAD))
+            return
         if rest is None or not rest.put_off:
             return
         if rest.apart is not None:
@@ -152,6 +172,11 @@ class SectionMerge:
             DecodeError: a key or a value cannot belong to this table; the caller rolls the transaction back.
         """
         merged = Merged()
+        if self._looks_at_keys and self._stepped is None:
+            self._looks_at_keys = table.spec.kind is KeyKind.KEYED and any(
+                _has_long_key(table, group) for group in map(attrgetter("group"), self._groups)
+            )
+            self._weighs_values |= self._looks_at_keys
         self._stepped = table
         budget.spend(SECTION_WEIGHT)
         while self._groups and not budget.spent:
@@ -167,6 +192,8 @@ class SectionMerge:
                 held.fill()
                 taken = replace(taken, rows=held)
             head = self._admitted(table, taken)
+            if head is not None and self._looks_at_keys:
+                head = self._without_large_keys(table, head, merged)
             if head is not None:
                 self._merge_part(table, head, wall_ms, merged, budget, rest, repair=repair)
             if held is not None:
@@ -198,6 +225,26 @@ class SectionMerge:
             left = table.store.purged.without(taken)
             left = None if left is None else admitted(table, left)
         return None if left is None else without_columns(left, table.columns.dropped)
+
+    def _without_large_keys(self, table: Table, group: Group, merged: Merged) -> Group | None:
+        """Return the changes of a group whose keys are not too large; None if none is left.
+
+        The others are not covered, except deletes.
+        """
+        keys = keys_of(table, group)
+        large = set(large_keys(table, keys))
+        if not large:
+            return group
+        if group.kind is not Kind.DELETE:  # a delete of a row that is not here has no effect, and ends it at its writer
+            merged.large_keys += sum(key in large for key in keys)
+            self._leave_out(group.site)
+        flags = [key not in large for key in keys]
+        return filtered(group, flags) if any(flags) else None
+
+    def _leave_out(self, site: bytes) -> None:
+        """Cover nothing of a site, so that rounds bring what is left out once it fits."""
+        self.left_out.add(site)
+        self._ranges = deque(window for window in self._ranges if window[0] != site)
 
     def _merge_part(
         self, table: Table, head: Group, wall_ms: int, merged: Merged, budget: WorkBudget, rest: _Rest, *, repair: bool
@@ -319,8 +366,7 @@ class SectionMerge:
         for start in range(0, len(group.hlcs), most):
             if self._is_full(table, group):  # those that SQLite takes have gone the fast way
                 merged.left_out += len(group.hlcs) - start
-                self.left_out.add(group.site)
-                self._ranges = deque(window for window in self._ranges if window[0] != group.site)
+                self._leave_out(group.site)
                 return
             part = slice_group(group, start, start + most)
             done = 0
@@ -330,6 +376,34 @@ class SectionMerge:
                 put_off = apart is not None
                 self._groups.appendleft(_Rest(group, start + done, alone=True, apart=apart, put_off=put_off))
                 return
+
+
+def _has_long_key(table: Table, group: Group) -> bool:
+    """Return True if some key of a group may be long, in a table whose key is made of columns."""
+    if group.keys is not None:
+        return _is_any_long(group.keys)
+    if isinstance(group.rows, UnreadRows):
+        return _is_any_long(group.rows)
+    names = {column.folded for column in table.spec.key}
+    places = [at for at, name in enumerate(group.columns) if name in names]
+    return any(_is_any_long([row[at] for row in group.rows]) for at in places)
+
+
+def _is_any_long(values: Sequence[Any]) -> bool:
+    if isinstance(values, UnreadRows):
+        return any(values.size(at) > _LONG_KEY for at in range(len(values)))
+    if any(type(value) in _TEXTS and len(value) > _LONG_KEY for value in values):
+        return True
+    return any(type(value) is list and size_of(value) > _LONG_KEY for value in values)  # text that is not UTF-8
+
+
+def read_definitions(facts: Group) -> None:
+    """Read the definitions of tables among some facts; outside a transaction."""
+    if {"kind", "sql"} <= set(facts.columns):
+        kind, sql = facts.columns.index("kind"), facts.columns.index("sql")
+        for row in facts.rows:
+            if row[kind] == "table" and isinstance(row[sql], str):
+                read_ahead(row[sql])
 
 
 def fast_weight(group: Group) -> int:

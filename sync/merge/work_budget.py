@@ -114,5 +114,5 @@ def size_of(values: Collection[Any]) -> int:
 
 
 def bytes_weight_of(size: int) -> int:
-    """Return the weight of so many bytes."""
-    return size // _UNIT_BYTES
+    """Return the weight of so many bytes, rounded: many rows of 1,000 bytes would else weigh half."""
+    return (size + _UNIT_BYTES // 2) // _UNIT_BYTES

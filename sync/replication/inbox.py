@@ -20,7 +20,7 @@ from mycomesh.sync.replication.admission import last_hlc
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.decision_limit import limit_decisions
 from mycomesh.sync.replication.incoming import Incoming
-from mycomesh.sync.replication.outbox import Outbox
+from mycomesh.sync.replication.outbox import FULL_SHOWN, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.replication.site_limit import limit_sites, refused_sites
@@ -28,6 +28,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.interests import stated_members
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.notes import Source
+from mycomesh.sync.storage.large_rows import KEY_BYTES_MAX
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.unit import Unit
@@ -146,8 +147,7 @@ class Inbox:
             applied.merged.add(merged)
             applied.full += self._store.parked_room.take_news()
             self._outbox.note_full()
-            if merged.left_out:
-                self._left_out.setdefault(section.table, set()).update(section.left_out)
+            self._note_left_out(section, merged)
             if (
                 merged.changes
                 and section.table == SCHEMA_TABLE
@@ -167,6 +167,15 @@ class Inbox:
                 self._outbox.retry(table)
             batch.changed = False
         return retried
+
+    def _note_left_out(self, section: SectionMerge, merged: Merged) -> None:
+        """Note the sites of which a part of a section has left changes out, so that the end of a round does not cover them."""
+        if merged.left_out or merged.large_keys:
+            self._left_out.setdefault(section.table, set()).update(section.left_out)
+        if merged.large_keys:
+            nodes = ", ".join(site[:4].hex() for site in sorted(section.left_out)[:FULL_SHOWN])
+            line = f"rows of {nodes} whose primary key takes more than {KEY_BYTES_MAX >> 10} KiB are left out"
+            self._registry.notes.put(section.table, line, Source.KEYS)
 
     def _table_for(
         self, section: SectionMerge, applied: Applied, wall_ms: int, budget: WorkBudget, *, live: bool

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sized
 
-from mycomesh.sync.merge.section_merge import SectionMerge, fast_weight
+from mycomesh.sync.merge.bulk_insert import slice_group
+from mycomesh.sync.merge.section_merge import FACTS_AHEAD, SectionMerge, fast_weight, read_definitions
 from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, bytes_weight_of
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.storage.large_rows import KEY_BYTES_MAX
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Bundle
 
@@ -43,6 +45,7 @@ class Incoming:
                 facts_among=tables if section.table == SCHEMA_TABLE else None,
                 change_bytes=-(-self._size // max(changes, 1)),
                 weighs_values=self._size > CHUNK_BYTES_MAX,
+                looks_at_keys=self._size > KEY_BYTES_MAX,
             )
             for section in self.bundle.sections
         )
@@ -51,6 +54,10 @@ class Incoming:
         """Do what the next part needs no file for; outside a transaction."""
         if self.sections:
             self.sections[0].prepare()
+        elif not self.begun:
+            for section in self.bundle.sections[:1]:  # facts come first
+                if section.table == SCHEMA_TABLE and section.groups:
+                    read_definitions(slice_group(section.groups[0], 0, FACTS_AHEAD))
 
     @property
     def done(self) -> bool:

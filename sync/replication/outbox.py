@@ -30,13 +30,13 @@ from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.storage.authority import Authority
-from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
+from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, KEY_BYTES_MAX
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
 
-__all__ = ["ROWS_TRIED_MAX", "Hooks", "Outbox"]
+__all__ = ["FULL_SHOWN", "ROWS_TRIED_MAX", "Hooks", "Outbox"]
 
 # Rows that one transaction retries: as many as it may drain where each change is of another row.
 ROWS_TRIED_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
@@ -349,6 +349,9 @@ class Outbox:
             limit = f"{CHANGE_BYTES_MAX >> 20} MiB"
             note = f"column {drained.too_large[0]!r} has values of more than {limit}, which stay on this node"
             self._registry.notes.put(table.spec.folded, note, Source.SIZE)
+        if drained.large_keys:
+            note = f"rows whose primary key takes more than {KEY_BYTES_MAX >> 10} KiB stay on this node"
+            self._registry.notes.put(table.spec.folded, note, Source.KEYS)
 
     def table_drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
         """Return a function that stamps one chunk of a table, appends its section, and returns True if nothing is left."""

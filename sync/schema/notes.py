@@ -20,6 +20,7 @@ class Source(enum.Enum):
     PARKED = "parked"  # whose rows are left out until some of its parked rows fit
     RETAIN = "retain"  # why rows do not go with time
     SIZE = "size"  # which columns have values that are too large to send
+    KEYS = "keys"  # that rows stay on their node, because their keys are too large
     AREAS = "areas"  # why it takes no part: two nodes have cut it by two columns
     IDS = "ids"  # why rows of two nodes may get one id, although each should number its own
     INDEX = "index"  # which index is not kept up to date; appended to the main note

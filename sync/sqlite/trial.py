@@ -16,13 +16,13 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.sqlite.create_table import checks
-from mycomesh.sync.sqlite.definitions import authorize_create, execute_one, scratch
+from mycomesh.sync.sqlite.definitions import authorize_create, execute_one, missing_collation, read_definition, scratch
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.refusals import REFUSALS
-from mycomesh.sync.sqlite.table_spec import user_tables
+from mycomesh.sync.sqlite.table_spec import SQL_MAX, user_tables
 
-__all__ = ["refusal_of"]
+__all__ = ["read_ahead", "refusal_of"]
 
 # The work of all function calls for one row: functions such as instr() compare each byte of one value with each of another. So
 # the size of values is limited by the square root of this by the number of calls: 16 KiB for one call, 512 bytes for a thousand.
@@ -51,6 +51,14 @@ def refusal_of(table: str, index: str = "") -> str:
     except (apsw.Error, IndexError) as error:
         return str(error)
     return ""
+
+
+def read_ahead(sql: str) -> None:
+    """Read and try a CREATE TABLE of the mesh, so that a pass that asks for that under the write lock has the answers at once."""
+    defined = read_definition(sql) if len(sql) <= SQL_MAX else None
+    if defined is not None:
+        missing_collation(defined.sql)
+        refusal_of(defined.sql, "")  # the cache knows calls by their arguments
 
 
 def _try_rows(db: Any, table: str) -> None:

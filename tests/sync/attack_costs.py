@@ -35,7 +35,6 @@ BEYOND = {
     "one_blob_of_16_mb_that_loses": f"{_VALUE}; the loser is 21 MB of text",
     "one_blob_of_16_mb_inserted": _VALUE,
     "one_blob_of_16_mb_in_an_edit": _VALUE,
-    "edits_of_large_rows_that_an_index_refuses": "a row of 4 MB is parked in one transaction, and finding its place reads others",
     "rebuild_of_100000_rows": "a table is rebuilt in one transaction, up to 100,000 rows",
     "facts_of_200_tables": "a pass over the schema looks at each table of the file",
     "facts_of_10_tables_of_800_columns": "a table is made in one transaction, and takes 2.6 KB of memory a column",

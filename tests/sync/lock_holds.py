@@ -299,12 +299,28 @@ def rows_of_1000_bytes_in_22_mb():
     return file, batch(file, inserts(file, ("id", "u", "v"), [[n, "u" * 980, n] for n in range(22_000)]))
 
 
+def edits_by_keys_of(size, count):
+    fill = f"{COUNT.format(count)} INSERT INTO d SELECT i || printf('%.{size}c', 'k'), i FROM n"
+    file = File("CREATE TABLE d(id TEXT PRIMARY KEY, v)", fill)
+    keys = [codec.encode([f"{n}" + "k" * size]) for n in range(count)]
+    return file, batch(file, updates(file, ("v",), [["w"]] * count, keys=keys))
+
+
+@case
+def edits_by_keys_of_60_kb():
+    return edits_by_keys_of(60_000, 350)
+
+
+@case
+def inserts_with_keys_of_60_kb():
+    file = File("CREATE TABLE d(id TEXT PRIMARY KEY, v)")
+    return file, batch(file, inserts(file, ("id", "v"), [[f"{n}" + "k" * 60_000, n] for n in range(350)]))
+
+
 @case
 def edits_by_keys_of_350_kb():
-    fill = f"{COUNT.format(64)} INSERT INTO d SELECT i || printf('%.350000c', 'k'), i FROM n"
-    file = File("CREATE TABLE d(id TEXT PRIMARY KEY, v)", fill)
-    keys = [codec.encode([f"{n}" + "k" * 350_000]) for n in range(64)]
-    return file, batch(file, updates(file, ("v",), [["w"]] * 64, keys=keys))
+    """Beyond the limit: they are left out."""
+    return edits_by_keys_of(350_000, 64)
 
 
 @case

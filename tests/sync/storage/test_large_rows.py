@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import apsw
@@ -10,12 +11,21 @@ import pytest
 from mycomesh.sync.capture import drain, drain_uniform, pending_rows
 from mycomesh.sync.replication import priority
 from mycomesh.sync.storage import large_rows
+from mycomesh.sync.storage.large_rows import KEY_BYTES_MAX
 from mycomesh.sync.storage.row_view import RowView
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge
 from tests.sync.scale import sweep
 
 LIMIT = 4_000
+KEYED = {
+    "one": "CREATE TABLE t(k TEXT PRIMARY KEY NOT NULL, v) WITHOUT ROWID",
+    "nullable": "CREATE TABLE t(k TEXT PRIMARY KEY, v UNIQUE)",
+    "blob": "CREATE TABLE t(k BLOB PRIMARY KEY, v)",
+    "two": "CREATE TABLE t(k TEXT, l TEXT DEFAULT 'l', v, PRIMARY KEY(k, l))",
+}
+# Bytes of an encoded key besides those of its first value.
+HEAD = {"one": 1 + 3, "nullable": 1 + 3, "blob": 1 + 3, "two": 1 + 3 + 2}
 TABLES = {
     "rowid": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c NOT NULL)",
     "keyed": "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a, b, c NOT NULL) WITHOUT ROWID",
@@ -152,3 +162,134 @@ def test_a_damaged_row_too_large_for_messages_is_repaired(tmp_path, damaged, los
     assert one.dropped == two.dropped == []
     assert world.equal()
     world.close()
+
+
+def key_of(shape, over):
+    """Return a value that makes a key of so many bytes more than the limit."""
+    text = "k" * (KEY_BYTES_MAX - HEAD[shape] + over)
+    return text.encode() if shape == "blob" else text
+
+
+@pytest.fixture
+def unlimited(monkeypatch):
+    """A way to act as a version without a limit on keys does: `with unlimited():`."""
+
+    @contextlib.contextmanager
+    def lift():
+        with monkeypatch.context() as patch:
+            patch.setattr(large_rows, "KEY_BYTES_MAX", 1 << 30)
+            yield
+
+    return lift
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("shape", KEYED)
+def test_row_with_too_large_a_key_stays(pair, shape, over):
+    one, two = pair
+    key = key_of(shape, over)
+    one.sql(f"{KEYED[shape]}; INSERT INTO t(k, v) VALUES('before', 1)")
+    converge(pair)
+    one.sql("INSERT INTO t(k, v) VALUES(?, 2); INSERT INTO t(k, v) VALUES('after', 3)", key)
+    converge(pair)
+    one.sql("UPDATE t SET v = 4 WHERE k = ?", key)
+    two.sql("UPDATE t SET v = 5 WHERE k = 'after'")
+    converge(pair)
+    there = [(1,), (5,)] if over > 0 else [(1,), (4,), (5,)]
+    assert two.sql("SELECT v FROM t ORDER BY v") == there
+    assert one.sql("SELECT v FROM t ORDER BY v") == [(1,), (4,), (5,)]
+    note = "rows whose primary key takes more than 64 KiB stay on this node" if over > 0 else ""
+    assert [table.note for table in one.replica.status().tables] == [note]
+    assert one.digests() == two.digests()
+    assert one.scrub().found == two.scrub().found == 0
+    one.sql("UPDATE t SET k = 'shorter' WHERE k = ?", key)
+    converge(pair)
+    assert_equal(one, two)
+    one.sql("INSERT INTO t(k, v) VALUES(?, 6)", key)
+    converge(pair)
+    one.sql("DELETE FROM t WHERE k = ?", key)
+    converge(pair)
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("shape", KEYED)
+def test_rows_with_large_keys_from_before_stay(pair, shape):
+    one, two = pair
+    one.close()
+    key = key_of(shape, 1)
+    app = apsw.Connection(str(one.path))
+    app.execute(f"{KEYED[shape]}; INSERT INTO t(k, v) VALUES('a', 1), (?, 2), ('z', 3)", (key,))
+    app.close()
+    one.open()
+    converge(pair)
+    assert two.sql("SELECT v FROM t ORDER BY v") == [(1,), (3,)]
+    assert one.sql("SELECT v FROM t ORDER BY v") == [(1,), (2,), (3,)]
+    one.sql("DELETE FROM t WHERE k = ?", key)
+    converge(pair)
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("kind", ["INSERT", "UPDATE", "DELETE"])
+@pytest.mark.parametrize("shape", KEYED)
+def test_received_rows_with_too_large_keys_are_left_out(pair, unlimited, shape, kind, over):
+    one, two = pair
+    key = key_of(shape, over)
+    one.sql(f"{KEYED[shape]}; INSERT INTO t(k, v) VALUES('before', 1)")
+    converge(pair)
+    with unlimited():
+        one.sql("INSERT INTO t(k, v) VALUES(?, 2)", key)
+        first = one.drain()
+        if kind != "INSERT":
+            one.sql("UPDATE t SET v = 3 WHERE k = ?" if kind == "UPDATE" else "DELETE FROM t WHERE k = ?", key)
+            first = one.drain()  # the insert itself is lost
+        one.sql("INSERT INTO t(k, v) VALUES('after', 4)")
+        second = one.drain()
+    taken = [two.replica.apply(bundle, two.wall_ms, origin=one.node_id) for bundle in [*first, *second]]
+    left_out = over > 0 and kind != "DELETE"
+    assert sum(applied.merged.large_keys for applied in taken) == left_out
+    assert two.sql("SELECT count(*) FROM t WHERE k IN ('before', 'after')") == [(2,)]
+    log = two.replica.tables["t"].log
+    log.flush()
+    longest = f"SELECT max(length(row)) FROM {log.name} WHERE typeof(row) = 'blob'"
+    assert (two.sql(longest)[0][0] == KEY_BYTES_MAX + over) == (over <= 0)
+    [note] = [table.note for table in two.replica.status().tables]
+    said = f"rows of {one.node_id.hex()[:8]} whose primary key takes more than 64 KiB are left out"
+    assert note == (said if left_out else "")
+
+
+def test_version_without_limit_is_told_and_goes_on(tmp_path, unlimited):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.link(one, two)
+    world.write(one, KEYED["nullable"])
+    world.run(2_000)
+    with unlimited():
+        world.write(one, "INSERT INTO t VALUES(?, 1), ('short', 2)", key_of("nullable", 1))
+    world.run(120_000)
+    assert two.sql("SELECT k, v FROM t") == [("short", 2)]
+    assert "rows.large_key" in two.noticed()
+    before = len(one.sent)
+    world.run(60_000)
+    assert len(one.sent) - before < 200
+    world.write(one, "UPDATE t SET k = 'shorter' WHERE v = 1")
+    world.run(300_000)
+    assert world.equal()
+    assert two.sql("SELECT k, v FROM t ORDER BY v") == [("shorter", 1), ("short", 2)]
+    assert one.dropped == two.dropped == []
+    world.close()
+
+
+def test_rows_with_large_keys_on_all_nodes_go_on(pair, unlimited):
+    one, two = pair
+    key = key_of("nullable", 1)
+    with unlimited():
+        one.sql(f"{KEYED['nullable']}; INSERT INTO t VALUES(?, 1), ('short', 2)", key)
+        converge(pair)
+    two.sql("UPDATE t SET v = 3 WHERE v = 1")
+    converge(pair)
+    assert one.sql("SELECT k, v FROM t WHERE v = 3") == [(key, 3)]
+    assert_equal(one, two)
+    one.sql("DELETE FROM t WHERE v = 3")
+    converge(pair)
+    assert_equal(one, two)
