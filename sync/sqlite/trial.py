@@ -55,7 +55,9 @@ def refusal_of(table: str, index: str = "") -> str:
 
 def read_ahead(sql: str) -> None:
     """Read and try a CREATE TABLE of the mesh, so that a pass that asks for that under the write lock has the answers at once."""
-    defined = read_definition(sql) if len(sql) <= SQL_MAX else None
+    if len(sql) > SQL_MAX or "\0" in sql:  # `Facts` knows no such definition
+        return
+    defined = read_definition(sql)
     if defined is not None:
         missing_collation(defined.sql)
         refusal_of(defined.sql, "")  # the cache knows calls by their arguments
