@@ -243,6 +243,12 @@ class Registry:
             return None
         return Record(found[0], found[1], json.loads(found[2]), json.loads(found[3]))
 
+    def recorded(self) -> frozenset[str]:
+        """Return the canonical names of the tables that have a record."""
+        return frozenset(
+            name for (name,) in self._store.db.execute("SELECT name FROM mycomesh_replicated ORDER BY name")
+        )
+
     def register(self, spec: TableSpec) -> Table:
         """Register a table that has no record yet, and load it."""
         bits = extended({}, spec)

@@ -102,30 +102,31 @@ class TablePass:
 
     def _changed_specs(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
         """Return the tables that are not captured as they are, and note those that cannot be replicated."""
-        registry = self._registry
+        registry, recorded = self._registry, self._registry.recorded()
         changed = []
-        for name, here in present.items():
-            try:
-                spec = registry.spec(name, here)
-            except UnsupportedTable as reason:
-                self._leave_out(name, reason)
-                continue
-            refused = ""
-            if registry.record(name) is None and registry.defined(name) is None:
-                refused = registry.too_new(spec.sql) or definition_refusal(spec.sql) or _like_a_fact(name)
-            if refused:
-                registry.notes.put(name, f"not replicated: {refused}", Source.STAYS)
-                continue
-            known = registry.tables.get(name)
-            captured = (
-                known is not None
-                and known.spec == spec
-                and known.columns.installed
-                and registry.is_captured(known)
-                and not registry.is_outdated(known)
-            )
-            if not captured or fold(here) in self._created or not self._key_matches(spec):
-                changed.append((name, spec))
+        with registry.file.steady():
+            for name, here in present.items():
+                try:
+                    spec = registry.spec(name, here)
+                except UnsupportedTable as reason:
+                    self._leave_out(name, reason)
+                    continue
+                refused = ""
+                if name not in recorded and registry.defined(name) is None:
+                    refused = registry.too_new(spec.sql) or definition_refusal(spec.sql) or _like_a_fact(name)
+                if refused:
+                    registry.notes.put(name, f"not replicated: {refused}", Source.STAYS)
+                    continue
+                known = registry.tables.get(name)
+                captured = (
+                    known is not None
+                    and known.spec == spec
+                    and known.columns.installed
+                    and registry.is_captured(known)
+                    and not registry.is_outdated(known)
+                )
+                if not captured or fold(here) in self._created or not self._key_matches(spec):
+                    changed.append((name, spec))
         return changed
 
     def _leave_out(self, name: str, reason: UnsupportedTable) -> None:

@@ -10,9 +10,10 @@ design.md section 3.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -263,6 +264,7 @@ class FileSchema:
     def __init__(self, db: Any) -> None:
         self._db = db
         self._version = -1
+        self._steady = False  # inside `steady`
         # By folded name: the entries of the table, its indexes and its triggers, of all user tables if `_whole`.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
         self._whole = False
@@ -285,11 +287,26 @@ class FileSchema:
         users = _catalogue(self._db, f"WHERE type = 'trigger' AND name {_NOT_INTERNAL}", ())
         return frozenset(fold(table) for _, _, table, _ in users)
 
-    def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
-        """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
-        version, folded = self.version(), fold(name)
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Look once whether the catalogue has changed, for all questions of the block, which changes no schema itself."""
+        self._renew()
+        self._steady = True
+        try:
+            yield
+        finally:
+            self._steady = False
+
+    def _renew(self) -> None:
+        version = self.version()
         if version != self._version:
             self._version, self._entries, self._whole = version, {}, False
+
+    def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
+        """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
+        folded = fold(name)
+        if not self._steady:
+            self._renew()
         internal = folded.startswith(INTERNAL_PREFIX)
         if folded not in self._entries and (internal or not self._whole):
             if len(self._entries) < TABLES_READ_SINGLY_MAX or internal:
