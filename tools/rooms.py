@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ __all__ = ["MODULES_MAX", "cycles", "graph", "main", "modules", "room", "upward"
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mesh", "sync", "simulations", "tools")
+BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # fields of the syntax tree that hold statements
 MODULES_MAX = {"mesh": 24, "sync": 10}  # modules directly in the folder; more are hard to survey
 
 
@@ -37,9 +39,22 @@ def graph(root: Path = ROOT) -> dict[str, set[str]]:
     return {name: _imports(path.read_text(), found) - {name} for name, path in found.items()}
 
 
+@functools.cache
+def _statements(text: str) -> list[ast.stmt]:
+    """Return the import statements of a module, wherever they are: only statements hold statements."""
+    found: list[ast.stmt] = []
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        for name, value in ast.iter_fields(waiting.pop()):
+            if name in BLOCKS:
+                found += (node for node in value if isinstance(node, ast.Import | ast.ImportFrom))
+                waiting += value
+    return found
+
+
 def _imports(text: str, known: dict[str, Path]) -> set[str]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(text)):
+    for node in _statements(text):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -157,8 +172,7 @@ def _in(name: str, folder: str) -> bool:
 
 def _bare(text: str) -> set[str]:
     """Return the imports without `mycomesh`, which would load a module a second time under another name."""
-    tree = ast.walk(ast.parse(text))
-    names = [n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module and n.level == 0]
+    names = [n.module for n in _statements(text) if isinstance(n, ast.ImportFrom) and n.module and n.level == 0]
     return {name for name in names if name.partition(".")[0] in FOLDERS}
 
 
