@@ -28,9 +28,10 @@ static: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.rooms
 check: static test
-# A sample of the tests with the lowest version of each dependency, and without what is compiled: every test of a room that calls one of them. Some minutes.
+# A sample of the tests with the lowest version of each dependency, and without what is compiled: every test of a room that calls one of them,
+# with two rows of parameters but where the rows are messages and vectors. Some minutes.
 lowest: .venv-lowest/done
-	MYCOMESH_PURE=1 .venv-lowest/bin/python -m pytest -n auto --dist worksteal $(SAMPLE)
+	MYCOMESH_PURE=1 MYCOMESH_TEST_ROWS=2 .venv-lowest/bin/python -m pytest -n auto --dist worksteal $(SAMPLE)
 # Sweeps, fuzzing, crash points and kill rounds at full scale: hours. Results go to docs/bench/long.md.
 long: .venv/dev
 	$(BIN)/python -m tests.long --share $(SHARE)

@@ -33,7 +33,7 @@ def blob(row):
 
 held = []
 def leak(row):
-    held.append(bytearray(100 << 20))
+    held.append(bytearray(50 << 20))
     return {"drone": row["id"]}
 
 def bad(row):
@@ -198,8 +198,8 @@ def test_a_select_before_a_function_fails_its_row_alone(flow, change, rows, monk
 
 
 def test_a_function_that_leaks_goes_on(flow, change, rows):
-    leak = flow("python:crew:leak", memory_mib=512)
-    assert write(leak, *[change(n, id=f"d{n}", battery=0) for n in range(20)]) == 20, "2 GB in all"
+    leak = flow("python:crew:leak", memory_mib=256)
+    assert write(leak, *[change(n, id=f"d{n}", battery=0) for n in range(20)]) == 20, "1 GB in all"
     assert rows("SELECT count(*) FROM alerts") == [(20,)]
     assert rows("SELECT count(*) FROM mycomesh_dead_letters") == [(0,)]
 
