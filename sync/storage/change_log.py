@@ -132,6 +132,7 @@ class ChangeLog:
     def rolled_back(self) -> None:
         """Forget the transaction's changes."""
         self._delta = [0, 0, 0]
+        self.runs.rolled_back()
         self._adds, self._replaces, self._removes, self._plain_removes, self._gone = [], {}, [], [], []
 
     @property

@@ -70,12 +70,24 @@ class InsertRun(NamedTuple):
 class InsertRuns:
     """The runs of one table. Writes are inside the caller's transaction."""
 
-    __slots__ = ("_store", "_table_id", "name")
+    __slots__ = ("_empty", "_store", "_table_id", "name")
 
     def __init__(self, store: Store, table_id: int) -> None:
         self._store = store
         self._table_id = table_id
         self.name = runs_name(table_id)
+        self._empty: bool | None = None  # None: somebody has to look
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is no run, as in every table that no rowid numbers: each merge of a row would look for one four times."""
+        if self._empty is None:
+            self._empty = self._store.db.execute(f"SELECT 1 FROM {self.name} LIMIT 1").fetchone() is None
+        return self._empty
+
+    def rolled_back(self) -> None:
+        """Look again whether there are runs: the transaction may have removed the last one."""
+        self._empty = None
 
     def create(self) -> None:
         """Create the table where it is missing."""
@@ -108,6 +120,8 @@ class InsertRuns:
         return self._within(where, (site_number, hlc, hlc), "hlc + n > ?", hlc)
 
     def _within(self, nearest: str, parameters: tuple[int, ...], reaches: str, point: int) -> InsertRun | None:
+        if self.is_empty:
+            return None
         # The index finds the nearest run below. Its digests, the bulk of it, are read only if it reaches that far.
         inner = f"SELECT seq FROM {self.name} WHERE {nearest}"
         found = self._store.db.execute(
@@ -160,15 +174,18 @@ class InsertRuns:
         listing = (
             f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc <= ? AND hlc > ? - {RUN_MAX} AND hlc + n > ? LIMIT 1"
         )
-        return self._store.db.execute(listing, (site_number, high, low, low)).fetchone() is not None
+        found = None if self.is_empty else self._store.db.execute(listing, (site_number, high, low, low)).fetchone()
+        return found is not None
 
     def overlaps_rows(self, low: int, high: int) -> bool:
         """Return True if a run has the entry of some row in `low..high`."""
         listing = f"SELECT 1 FROM {self.name} WHERE row <= ? AND row > ? - {RUN_MAX} AND row + n > ? LIMIT 1"
-        return self._store.db.execute(listing, (high, low, low)).fetchone() is not None
+        return not self.is_empty and self._store.db.execute(listing, (high, low, low)).fetchone() is not None
 
     def after(self, site_number: int, hlc: int, upto: int | None = None) -> Iterator[InsertRun]:
         """Yield the runs with stamps after (site number, hlc), in stamp order; with `upto`, of that site and up to that hlc."""
+        if self.is_empty:
+            return
         straddling = self.of_stamp(site_number, hlc)
         if straddling is not None and straddling.hlc + straddling.n - 1 > hlc:
             yield straddling
@@ -199,6 +216,7 @@ class InsertRuns:
 
     def add(self, site_number: int, hlc: int, row: int, mask: int | bytes, digests: Sequence[int]) -> None:
         """Add consecutive entries, as runs of at most `RUN_MAX`."""
+        self._empty = False
         records = []
         for at in range(0, len(digests), RUN_MAX):
             part = digests[at : at + RUN_MAX]

@@ -152,3 +152,40 @@ def test_an_undone_transaction_leaves_no_trace():
         undone()
     model.entries = before
     model.check()
+
+
+def test_runs_are_looked_for_only_where_there_are_some():
+    model = Model()
+    runs = model.log.runs
+    assert runs.is_empty
+
+    def undone():
+        with model.store.transaction():
+            model.inserts(0, 1, 1, RUN_MAX)
+            assert not runs.is_empty
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        undone()
+    assert runs.is_empty
+    model.entries = {}
+    with model.store.transaction():
+        model.inserts(0, 1, 1, RUN_MAX)
+    assert not runs.is_empty
+    assert runs.of_row(3) is not None
+    model.check()
+
+    def removed():
+        with model.store.transaction():
+            model.edit("remove", range(1, RUN_MAX + 1))
+            model.log.flush()
+            runs.rolled_back()  # as if nobody had looked before
+            assert runs.is_empty
+            raise ZeroDivisionError
+
+    before = dict(model.entries)
+    with pytest.raises(ZeroDivisionError):
+        removed()
+    model.entries = before
+    assert not runs.is_empty
+    model.check()
