@@ -13,6 +13,7 @@ from mycomesh.sync.merge.counters import default_base, number_of, share_column, 
 from mycomesh.sync.merge.work_budget import EDIT_WEIGHT, WorkBudget
 from mycomesh.sync.storage.insert_runs import InsertRun, StoredEntry
 from mycomesh.sync.storage.row_batch import Record
+from mycomesh.sync.storage.row_view import LEAST
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group
 
@@ -78,22 +79,22 @@ class Registers:
     def _read(self, stored_entries: Sequence[StoredEntry], places: Mapping[Any, int]) -> None:
         numbers = [places[stored[2]] for stored in stored_entries]
         owned = [stored[3] & self._mask if type(stored[3]) is int else -1 for stored in stored_entries]
-        kinds: dict[tuple[str, ...], _Kind] = {}
-        for at, names, values in self._table.held.read_many(stored_entries):  # runs for each entry
-            kind = kinds.get(names)
-            if kind is None:
-                kind = kinds[names] = self._kind(names)
-            held, bases, shares, known = kind
-            number = numbers[at]
-            owned[at] &= ~held
-            self.holders.add(stored_entries[at][:2])
+        for names, entries, values in self._table.held.read_many(stored_entries):
+            held, bases, shares, known = self._kind(names)
+            rows, columns = [numbers[at] for at in entries], list(zip(*values, strict=True))
+            for at in entries:
+                owned[at] &= ~held
+            self.holders.update(stored_entries[at][:2] for at in entries)
             if not known:
-                self.other.add(number)
+                self.other.update(rows)
             for place, cells in bases:
-                cells[number] = values[place]
+                for number, value in zip(rows, columns[place], strict=True):
+                    cells[number] = value
             for place, sums, own in shares:
-                own[number] = number_of(values[place])
-                sums[number] += own[number]
+                column = list(map(number_of, columns[place]))
+                own.update(zip(rows, column, strict=True))
+                for number, value in zip(rows, column, strict=True):
+                    sums[number] += value
         self.other.update(itertools.compress(numbers, owned))  # a base is not held, or the mask has many bits
 
     def _kind(self, names: Sequence[str]) -> _Kind:
@@ -130,18 +131,28 @@ class Registers:
             return None
         own = self._shares.get(share, {})
         totals = map(int.__add__, self._bases[counter], self._sums[counter])
-        deltas = [cell - wrapped(total) for cell, total in zip(cells, totals, strict=True)]
+        deltas = list(map(int.__sub__, cells, _wrapped_all(list(totals))))
         if not any(deltas):
             return []
         if not all(deltas):
             return None
-        return [wrapped(own.get(number, 0) + delta) for number, delta in enumerate(deltas)]
+        return _wrapped_all([own.get(number, 0) + delta for number, delta in enumerate(deltas)])
 
     def totals(self, share: str, numbers: Sequence[int], values: Sequence[Any]) -> list[int]:
         """Return what the cells of rows with these numbers show once a share has these values."""
         counter = share_column(share) or ""
         bases, sums, own = self._bases[counter], self._sums[counter], self._shares.get(share, {})
-        return [
-            wrapped(bases[number] + sums[number] - own.get(number, 0) + number_of(value))
-            for number, value in zip(numbers, values, strict=True)
-        ]
+        added = map(number_of, values)
+        return _wrapped_all(
+            [
+                bases[number] + sums[number] - own.get(number, 0) + value
+                for number, value in zip(numbers, added, strict=True)
+            ]
+        )
+
+
+def _wrapped_all(sums: list[int]) -> list[int]:
+    """Return the totals of many cells, without a call for each where none needs to wrap."""
+    if not sums or (min(sums) >= LEAST and max(sums) < -LEAST):
+        return sums
+    return list(map(wrapped, sums))

@@ -18,6 +18,10 @@ from mycomesh.sync.storage.store import Store
 
 __all__ = ["HeldValues"]
 
+_RECENT_KINDS = 8  # by whose names a record is recognised without decoding its own: most tables have fewer
+# Records with the same names: how each begins, the places of their entries, and their encoded values.
+_Kind = tuple[bytes, list[int], list[bytes]]
+
 
 class HeldValues:
     """The held values of one table, by entry."""
@@ -52,10 +56,31 @@ class HeldValues:
         names, values = codec.decode(found[0], bytes_max=len(found[0]))
         return dict(zip(names, values, strict=True))
 
-    def read_many(self, stored_entries: Sequence[StoredEntry]) -> Iterator[tuple[int, tuple[str, ...], list[Any]]]:
-        """Yield (place of the entry, column names, held values) of those of some entries that have some."""
-        places: list[int] = []
-        contents: list[bytes] = []
+    def read_many(
+        self, stored_entries: Sequence[StoredEntry]
+    ) -> Iterator[tuple[tuple[str, ...], list[int], list[list[Any]]]]:
+        """Yield (column names, places of the entries, held values of each) of those of some entries that have some.
+
+        Entries with the same names come together, since many hold the same columns: their names are read once.
+        """
+        kinds: dict[tuple[str, ...], _Kind] = {}
+        recent: list[_Kind] = []
+        for at, content in self._contents(stored_entries):
+            for kind in recent:
+                if content.startswith(kind[0]):
+                    break
+            else:
+                names = tuple(codec.decode(content, bytes_max=len(content))[0])
+                kind = kinds.setdefault(names, (_head(names), [], []))
+                recent = [kind, *recent[: _RECENT_KINDS - 1]]
+            kind[1].append(at)
+            kind[2].append(content[len(kind[0]) :])
+        for names, (_, places, values) in kinds.items():
+            encoded = codec.encode_array(values)
+            yield names, places, codec.decode(encoded, bytes_max=len(encoded), own=True)
+
+    def _contents(self, stored_entries: Sequence[StoredEntry]) -> Iterator[tuple[int, bytes]]:
+        """Yield (place of the entry, content of its record) of those of some entries that have one."""
         by_site: dict[int, list[int]] = {}
         for at, stored in enumerate(stored_entries):
             by_site.setdefault(stored[0], []).append(at)
@@ -63,12 +88,7 @@ class HeldValues:
             where = f"t.id = {self._table_id} AND t.place = {site_number}"
             clocks = [stored_entries[at][1] for at in own]
             for key, content in join_numbers(self._store.db, "k.key, t.content", "mycomesh_held", "hlc", clocks, where):
-                places.append(own[key])
-                contents.append(content)
-        encoded = codec.encode_array(contents)
-        decoded = codec.decode(encoded, bytes_max=len(encoded), own=True)
-        for at, (names, values) in zip(places, decoded, strict=True):
-            yield at, tuple(names), values
+                yield own[key], content
 
     def remove_many(self, stamps: Iterable[tuple[int, int]]) -> None:
         """Remove the held values of many entries."""
@@ -113,11 +133,16 @@ class HeldValues:
 
     def write_encoded(self, names: Sequence[str], stamps: Sequence[tuple[int, int]], rows: Sequence[bytes]) -> None:
         """Set them as `write_many` does, by the stamps (site number, hlc) of the entries, to values that are encoded already."""
-        head = codec.array_head(2) + codec.encode(list(names))
+        head = _head(names)
         self._store.db.executemany(
             f"INSERT INTO mycomesh_held VALUES({self._table_id}, ?, ?, ?)",
             [(site_number, hlc, head + row) for (site_number, hlc), row in zip(stamps, rows, strict=True)],
         )
+
+
+def _head(names: Sequence[str]) -> bytes:
+    """Return the beginning of a record, which ends where its values begin."""
+    return codec.array_head(2) + codec.encode(list(names))
 
 
 def _by_site(stored_entries: Iterable[StoredEntry]) -> dict[int, list[int]]:
