@@ -378,7 +378,7 @@ class Dialer:
         return min(dues, default=None)
 
     def _has_slot(self) -> bool:
-        return min(self._config.dials_max, self.links_wanted) > self._dialling
+        return self.links_wanted > self._dialling < self._config.dials_max
 
     def _take_token(self, now_ms: int) -> bool:
         over_ms = admit_at_rate(self._over_ms, now_ms, every_ms=UNPROVEN_EVERY_MS, at_once=UNPROVEN_AT_ONCE)

@@ -59,6 +59,7 @@ class FailureDetector:
     __slots__ = (
         "_apart_ms",
         "_clock_samples",
+        "_dead_after_ms",
         "_gap_stats",
         "_gaps",
         "_heartbeat_ms",
@@ -80,7 +81,7 @@ class FailureDetector:
         self._token = 0
         self._pings: dict[int, int] = {}  # token -> when it was sent
         self._gaps: deque[int] = deque(maxlen=SAMPLES_MAX)
-        self._gap_stats = self._fit_gaps()
+        self._fit_gaps()
         self._rtt_ms: float | None = None
         # (round trip, the peer's clock minus our monotonic clock). Samples stay valid when somebody sets our own clock.
         self._clock_samples: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)
@@ -92,7 +93,7 @@ class FailureDetector:
         # Short gaps of a busy link say nothing about how long an idle link may be silent.
         if 2 * gap >= self._heartbeat_ms:
             self._gaps.append(gap)
-            self._gap_stats = self._fit_gaps()
+            self._fit_gaps()
         self._received_ms = now_ms
 
     def record_sent(self, now_ms: int) -> None:
@@ -134,11 +135,11 @@ class FailureDetector:
 
     def is_dead(self, now_ms: int) -> bool:
         """Return True if the peer has been silent for too long to be alive."""
-        return now_ms - self._received_ms >= self._dead_after_ms()
+        return now_ms - self._received_ms >= self._dead_after_ms
 
     def deadline(self) -> int:
         """Return when to call `is_ping_due` and `is_dead` again."""
-        return min(self._ping_ms(), self._received_ms + self._dead_after_ms())
+        return min(self._ping_ms(), self._received_ms + self._dead_after_ms)
 
     def phi(self, now_ms: int) -> float:
         """Return the suspicion level: -log10 of the probability that a living peer is silent for so long."""
@@ -164,12 +165,8 @@ class FailureDetector:
         probe = max(self._received_ms + int(PROBE_AFTER * beat), self._pinged_ms + int(PROBE_EVERY * beat))
         return min(idle, probe, self._pinged_ms + MEASURE_EVERY * beat)
 
-    def _dead_after_ms(self) -> int:
-        mean, deviation = self._gap_stats
-        return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._heartbeat_ms)
-
-    def _fit_gaps(self) -> tuple[float, float]:
-        """Return mean and deviation of the gaps. An idle one counts as the first, so the values are defined from the start.
+    def _fit_gaps(self) -> None:
+        """Take mean and deviation of the gaps. An idle one counts as the first, so the values are defined from the start.
 
         A shorter gap counts as an idle one: traffic says nothing of how late a ping may come, and a mixture of both would
         look like a lossy link.
@@ -179,7 +176,9 @@ class FailureDetector:
         count = len(gaps) + 1  # the prior counts as one sample
         mean = (sum(gaps) + idle) / count
         variance = (sum((gap - mean) ** 2 for gap in gaps) + (idle - mean) ** 2) / count
-        return mean, max(math.sqrt(variance), DEVIATION_MIN * self._heartbeat_ms)
+        deviation = max(math.sqrt(variance), DEVIATION_MIN * self._heartbeat_ms)
+        self._gap_stats = mean, deviation
+        self._dead_after_ms = min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._heartbeat_ms)
 
 
 def _quantile(phi: float) -> float:

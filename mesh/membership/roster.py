@@ -40,6 +40,7 @@ class Roster:
         "_restricted",
         "identity",
         "newest_seen_s",
+        "own_id",
         "purges",
         "revocations",
         "version",
@@ -47,6 +48,7 @@ class Roster:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
+        self.own_id = identity.node_id  # this node's; a renewed certificate has the same
         self.revocations = Revocations(identity.root_public, identity.secret, identity.epochs)
         self.purges = Purges(identity.root_public)
         self.newest_seen_s = 0
@@ -106,11 +108,6 @@ class Roster:
         for node_id in gone:
             self.drop(node_id)
         return gone
-
-    @property
-    def own_id(self) -> bytes:
-        """This node's id."""
-        return self.identity.node_id
 
     def restricted_rights(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
         """Return (node id, table rights) of the members that lack some right, ordered by node id."""

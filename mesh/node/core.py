@@ -121,13 +121,14 @@ class MeshMachine(Protocol):
 class NodeCore:
     """Routes events between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
 
-    __slots__ = ("_is_relay", "_members_due_ms", "_rights_version", "_time", "mesh")
+    __slots__ = ("_is_relay", "_judged", "_members_due_ms", "_rights_version", "_time", "mesh")
 
     def __init__(self, mesh: MeshMachine) -> None:
         self.mesh = mesh
         self._members_due_ms: int | None = None
         self._rights_version = 0
         self._time = MeshTime()
+        self._judged = self._time  # the last one that was compared with it
         self._is_relay = False  # a relay forwards batches and stores no tables
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
@@ -174,6 +175,9 @@ class NodeCore:
     def _time_events(self) -> list[ShellAction]:
         """Tell the `Exchange` the mesh's time, if it has changed by `TIME_CHANGE_MS` or was confirmed."""
         time, last = self.mesh.mesh_clock.time, self._time
+        if time is self._judged:
+            return []
+        self._judged = time
         changes = (time.offset_ms - last.offset_ms, time.apart_ms - last.apart_ms)
         if time.confirmed == last.confirmed and max(map(abs, changes)) < TIME_CHANGE_MS:
             return []

@@ -354,12 +354,13 @@ class Overlay:
 
     def deadline(self) -> int:
         """Return when `on_timer` has work."""
-        due = min(self.topology.deadline(), self._expire_ms)
-        ask_ms = self._ask_ms if self._links_to_ask else None
-        due = min(due, self._unknown_ms) if self._unknown else due
-        for other in (self.gossip.deadline(), self._relay_records_ms, self._certificates.deadline, ask_ms):
-            due = due if other is None else min(due, other)
-        return due
+        due = self.topology.deadline()  # runs at each event
+        for other in (self._expire_ms, self.gossip.deadline(), self._relay_records_ms, self._certificates.deadline):
+            if other is not None and other < due:
+                due = other
+        if self._links_to_ask:
+            due = min(due, self._ask_ms)
+        return min(due, self._unknown_ms) if self._unknown else due
 
     def on_timer(self, now_ms: int, wall_ms: int) -> list[Result]:
         """Do all work that is due."""

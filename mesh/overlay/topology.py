@@ -291,8 +291,11 @@ class Topology:
 
     def relays(self, author: bytes, peer: bytes) -> list[bytes]:
         """Return the nodes between an author and a node two links away from it."""
-        theirs = self._adjacent.get(peer, {})
-        return [each for each in self._adjacent.get(author, ()) if each in theirs and self.are_linked(each, peer)]
+        adjacent = self._adjacent
+        theirs = adjacent.get(peer)
+        if not theirs:
+            return []
+        return [each for each in adjacent.get(author, ()) if each in theirs and peer in adjacent.get(each, ())]
 
     def degree(self, node_id: bytes) -> int:
         """Return the number of neighbours that a node reports."""

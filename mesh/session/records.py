@@ -162,8 +162,9 @@ class RecordWriter:
         self._records = []
         frame = max(FRAME_BYTES_MIN, min(PLAINTEXT_BYTES_MAX, self.window // FRAMES_A_WINDOW))
         room = before = frame - sum(len(part) for part in parts)
-        for stream in range(_STREAMS):
-            room = self._pack_stream(stream, room, parts)
+        for stream, queue in enumerate(self._queues):
+            if queue:
+                room = self._pack_stream(stream, room, parts)
             if stream == 0 and room < before:
                 # A frame with urgent messages ends at a packet: other messages fill it up, but never delay it.
                 room = max(0, min(room, PACKET_BYTES - (frame - room)))

@@ -60,6 +60,7 @@ class ChangeLog:
     __slots__ = (
         "_adds",
         "_delta",
+        "_digested",
         "_gone",
         "_plain_removes",
         "_removes",
@@ -81,6 +82,7 @@ class ChangeLog:
         self.runs = InsertRuns(store, table_id)
         self.count = 0
         self.sums = (0, 0)
+        self._digested: tuple[tuple[int, int], bytes] | None = None  # the sums that `digest` saw last, and their bytes
         self.seals: Seals | None = None  # of a signed table: they go with the entries that they prove
         self.areas: Areas | None = None  # of a table that is cut: it sums the entries of each site too
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
@@ -143,7 +145,9 @@ class ChangeLog:
     @property
     def digest(self) -> bytes:
         """The 16-byte digest of all entries: sums of the two halves of their digests, each mod 2^64."""
-        return self.sums[0].to_bytes(8, "big") + self.sums[1].to_bytes(8, "big")
+        if self._digested is None or self._digested[0] is not self.sums:
+            self._digested = self.sums, self.sums[0].to_bytes(8, "big") + self.sums[1].to_bytes(8, "big")
+        return self._digested[1]
 
     # ---- reading
 
