@@ -120,8 +120,7 @@ def test_objects_up_to_the_limit_are_made(item, memory):
     def listed(count):
         return codec.array_head(count) + item * count
 
-    for count in (most - 1, most):
-        assert len(codec.decode(listed(count), bytes_max=1 << 25)) == count
+    assert len(codec.decode(listed(most), bytes_max=1 << 25)) == most
     with pytest.raises(DecodeError, match="more items than"):
         codec.decode(listed(most + 1), bytes_max=1 << 25)
     assert len(codec.decode(listed(most + 1), bytes_max=1 << 25, own=True)) == most + 1

@@ -86,7 +86,7 @@ def poured(pipes, left, right, message, times):
 
 def test_pings_with_unread_answers_are_no_longer_answered():
     pipes, left, right = linked()
-    outbox = poured(pipes, left, right, Ping(1), 20_000)
+    outbox = poured(pipes, left, right, Ping(1), 4_000)
     assert outbox.queued_messages(0) <= PONGS_MAX
     assert outbox.queued < 16 << 10
     assert right.seen(LinkDown) == []
