@@ -15,14 +15,27 @@ def free_port():
         return one.getsockname()[1]
 
 
-def three_bases(machine, joined, folder, urls, size=3, credentials=""):
-    """Start three bases; return their nodes. `urls` are the mailboxes of the gateways."""
+def joined_members(machine, joined, folder, names):
+    """The node of the fixture `joined`, and others that have joined its mesh by ticket; none runs."""
     shutil.copytree(joined / "alpha", folder / "alpha")
-    made = [machine(name) for name in ("alpha", *(f"n{number}" for number in range(1, 3 * size)))]
+    made = [machine(name) for name in ("alpha", *names)]
     for other in made[1:]:
         ticket = folder / f"{other.name}.ticket"
         made[0].done("ticket", other.name, "-o", str(ticket))
         other.done("join", str(ticket))
+    return made
+
+
+def three_sharing(machine, joined, folder):
+    """Three members, and a directory that all of them reach."""
+    share = folder / "share"
+    share.mkdir()
+    return joined_members(machine, joined, folder, ("bravo", "charlie")), share
+
+
+def three_bases(machine, joined, folder, urls, size=3, credentials=""):
+    """Start three bases; return their nodes. `urls` are the mailboxes of the gateways."""
+    made = joined_members(machine, joined, folder, [f"n{number}" for number in range(1, 3 * size)])
     bases = [made[at : at + size] for at in range(0, 3 * size, size)]
     for number, ((gateway, *others), url) in enumerate(zip(bases, urls, strict=True)):
         gateway.starts = ("--port", str(free_port()), "--mailbox", url)

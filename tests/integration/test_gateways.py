@@ -2,29 +2,19 @@
 
 import contextlib
 import random
-import shutil
 import subprocess
 
 import pytest
 
 from tests.integration import machines
-from tests.integration.base_fleet import HIDDEN, all_equal, settled, stored, three_bases, write
+from tests.integration.base_fleet import HIDDEN, all_equal, settled, stored, three_bases, three_sharing, write
 from tests.integration.machines import eventually
 from tests.sync.scale import SCALE
 
 
 @pytest.fixture
 def bases(machine, joined, tmp_path):
-    """Three members that never link, and a directory that all of them reach."""
-    share = tmp_path / "share"
-    share.mkdir()
-    shutil.copytree(joined / "alpha", tmp_path / "alpha")
-    made = [machine(name) for name in ("alpha", "bravo", "charlie")]
-    for other in made[1:]:
-        ticket = tmp_path / f"{other.name}.ticket"
-        made[0].done("ticket", other.name, "-o", str(ticket))
-        other.done("join", str(ticket))
-    return made, share
+    return three_sharing(machine, joined, tmp_path)
 
 
 def up(one, share):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
 
@@ -18,6 +17,7 @@ from mycomesh.sync.storage.large_rows import KEY_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Group, Section
 from mycomesh.sync.wire.bundle import Kind as Change
+from tests.integration.base_fleet import three_sharing
 from tests.integration.machines import SQLITE, eventually
 from tests.integration.test_hostile_member import RSS_MB_MAX, printable, rss_mb
 
@@ -72,14 +72,7 @@ def rows_of(liar, size):
 @pytest.fixture
 def bases(machine, joined, tmp_path):
     """Two gateways that share a directory, and a third member of which there is only its home."""
-    share = tmp_path / "share"
-    share.mkdir()
-    shutil.copytree(joined / "alpha", tmp_path / "alpha")
-    made = [machine(name) for name in ("alpha", "bravo", "charlie")]
-    for other in made[1:]:
-        ticket = tmp_path / f"{other.name}.ticket"
-        made[0].done("ticket", other.name, "-o", str(ticket))
-        other.done("join", str(ticket))
+    made, share = three_sharing(machine, joined, tmp_path)
     for each in made[:2]:
         each.up("--port", "0", "--mailbox", f"dir:{share}")
     return made[0], made[1], Liar(made[2], share), share

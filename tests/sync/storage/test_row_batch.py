@@ -9,7 +9,7 @@ import pytest
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.storage import row_batch
 from mycomesh.sync.storage.row_view import AHEAD_BYTES_MAX, RowView
-from tests.sync.peers import Peer, converge
+from tests.sync.peers import converge
 from tests.sync.scans import FILL, SHAPES, bypassing
 
 ROWS = 120
@@ -32,42 +32,34 @@ def doubted(table):
     return {view.row for view in RowView.each(table, names(table)) if table_scan._suspect(view)}
 
 
-@pytest.fixture
-def peers(tmp_path):
-    opened = [Peer(tmp_path / f"{number}.db", number) for number in range(2)]
-    yield opened
-    for peer in opened:
-        peer.close()
-
-
-def grow(peers, shape, seed):
+def grow(both, shape, seed):
     """Rows of two files in runs and in none, edited by both, some of them deleted."""
-    one, two = peers
+    one, two = both
     rng = random.Random(seed)
     one.sql(shape)
     one.sql(FILL.format(ROWS))
-    converge(peers)
+    converge(both)
     for peer in (one, two, one):
         for number in rng.sample(range(1, ROWS), 15):
             peer.sql("UPDATE t SET v = v || ? WHERE v = ?", f"+{peer.number}", f"v{number}")
         peer.sql(f"DELETE FROM t WHERE v = 'v{rng.randrange(1, ROWS)}'")
         peer.sql("INSERT INTO t(id, v, w) VALUES(?, 'own', 2)", f"{1000 + rng.randrange(10**6)}")
-        converge(peers)
+        converge(both)
     return rng
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_rows_that_nobody_has_touched_are_unchanged(peers, shape):
-    grow(peers, shape, 1)
-    for peer in peers:
+def test_rows_that_nobody_has_touched_are_unchanged(both, shape):
+    grow(both, shape, 1)
+    for peer in both:
         table = peer.replica.tables["t"]
         assert row_batch.unchanged_rows(table, names(table), AHEAD_BYTES_MAX) == set(names(table)) != set()
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_no_row_that_a_look_doubts_is_unchanged(peers, shape):
-    rng = grow(peers, shape, 2)
-    peer = peers[1]
+def test_no_row_that_a_look_doubts_is_unchanged(both, shape):
+    rng = grow(both, shape, 2)
+    peer = both[1]
     table = peer.replica.tables["t"]
     kept = [v for (v,) in peer.sql("SELECT v FROM t WHERE v GLOB 'v*'")]
     for edit in EDITS:
@@ -79,8 +71,8 @@ def test_no_row_that_a_look_doubts_is_unchanged(peers, shape):
             assert unchanged | doubted(table) == set(rows)
 
 
-def test_rows_of_many_bytes_get_a_look_each(peers):
-    one, _ = peers
+def test_rows_of_many_bytes_get_a_look_each(both):
+    one, _ = both
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a'), (2, zeroblob(5000)), (3, 'c')")
     one.drain()
     table = one.replica.tables["t"]
@@ -88,9 +80,9 @@ def test_rows_of_many_bytes_get_a_look_each(peers):
     assert row_batch.unchanged_rows(table, [1, 2, 3], 30_000) == {1, 2, 3}
 
 
-def test_scrub_compares_most_rows_without_a_look_each(peers, monkeypatch):
-    one, _ = peers
-    grow(peers, SHAPES["rowid"], 3)
+def test_scrub_compares_most_rows_without_a_look_each(both, monkeypatch):
+    one, _ = both
+    grow(both, SHAPES["rowid"], 3)
     looks = []
     monkeypatch.setattr(table_scan, "_suspect", lambda view: looks.append(view.row))
     assert one.scrub().found == 0
