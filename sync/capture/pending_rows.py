@@ -8,7 +8,7 @@ from sys import getsizeof
 from typing import Any
 
 from mycomesh.sync.capture.stamps import Times, is_early_record
-from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, EDIT_WEIGHT, KEY_WEIGHT
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, EDIT_WEIGHT, KEY_WEIGHT, LONG_KEY_BYTES
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
@@ -24,7 +24,6 @@ from mycomesh.sync.storage.pending_log import (
 )
 from mycomesh.sync.storage.table import Table
 
-_LONG_KEY = 1_024  # bytes of a key beyond which it is weighed
 _HEADER = 16  # bytes that Python adds to every value; to a text or a blob it adds a little more
 
 __all__ = ["PendingRow", "pending_sql", "read_pending"]
@@ -74,7 +73,7 @@ def read_pending(
         if keyed:
             key = record[first_key : first_key + keys]
             row: Row = record[first_key + keys] if None in key else encode_key(table.spec, key)
-            if type(row) is bytes and len(row) > _LONG_KEY:
+            if type(row) is bytes and len(row) > LONG_KEY_BYTES:
                 size += KEY_WEIGHT * len(row)
         else:
             row = record[first_key]

@@ -32,6 +32,7 @@ from mycomesh.sync.merge.work_budget import (
     EDIT_WEIGHT,
     GROUP_WEIGHT,
     KEY_WEIGHT,
+    LONG_KEY_BYTES,
     PLAIN_EDIT_WEIGHT,
     RANGE_WEIGHT,
     SECTION_WEIGHT,
@@ -54,7 +55,6 @@ __all__ = ["FACTS_AHEAD", "SectionMerge", "fast_weight", "read_definitions"]
 
 FACTS_AHEAD = 8  # that are read before a transaction, which follows at most five (`FACT_WEIGHT`)
 
-_LONG_KEY = 1_024  # bytes of a key, beyond which the keys of a section are weighed
 _TEXTS = frozenset({str, bytes})
 
 
@@ -391,10 +391,10 @@ def _has_long_key(table: Table, group: Group) -> bool:
 
 def _is_any_long(values: Sequence[Any]) -> bool:
     if isinstance(values, UnreadRows):
-        return any(values.size(at) > _LONG_KEY for at in range(len(values)))
-    if any(type(value) in _TEXTS and len(value) > _LONG_KEY for value in values):
+        return any(values.size(at) > LONG_KEY_BYTES for at in range(len(values)))
+    if any(type(value) in _TEXTS and len(value) > LONG_KEY_BYTES for value in values):
         return True
-    return any(type(value) is list and size_of(value) > _LONG_KEY for value in values)  # text that is not UTF-8
+    return any(type(value) is list and size_of(value) > LONG_KEY_BYTES for value in values)  # text that is not UTF-8
 
 
 def read_definitions(facts: Group) -> None:

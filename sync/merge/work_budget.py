@@ -24,6 +24,7 @@ __all__ = [
     "GROUP_WEIGHT",
     "ID_WEIGHT",
     "KEY_WEIGHT",
+    "LONG_KEY_BYTES",
     "MANY_CONFLICTS_WEIGHT",
     "MANY_PARKED_WEIGHT",
     "PARK_WEIGHT",
@@ -69,6 +70,7 @@ TABLES_DOUBLING = 100
 COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
 # Bytes of values for one byte of a key: it is in the row, in indexes of the table and of the change log, and in each record.
 KEY_WEIGHT = 16
+LONG_KEY_BYTES = 1_024  # of a key, beyond which it is weighed
 _UNIT_BYTES = 512  # writing and hashing a large value takes 2 to 4 us a KiB
 
 
