@@ -332,7 +332,7 @@ class Gateway:
             stream.taken,
             stream.copies,
             stream.refused,
-            stream.why,
+            stream.note,
             _few(sorted(stream.behind)),
             None if stream.proved_ms is None else max(0, wall_ms - stream.proved_ms) / 1000,
             tuple(each.hex() for each in dict.fromkeys((name, *parcels))),

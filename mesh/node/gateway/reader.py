@@ -88,12 +88,17 @@ class Stream:
     proved_ms: int | None = None  # wall time of the last statement in which all tables were equal
     receipt: int = 0  # how far its gateway has read this node's live stream
     vain_bytes: int = 0  # read in this look, and refused
-    unopened: dict[int, int] = field(default_factory=dict)  # position -> when it did not open
+    unopened: dict[int, tuple[int, str]] = field(default_factory=dict)  # position -> when it did not open, and why
     unfinished: LiveRun | None = (
         None  # the run whose end has not come, so that nothing of it is fetched again at each look
     )
     failed: bool = False  # the storage could not list it at the last look
     is_revoked: bool = False  # its gateway is no member any more: nothing of it is fetched
+
+    @property
+    def note(self) -> str:
+        """What it waits for, else why the last of the envelopes ahead that did not open was refused."""
+        return self.why or next((why for _, why in reversed(self.unopened.values())), "")
 
     @property
     def is_settled(self) -> bool:
@@ -366,7 +371,7 @@ class LiveReader:
     async def _open(self, stream: Stream, listed: Listed) -> Opened | None:
         """Return an envelope, None if it does not open."""
         now_ms = self._courier.surroundings.clock()[0]
-        at_ms = stream.unopened.get(listed.position)
+        at_ms, _ = stream.unopened.get(listed.position, (None, ""))
         if (at_ms is not None and now_ms < at_ms + REFUSED_MS) or stream.vain_bytes >= REFUSED_LOOK_BYTES:
             return None
         try:
@@ -376,7 +381,7 @@ class LiveReader:
             stream.vain_bytes += max(listed.size, REFUSED_LOOK_LEAST)
             stream.why = str(error)
             stream.unopened.pop(listed.position, None)
-            stream.unopened[listed.position] = now_ms
+            stream.unopened[listed.position] = now_ms, stream.why
             while len(stream.unopened) > REFUSED_MAX:
                 del stream.unopened[next(iter(stream.unopened))]
             return None
@@ -439,7 +444,7 @@ class LiveReader:
         self._ledger.on_passed(name, position)
         stream.stuck_since_ms = None
         stream.waiting = max(0, stream.waiting - 1)
-        stream.unopened = {at: since for at, since in stream.unopened.items() if at > position}
+        stream.unopened = {at: found for at, found in stream.unopened.items() if at > position}
 
     def _is_stuck(self, stream: Stream, why: str) -> bool:
         """Return whether a stream has been stuck for as long as what it lacks may take to come."""

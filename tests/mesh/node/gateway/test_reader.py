@@ -328,6 +328,22 @@ def test_remembered_refusals_are_bounded(three, monkeypatch):
     assert REFUSED_MS > 0
 
 
+def test_a_refusal_is_said_beside_later_runs(three):
+    """A run that fills a hole is read after the refusal of an envelope ahead of it, which nothing has passed yet."""
+    alpha, bravo, _ = three
+    late = append(alpha, "INSERT INTO t VALUES('late', 1)")
+    mailbox = alpha.courier.mailbox
+    data = mailbox.get(alpha.keys.mesh, Listed(alpha.live, late, 0))
+    lose(alpha, late)
+    mailbox.append(alpha.keys.mesh, alpha.live, late + 1, b"no envelope")
+    read(bravo)
+    mailbox.append(alpha.keys.mesh, alpha.live, late, data)
+    read(bravo)
+    assert bravo.rows() == alpha.rows()
+    assert (bravo.stream_of(alpha).why, bravo.stream_of(alpha).refused) == ("", 1)
+    assert "which none can have" in bravo.stream_of(alpha).note
+
+
 def test_a_look_reads_little_in_vain(three, monkeypatch):
     """A storage that invents envelopes holds up its own stream alone, and costs a bounded number of bytes a look."""
     alpha, bravo, _ = three
