@@ -167,10 +167,23 @@ def test_steps_are_commands_and_can_be_undone(router, alpha):
     machine.sql("INSERT INTO drones VALUES('d5', 5)")
     machine.shows("SELECT what FROM alerts WHERE drone = 'd5'", "low at 5\n")
 
-    page.click(".step >> text=Pause")
+    page.click(".step button:text-is('Pause')")
     eventually(lambda: "paused" in box(page, "low").text_content(), "it is paused")
     page.click("text=Undo")
     eventually(lambda: "running" in box(page, "low").text_content(), "it runs again")
+
+
+def test_open_panel_follows_the_state_of_its_flow(router, alpha):
+    """Its button would else do what is done already, and what is typed must not be lost."""
+    machine, _ = alpha
+    page = router()
+    box(page, "low").click()
+    page.fill(".step input[name=into]", "half a na")
+    for command, state, label in (("pause", "paused", "Resume"), ("resume", "running", "Pause")):
+        machine.done("flow", command, "low")
+        page.wait_for_selector(f".step .badge:text-is('{state}')")
+        page.wait_for_selector(f".step button:text-is('{label}')")
+        assert page.locator(".step input[name=into]").input_value() == "half a na"
 
 
 def test_new_flow_is_added_and_removed_again(router, alpha):

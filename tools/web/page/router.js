@@ -82,6 +82,7 @@ export class RouterView {
     if (this.failed !== undefined && failed !== this.failed) this.load();
     this.failed = failed;
     this.draw();
+    this.tellState?.();
   }
 
   state(flow) {
@@ -172,8 +173,6 @@ export class RouterView {
     );
     const step = () => this.step(form, flow);
     form.addEventListener("submit", (event) => event.preventDefault());
-    const { state, text } = flow ? this.state(flow) : { state: "", text: "" };
-    const paused = state === "paused" || state === "stopped" || state === "refused";
     const button = (label, action) => h("button", { type: "button", onclick: (event) => this.press(event.target, action(), results) }, label);
     const deploy = button("Deploy", step);
     const tell = () => {
@@ -182,15 +181,31 @@ export class RouterView {
       deploy.disabled = !Object.keys(made.section).length;
     };
     const simple = (action) => () => ({ action, name: flow.name });
+    const badge = h("span", { class: "badge" });
+    const note = h("p");
+    const ends = () => ["paused", "stopped", "refused"].includes(badge.textContent);
+    const toggle = button("", () => ({ action: ends() ? "resume" : "pause", name: flow.name }));
+    // A step, another console or the command changes the state while the panel is open: what is typed in it stays.
+    this.tellState = () => {
+      const now = this.flows.find((each) => each.name === name) ?? flow;
+      const { state, text } = this.state(now);
+      badge.textContent = state;
+      note.textContent = text;
+      note.hidden = !text;
+      note.className = now.error ? "error" : "muted";
+      toggle.textContent = ends() ? "Resume" : "Pause";
+    };
+    if (!flow) this.tellState = null;
+    this.tellState?.();
     const buttons = [
       may ? deploy : null,
       button(`Try on ${SAMPLE} rows`, () => ({ ...step(), action: "test", sample: SAMPLE, name: step().name || "draft" })),
-      flow ? [button(paused ? "Resume" : "Pause", simple(paused ? "resume" : "pause")), may ? [button("Roll back", simple("rollback")), button("Remove", simple("remove"))] : null] : null,
+      flow ? [toggle, may ? [button("Roll back", simple("rollback")), button("Remove", simple("remove"))] : null] : null,
     ];
     this.panel.hidden = false;
     this.panel.replaceChildren(
-      h("div", { class: "head" }, h("h3", {}, flow ? flow.name : "A new flow"), flow ? h("span", { class: "badge" }, state) : null, h("button", { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.close() }, "×")),
-      text ? h("p", { class: flow?.error ? "error" : "muted" }, text) : "",
+      h("div", { class: "head" }, h("h3", {}, flow ? flow.name : "A new flow"), flow ? badge : null, h("button", { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.close() }, "×")),
+      flow ? note : "",
       flow?.author ? h("p", { class: "muted" }, `Shared by ${flow.author}.`) : "",
       form,
       h("p", { class: "muted" }, "The same as: ", command),
@@ -204,7 +219,7 @@ export class RouterView {
   }
 
   close() {
-    this.chosen = null;
+    this.chosen = this.tellState = null;
     this.panel.hidden = true;
     this.draw();
   }
