@@ -127,7 +127,7 @@ class Traitor:
                 message = replace(message, runs=() if self._rng.random() < 0.5 else runs[: len(runs) // 4 * 2])
             case wire.Chunk(bundle) | wire.RepairRows(bundle):
                 message = replace(message, bundle=self._rows(bundle))
-            case wire.CoverageReply(_, tables) if self._tells("vectors"):
+            case wire.CoverageReply(_, tables, _) if self._tells("vectors"):
                 message = replace(message, tables=tuple((name, HLC_MAX >> 1) for name, _ in tables))
             case _:
                 return payload

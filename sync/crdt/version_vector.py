@@ -63,10 +63,9 @@ class Vector:
         """Return the covered ranges of one site, ascending."""
         return self._ranges.get(site, ())
 
-    def upto(self, site: bytes) -> int:
-        """Return the hlc up to which the vector covers one site without a gap, 0 if it covers nothing from the start."""
-        first = next(iter(self._ranges.get(site, ())), (0, 0))
-        return first[1] if first[0] == 0 else 0
+    def upto(self, site: bytes, after: int = 0) -> int:
+        """Return the hlc up to which the vector covers one site from `after` on without a gap, 0 if not what comes next."""
+        return next((high for low, high in self._ranges.get(site, ()) if low <= after < high), 0)
 
     def top(self, site: bytes) -> int:
         """Return the greatest covered hlc of one site, 0 if none."""

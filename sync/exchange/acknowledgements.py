@@ -28,12 +28,12 @@ def write_position(replica: Replica) -> dict[str, int]:
     return {name: top for name, top in tops.items() if top}
 
 
-def _held_upto(unit: Unit, site: bytes) -> int:
-    """Return how far this file covers a site of a unit, and has lost nothing of it to a pin; 0 while it has one."""
+def _held_upto(unit: Unit, site: bytes, after: int) -> int:
+    """Return how far this file covers a site of a unit from a clock on, and has lost nothing to a pin; 0 while it has one."""
     horizon = unit.table.coverage.horizon
     if unit.area is None or horizon is None:
-        return unit.vector.upto(site)
-    return 0 if horizon.is_pinned else horizon.vouched(unit.vector).upto(site)
+        return unit.vector.upto(site, after)
+    return 0 if horizon.is_pinned else horizon.vouched(unit.vector).upto(site, after)
 
 
 class Acknowledgements:
@@ -66,23 +66,24 @@ class Acknowledgements:
                 self._requested_at[number] = turn.now_ms
                 turn.send(number, wire.CoverageRequest(self._site))
 
-    def on_coverage_request(self, number: int, site: bytes, turn: Turn) -> None:
-        """Tell a peer how far this replica covers a site, in the units that it keeps and the peer may read.
+    def on_coverage_request(self, number: int, site: bytes, after: int, turn: Turn) -> None:
+        """Tell a peer how far this replica covers a site from a clock on, in the units that it keeps and the peer may read.
 
         A file writes each area under a site that follows from its own. A peer asks about such a site itself if it relies on
         this file to hold what it covers (`area_release`).
         """
         peer, registry = self._links[number], self._replica.registry
         tops = [
-            (unit.name, max(_held_upto(unit, site), unit.vector.upto(unit.own_site(site))))
+            (unit.name, max(_held_upto(unit, site, after), unit.vector.upto(unit.own_site(site), after)))
             for unit in registry.units()
             if self._replica.rights.may_read(peer, unit.name) and registry.keeps(unit.name)
         ]
-        turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top)))
+        turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top), after))
 
     def on_coverage_reply(self, number: int, message: wire.CoverageReply) -> None:
         """Record a peer's reply; ignore one that was not requested, or that is about another site."""
-        if self._requested_at.pop(number, None) is not None and message.site == self._site:
+        is_own = message.site == self._site and not message.after  # others are of areas that this node releases
+        if is_own and self._requested_at.pop(number, None) is not None:
             peer = self._links[number]
             self._covered.pop(peer, None)
             self._covered[peer] = dict(message.tables)

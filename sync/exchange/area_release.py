@@ -33,7 +33,7 @@ PAUSE_MS = 10
 @dataclass(slots=True)
 class _Link:
     peer: bytes
-    asked: list[bytes] = field(default_factory=list)  # sites, in the order in which the peer answers
+    asked: dict[bytes, int] = field(default_factory=dict)  # site -> from which clock on the peer is asked about it
 
 
 class AreaRelease:
@@ -102,9 +102,9 @@ class AreaRelease:
     def on_coverage_reply(self, number: int, message: wire.CoverageReply, now_ms: int) -> None:
         """Record how far a member covers a site in the areas that it keeps."""
         link = self._links[number]
-        if message.site not in link.asked:
+        if link.asked.get(message.site) != message.after:
             return
-        link.asked.remove(message.site)
+        del link.asked[message.site]
         for name, top in message.tables:
             unit = self._replica.registry.unit(name)
             if unit is None or unit.area is None or not unit.has_site(message.site):
@@ -112,7 +112,7 @@ class AreaRelease:
             # From a member that may only read an area nobody else takes it, so its copy does not count; nor does that of one
             # which has not said in its own name that it keeps the area.
             if self._replica.is_holder(link.peer, unit.table.spec.folded, unit.area):
-                self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, 0, top)
+                self._said.setdefault(name, {}).setdefault(link.peer, Vector()).add(message.site, message.after, top)
                 self._on_answer(name, now_ms)
 
     def on_timer(self, turn: Turn) -> None:
@@ -183,13 +183,20 @@ class AreaRelease:
         return not step.done
 
     def _ask(self, held: list[Unit], turn: Turn) -> None:
-        sites = [site for unit in held for site, _ in unit.vector.items()]
-        if not sites:
-            return
-        start = self._rotation % len(sites)
-        chosen = [*sites[start:], *sites[:start]][:SITES_ASKED_MAX]
-        self._rotation += SITES_ASKED_MAX
+        """Ask each member that keeps areas about sites of which it has not said that it covers all that this node covers.
+
+        What nobody has any more is a gap in what all cover, so the question begins where the gap of this node ends.
+        """
         for number, link in sorted(self._links.items()):
-            link.asked = list(chosen)
-            for site in chosen:
-                turn.send(number, wire.CoverageRequest(site))
+            asked: dict[bytes, int] = {}
+            for unit in held:
+                if self._replica.is_holder(link.peer, unit.table.spec.folded, unit.area or ""):
+                    said = self._said.get(unit.name, {}).get(link.peer, Vector())
+                    for site, (after, _) in unit.vector.missing_from(said):
+                        asked.setdefault(site, after)
+            start = self._rotation % max(1, len(asked))
+            questions = list(asked.items())
+            link.asked = dict([*questions[start:], *questions[:start]][:SITES_ASKED_MAX])
+            for site, after in link.asked.items():
+                turn.send(number, wire.CoverageRequest(site, after))
+        self._rotation += SITES_ASKED_MAX

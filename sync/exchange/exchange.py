@@ -461,7 +461,7 @@ class Exchange:
             self.acknowledgements.on_coverage_reply(number, message)
             self._releases.on_coverage_reply(number, message, turn.now_ms)
         elif self._links[number].requests.take(turn.now_ms):
-            self.acknowledgements.on_coverage_request(number, message.site, turn)
+            self.acknowledgements.on_coverage_request(number, message.site, message.after, turn)
 
     def _on_round_message(
         self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.AuditReply, size: int, turn: Turn

@@ -163,17 +163,19 @@ class AuditReply:
 
 @dataclass(frozen=True, slots=True)
 class CoverageRequest:
-    """A request: up to which clock of this site does the receiver cover each table?"""
+    """A request: from `after` on, up to which clock of this site does the receiver cover each table?"""
 
     site: bytes
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageReply:
-    """The reply: (table, clock up to which the sender covers everything of the site), sorted; other tables are at 0."""
+    """The reply, sorted: (table, clock up to which the sender covers all of the site from `after` on); of others nothing."""
 
     site: bytes
     tables: tuple[tuple[str, int], ...]
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +264,10 @@ def _rare_fields(message: _Rare) -> list[Any]:
             return [9, table, site, after, upto]
         case AuditReply(table, site, after, reached, runs):
             return [10, table, site, after, reached, list(runs)]
-        case CoverageRequest(site):
-            return [11, site]
-        case CoverageReply(site, tables):
-            return [12, site, [list(table) for table in tables]]
+        case CoverageRequest(site, after):
+            return [11, site, *([after] if after else [])]
+        case CoverageReply(site, tables, after):
+            return [12, site, [list(table) for table in tables], *([after] if after else [])]
         case AreaDigests(table, below, sums, listed, areas, answer):
             return [
                 14,
@@ -327,10 +329,11 @@ def _decode_rare(value: list[Any]) -> WholeMessage:
         case [10, str(table), bytes(site), int(after), int(reached), list(runs)] if is_int(after):
             require(len(site) == 16 and is_int(reached, after), "malformed window of an audit reply")
             return AuditReply(_name(table), site, after, reached, _decode_runs(runs, reached - after))
-        case [11, bytes(site)] if len(site) == 16:
-            return CoverageRequest(site)
-        case [12, bytes(site), list(tables)] if len(site) == 16:
-            return CoverageReply(site, tuple(_decode_coverage(item) for item in _limited(tables)))
+        case [11, bytes(site), *after] if len(site) == 16:
+            return CoverageRequest(site, _decode_after(after))
+        case [12, bytes(site), list(tables), *after] if len(site) == 16:
+            start = _decode_after(after)
+            return CoverageReply(site, tuple(_decode_coverage(item, start) for item in _limited(tables)), start)
         case [14, str(table), list(below), list(sums), list(listed), list(areas), int(answer)] if is_int(answer, 0, 1):
             return _decode_area_digests(_name(table), below, sums, listed, areas, answer=answer == 1)
         case _:
@@ -374,9 +377,17 @@ def _decode_digest(item: Any) -> tuple[str, bytes, bytes]:
     return _name(item[0]), item[1], item[2]
 
 
-def _decode_coverage(item: Any) -> tuple[str, int]:
-    require(is_array(item, 2) and is_int(item[1], 1), "malformed coverage")
+def _decode_coverage(item: Any, after: int) -> tuple[str, int]:
+    require(is_array(item, 2) and is_int(item[1], after + 1), "malformed coverage")
     return _name(item[0]), item[1]
+
+
+def _decode_after(fields: list[Any]) -> int:
+    """Return where coverage begins; a message in which that is 0 does not say it."""
+    if not fields:
+        return 0
+    require(len(fields) == 1 and is_int(fields[0], 1), "malformed start of coverage")
+    return int(fields[0])
 
 
 def _encode_vectors(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:

@@ -81,8 +81,8 @@ def cut(message: Message) -> list[Message]:
     match message:
         case Digests(tables, answer) if len(tables) > PART_TABLES_MAX:
             return _in_order([Digests(tables[at:end], answer and not at) for at, end in _windows(len(tables))])
-        case CoverageReply(site, tops) if len(tops) > PART_TABLES_MAX:
-            return _in_order([CoverageReply(site, tops[at:end]) for at, end in _windows(len(tops))])
+        case CoverageReply(site, tops, after) if len(tops) > PART_TABLES_MAX:
+            return _in_order([CoverageReply(site, tops[at:end], after) for at, end in _windows(len(tops))])
         case Vectors(vectors):
             units: list[_Unit] = [(name, (vector,)) for name, vector in vectors]
             if not _fit(units):
@@ -175,10 +175,10 @@ def _join(parts: Sequence[LongMessage], last: WholeMessage) -> WholeMessage:
             return Digests(
                 tuple(item for piece in every if isinstance(piece, Digests) for item in piece.tables), answer
             )
-        case CoverageReply(site, _):
+        case CoverageReply(site, _, after):
             replies = [piece for piece in every if isinstance(piece, CoverageReply)]
-            require(all(piece.site == site for piece in replies), "parts about two sites")
-            return CoverageReply(site, tuple(item for piece in replies for item in piece.tables))
+            require(all((piece.site, piece.after) == (site, after) for piece in replies), "parts about two sites")
+            return CoverageReply(site, tuple(item for piece in replies for item in piece.tables), after)
         case Vectors():
             return Vectors(_merge([piece.vectors for piece in every if isinstance(piece, Vectors)]))
         case Done():

@@ -121,6 +121,29 @@ def fleet_of(tmp_path):
         fleet.close()
 
 
+def test_what_nobody_has_holds_up_no_release(fleet_of):
+    """Its writer has gone with it, so all that cover the writer's later rows have a gap before them."""
+    fleet = fleet_of([None] * 4)
+    writer = fleet.nodes[3]
+    fleet.write(writer, "INSERT INTO t VALUES(1, 'seen', 0)")
+    fleet.run(2_000)
+    fleet.publishing = False
+    fleet.write(writer, "INSERT INTO t VALUES(1, 'lost', 0)")
+    fleet.publishing = True
+    fleet.write(writer, "INSERT INTO t VALUES(1, 'after', 0)")
+    fleet.run(100)  # too short for a round
+    for link in [link for link, (node, _) in fleet.links.items() if node is writer]:
+        fleet.cut(link)
+    gone = fleet.nodes.pop()
+    fleet.know_members()
+    fleet.keep(2, ("2",))
+    fleet.run(60_000)
+    fleet.check_shared()
+    assert fleet.rows(0) == fleet.rows(1) == [(1, "after", 0), (1, "seen", 0)]
+    assert fleet.rows(2) == []
+    fleet.nodes.append(gone)  # to be closed
+
+
 def test_a_node_stores_only_what_it_keeps(fleet_of):
     fleet = fleet_of([None, ("1",), ("2",)])
     fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0), (3, 'c', 0), (NULL, 'd', 0)")

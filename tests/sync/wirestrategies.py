@@ -109,8 +109,9 @@ messages = st.one_of(
     st.builds(wire.RepairRows, st.binary(max_size=30), st.booleans()),
     st.builds(wire.RepairRows, st.binary(min_size=1, max_size=5).map(lambda data: data * 5_000), st.booleans()),
     st.builds(wire.Plan, st.integers(0, (1 << 63) - 1)),
-    st.builds(wire.CoverageRequest, sites),
+    st.builds(wire.CoverageRequest, sites, clocks),
     st.builds(wire.CoverageReply, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
+    st.builds(wire.CoverageReply, sites, st.lists(st.tuples(names, st.just(HLC_MAX)), max_size=3).map(tuple), clocks),
     st.builds(
         lambda name, site, after, width: wire.AuditRequest(name, site, after, after + width),
         names,

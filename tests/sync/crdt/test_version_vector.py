@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -73,6 +73,9 @@ def test_ends_and_gaps_are_told_rightly(items):
         mine = sorted(hlc for owner, hlc in held if owner == site)
         first_gap = next(hlc for hlc in range(1, TOP + 3) if hlc not in mine)
         assert vector.upto(site) == first_gap - 1
+        for after in range(first_gap + 3):
+            gap = next(hlc for hlc in count(after + 1) if (site, hlc) not in points(items))
+            assert vector.upto(site, after) == (gap - 1 if gap > after + 1 else 0)
         assert vector.top(site) == (mine[-1] if mine else 0)
         assert vector.has_gap(site) is (bool(mine) and first_gap <= mine[-1])
         assert vector.covers_range(site, 0, vector.upto(site)) is (vector.upto(site) > 0)

@@ -61,6 +61,7 @@ SAMPLES = {
     "audit": AuditRequest("drones", SITE_A, 5, 1 << 62),
     "held": AuditReply("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
     "reach of": CoverageRequest(SITE_A),
+    "reach beyond": CoverageRequest(SITE_A, 5),
     "areas": AreaDigests(
         "drones", (0,), ((1, b"s" * 16), (64, b"t" * 16)), (65, 4160), (("7", b"v" * 8, b"d" * 16),), answer=True
     ),
@@ -68,6 +69,7 @@ SAMPLES = {
     "part of digests": Part(Digests((("drones", bytes(range(8)), bytes(range(16))),))),
     "part of vectors": Part(Vectors(VECTORS)),
     "part of done": Part(Done(VECTORS, (("drones", Vector({SITE_B: [(0, 4)]})),))),
+    "reach from": CoverageReply(SITE_A, (("alerts", 7),), 5),
     "part of reach": Part(CoverageReply(SITE_A, (("alerts", 7),))),
 }
 
