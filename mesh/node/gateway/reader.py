@@ -97,7 +97,7 @@ class Stream:
 
     @property
     def note(self) -> str:
-        """What it waits for, else why the last of the envelopes ahead that did not open was refused."""
+        """The note of `status`: what the stream waits for, else why the newest envelope that did not open was refused."""
         return self.why or next((why for _, why in reversed(self.unopened.values())), "")
 
     @property
