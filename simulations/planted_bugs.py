@@ -688,6 +688,19 @@ MUTATIONS = (
         4,
     ),
     Mutation(
+        "deletes-of-a-section-not-checked",
+        "a member that may write one area deletes rows of others in its section",
+        (
+            Edit(
+                "mycomesh.sync.replication.area_check:_is_known",
+                'area == unit.area, f"',
+                'True, f"',
+            ),
+        ),
+        replace(LIMITED, duration_s=30),
+        3,
+    ),
+    Mutation(
         "keepers-not-joined",
         "members that keep an area open no circuits over those that do not",
         (
