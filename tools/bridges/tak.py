@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from mycomesh.tools.bridges.addresses import Address, Feed, Source, open_feed, parse_address
 from mycomesh.tools.bridges.row_scheme import RowScheme, now_ms, schema_of
-from mycomesh.tools.bridges.scheme import Finding, Limits, Message, Options, SchemeError
+from mycomesh.tools.bridges.scheme import Finding, Limits, LinkError, Message, Options, SchemeError
 from mycomesh.tools.bridges.tak_clients import SHARE_MAX, Client, Clients, Listener, tls_context
 from mycomesh.tools.bridges.tak_picture import Item, Picture
 from mycomesh.tools.vehicles.cot import EVENT_BYTES_MAX, CotError, Event, write_event
@@ -115,6 +115,9 @@ class TakScheme(RowScheme):
     # ---- events that come
 
     def _on_client(self, client: Client) -> None:
+        if self._more["connect"]:  # while it was out of reach, the server has kept what ended
+            for uid, data in self._picture.ended(now_ms()):
+                client.send(f"delete {uid}", data)
         for uid, data in self._picture.current(now_ms()):
             client.send(uid, data)
 
@@ -194,7 +197,13 @@ class TakScheme(RowScheme):
     # ---- rows that go
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str]:
-        """Let rows wait for every client; a row without a place is no event."""
+        """Let rows wait for every client; a row without a place is no event.
+
+        Raises:
+            LinkError: the other server is out of reach.
+        """
+        if self._more["connect"] and not len(self._clients):
+            raise LinkError(f"the connection to {self._address} was lost")
         for message in messages:
             self._publish(message, now_ms())
         return [""] * len(messages)
@@ -203,8 +212,10 @@ class TakScheme(RowScheme):
         table, key, values = message.table, message.key, message.values
         if message.op == "delete":
             uid = self._picture.forget_row(table, key) or uid_of_row(table, key, values)
-            self._picture.remove(uid)
-            self._send(f"delete {uid}", write_event(delete_event(uid, now)))
+            gone = delete_event(uid, now)
+            data = write_event(gone)
+            self._picture.end(uid, data, gone.stale)
+            self._send(f"delete {uid}", data)
             return
         event = event_of_row(table, key, values, message.topic, now, self._more["stale_s"] * 1000)
         if event is None:

@@ -32,6 +32,7 @@ class Picture:
     def __init__(self) -> None:
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._uids: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[bytes, int]] = OrderedDict()  # uid -> its delete, and until when it holds
 
     def __len__(self) -> int:
         return len(self._items)
@@ -43,6 +44,7 @@ class Picture:
     def put(self, uid: str, item: Item) -> None:
         """Set the item of a uid."""
         self._items.pop(uid, None)
+        self._ended.pop(uid, None)
         self._items[uid] = item
         if len(self._items) > ITEMS_MAX:
             self._items.popitem(last=False)
@@ -50,6 +52,21 @@ class Picture:
     def remove(self, uid: str) -> Item | None:
         """Forget a uid; return its item."""
         return self._items.pop(uid, None)
+
+    def end(self, uid: str, data: bytes, until: int) -> None:
+        """Forget a uid, and keep its delete for a server whose connection is lost."""
+        self._items.pop(uid, None)
+        self._ended.pop(uid, None)
+        self._ended[uid] = data, until
+        if len(self._ended) > ITEMS_MAX:
+            self._ended.popitem(last=False)
+
+    def ended(self, now: int) -> Iterator[tuple[str, bytes]]:
+        """Yield uid and delete of what has ended and holds still; forget the others."""
+        for uid in [uid for uid, (_, until) in self._ended.items() if until <= now]:
+            del self._ended[uid]
+        for uid, (data, _) in self._ended.items():
+            yield uid, data
 
     def name_row(self, table: str, key: str, uid: str) -> None:
         """Remember the uid of a row, which a delete of the row does not say."""

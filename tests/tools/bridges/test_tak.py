@@ -321,6 +321,46 @@ def test_picture_forgets_beyond_its_limit(monkeypatch):
     assert (picture.forget_row("t", "0"), picture.forget_row("t", "4")) == (None, "u4")
 
 
+def test_deletes_reach_a_server_that_was_away():
+    """A server keeps an item until its delete comes, and an event has no acknowledgement."""
+
+    async def test():
+        arrived = []
+
+        async def serve(reader, writer):
+            splitter = EventSplitter()
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65_536):
+                    arrived.extend(map(parse_event, splitter.feed(data)))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        scheme = TakScheme(Options(f"tak://127.0.0.1:{port}", "tak", "n", incoming=TOPICS, more={"connect": True}))
+        await scheme.connect()
+        await scheme.publish([row("drones", name, lat=1, lon=2) for name in ("d1", "d2", "d3")])
+        await until(lambda: len(arrived) == 3)
+        (client,) = scheme._clients
+        client._writer.transport.abort()
+        await scheme.publish(
+            [row("drones", name, op="delete", id=name) for name in ("d1", "d2")]
+        )  # into a dead connection
+        await until(lambda: not len(scheme._clients))
+        with pytest.raises(LinkError, match="was lost"):
+            await scheme.publish([row("drones", "d3", op="delete", id="d3")])
+        arrived.clear()
+        await scheme.connect()
+        await scheme.publish([row("drones", "d2", lat=3, lon=2)])  # it is there again
+        await until(lambda: [event.uid for event in arrived][-1:] == ["mycomesh.drones.d2"])
+        assert next(deleted_uid(event) for event in arrived if topic_of(event) == "deletes") == "mycomesh.drones.d1"
+        assert "mycomesh.drones.d3" in {event.uid for event in arrived}
+        assert list(scheme._picture.ended(time.time() * 1000 + 61_000)) == []
+        await scheme.close()
+        server.close()
+
+    run(test)
+
+
 def test_slow_screen_gets_the_latest_of_each():
     async def test():
         async with Place() as place:
