@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.machines import Machine, eventually
 from tests.integration.test_web import Web
-from tests.integration.test_web_page import AXE, HOSTILE_CELL, WAIT_MS, browser, go, pytestmark, until
+from tests.integration.test_web_page import AXE, HOSTILE_CELL, browser, go, pytestmark, until, without_land
 
 __all__ = ["browser", "pytestmark"]
 
@@ -79,8 +79,7 @@ def alpha(tmp_path_factory):
 @pytest.fixture(scope="module")
 def desk(browser, alpha):
     context = browser.new_context(bypass_csp=True)  # for axe
-    context.set_default_timeout(WAIT_MS)
-    page = context.new_page()
+    page = without_land(context.new_page())
     page.goto(f"http://127.0.0.1:{alpha[1].port}/")
     yield page
     context.close()
@@ -152,24 +151,24 @@ def test_steps_are_commands_and_can_be_undone(router, alpha):
     page.fill(".step textarea", "sql: SELECT id AS drone, 'empty' AS what FROM new")
     command = page.locator(".step .command").inner_text()
     assert command == "mycomesh flow edit low '--run=sql: SELECT id AS drone, '\"'\"'empty'\"'\"' AS what FROM new'"
-    page.click("text=Try on 10 rows")
+    page.click("button:text-is('Try on 10 rows')")
     page.wait_for_selector(".step .results td:has-text('empty')")
     machine.shows("SELECT count(*) FROM alerts WHERE what = 'empty'", "0\n")
-    page.click(".step >> text=Deploy")
+    page.click(".step button:text-is('Deploy')")
     until(page, "document.querySelector('.said').textContent.startsWith('mycomesh flow edit low')")
     assert page.locator(".said").inner_text() == command
     eventually(lambda: "running" in machine.done("flow", "status"), "it runs again")
     machine.sql("INSERT INTO drones VALUES('d4', 5)")
     machine.shows("SELECT what FROM alerts WHERE drone = 'd4'", "empty\n")
 
-    page.click("text=Undo")
+    page.click("button:text-is('Undo')")
     until(page, "document.querySelector('.said').textContent === 'mycomesh flow rollback low'")
     machine.sql("INSERT INTO drones VALUES('d5', 5)")
     machine.shows("SELECT what FROM alerts WHERE drone = 'd5'", "low at 5\n")
 
     page.click(".step button:text-is('Pause')")
     eventually(lambda: "paused" in box(page, "low").text_content(), "it is paused")
-    page.click("text=Undo")
+    page.click("button:text-is('Undo')")
     eventually(lambda: "running" in box(page, "low").text_content(), "it runs again")
 
 
@@ -189,23 +188,23 @@ def test_open_panel_follows_the_state_of_its_flow(router, alpha):
 def test_new_flow_is_added_and_removed_again(router, alpha):
     machine, _ = alpha
     page = router()
-    page.click("text=Add a flow")
+    page.click("button:text-is('Add a flow')")
     for field, text in (("name", "full"), ("on", "drones"), ("into", "pages")):
         page.fill(f".step input[name={field}]", text)
     page.fill(".step textarea", "python: crew:full")
-    page.click(".step >> text=Deploy")
+    page.click(".step button:text-is('Deploy')")
     page.wait_for_selector(".step .results .error:has-text(\"begin with 'sql:' or 'onnx:'\")")
     page.fill(".step textarea", "sql: SELECT volts AS text FROM new")
-    page.click("text=Try on 10 rows")
+    page.click("button:text-is('Try on 10 rows')")
     page.wait_for_selector(".step .results .error:has-text('no such column: volts')")
     page.fill(".step textarea", "sql: SELECT 'full' AS text FROM new WHERE battery > 80")
-    page.click(".step >> text=Deploy")
+    page.click(".step button:text-is('Deploy')")
     box(page, "full").wait_for()
     assert "[flow.full]" in machine.home.config_file.read_text()
     eventually(lambda: "running" in box(page, "full").text_content(), "it runs")
     machine.sql("INSERT INTO drones VALUES('d6', 85)")
     machine.shows("SELECT count(*) FROM pages WHERE text = 'full'", "1\n")
-    page.click("text=Undo")
+    page.click("button:text-is('Undo')")
     until(page, "document.querySelector('.said').textContent === 'mycomesh flow remove full'")
     box(page, "full").wait_for(state="detached")
     assert "[flow.full]" not in machine.home.config_file.read_text()
@@ -225,13 +224,12 @@ def test_wire_shows_rows_per_second(router, alpha):
 def test_console_without_writes_shows_flows_and_no_buttons(browser, alpha):
     web = Web(alpha[0])
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     try:
         page.goto(f"http://127.0.0.1:{web.port}/#/router")
         box(page, "low").click()
         page.wait_for_selector(".step form")
-        assert page.locator(".routerview >> text=Deploy").count() == 0
+        assert page.locator(".routerview button:text-is('Deploy')").count() == 0
         assert page.locator(".step textarea").is_disabled()
         assert "read-only" in page.locator(".routerview .tools").inner_text()
     finally:
