@@ -7,12 +7,14 @@ The list is docs/CONTRIBUTING.md's rule for prose as far as a search can check i
 from __future__ import annotations
 
 import ast
-import io
 import re
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +58,12 @@ COMPILED = tuple(
 )
 # Words of the wire format, of on-disk names and of the interface that other programs read: they cannot change.
 CONTRACTS = re.compile(r"`[^`\n]*`|\"[a-z_]+(\.[a-z_]+)+\"|\b[A-Za-z_]*[_./][A-Za-z_./]*\b")
+# Python's own tokenizer takes five times as long. A quote within a text of the same quotes is escaped, also in a raw one.
+STRING_OR_COMMENT = re.compile(
+    r"(?P<quotes>\"{3}|'{3})(?:\\.|(?!(?P=quotes)).)*(?P=quotes)"
+    r"|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<comment>#[^\n]*)",
+    re.DOTALL,
+)
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 SKIPPED = ("docs/LICENSE", "docs/bench/history.jsonl", "tools/data/NOTICE.md", "tests/prose.py", "tests/test_prose.py")
 
@@ -90,24 +98,46 @@ def _texts(path: Path) -> list[tuple[int, str]]:
     source = path.read_text()
     if path.suffix == ".md":
         return _paragraphs(FENCED.sub(lambda match: "\n" * match.group().count("\n"), source), 1)
+    return _comments(source) + [
+        piece for line, text in _constants(ast.parse(source)) for piece in _paragraphs(text, line)
+    ]
+
+
+def _comments(source: str) -> list[tuple[int, str]]:
+    """Return first line and text of each comment; those on lines of their own that follow each other are one."""
     pieces: list[tuple[int, str]] = []
     comment: list[str] = []
-    first = 0
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            own = not token.line[: token.start[1]].strip()
-            if comment and own and token.start[0] == first + len(comment):
-                comment.append(token.string.lstrip("# "))
-                continue
-            if comment:
-                pieces.append((first, "\n".join(comment)))
-            first, comment = token.start[0], [token.string.lstrip("# ")]
-    if comment:
-        pieces.append((first, "\n".join(comment)))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            pieces += _paragraphs(node.value, node.lineno)
-    return pieces
+    first = line = 1
+    at = 0
+    for match in STRING_OR_COMMENT.finditer(source):
+        line, at = line + source.count("\n", at, match.start()), match.start()
+        if match["comment"] is None:
+            continue
+        own = not source[source.rfind("\n", 0, at) + 1 : at].strip()
+        text = match["comment"].lstrip("# ")
+        if comment and own and line == first + len(comment):
+            comment.append(text)
+            continue
+        if comment:
+            pieces.append((first, "\n".join(comment)))
+        first, comment = line, [text]
+    return [*pieces, (first, "\n".join(comment))] if comment else pieces
+
+
+def _constants(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and value of each constant text with a space; as `ast.walk` does, in a third of its time."""
+    waiting = [tree]
+    for node in waiting:
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and " " in node.value:
+                yield node.lineno, node.value
+            continue
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                waiting += [each for each in value if isinstance(each, ast.AST)]
+            elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
+                waiting.append(value)
 
 
 def _paragraphs(text: str, line: int) -> list[tuple[int, str]]:
