@@ -77,7 +77,7 @@ def test_records_without_a_value_go_first(limited):
 def test_one_contested_document_does_not_grow_record_without_bound(limited):
     one, two = peers = filled(limited(size=1 << 20), 3)
     conflict(peers, "UPDATE t SET v = 'other' WHERE id = 2", "UPDATE t SET v = 'second' WHERE id = 2")
-    for number in range(200):
+    for number in range(ROW_RECORDS_MAX + 2 * ROW_CHECK):
         conflict(peers, "UPDATE t SET v = ? WHERE id = 1", f"UPDATE t SET v = {number} WHERE id = 1", f"{number:10000}")
     for peer in (one, two):
         found = records(peer)
@@ -88,7 +88,7 @@ def test_one_contested_document_does_not_grow_record_without_bound(limited):
 def test_one_row_does_not_push_out_the_others(limited):
     one, two = peers = filled(limited(records=100), 3)
     conflict(peers, "UPDATE t SET v = 'other' WHERE id = 2", "UPDATE t SET v = 'second' WHERE id = 2")
-    for number in range(300):
+    for number in range(ROW_RECORDS_MAX + 2 * ROW_CHECK + 1):
         conflict(peers, f"UPDATE t SET v = 'a{number}' WHERE id = 1", f"UPDATE t SET v = 'b{number}' WHERE id = 1")
     for peer in (one, two):
         keys = [key for _, key, _ in records(peer)]
