@@ -1,18 +1,12 @@
 """Bases of three nodes each: no node reaches one of another base, and the first of each is a gateway."""
 
 import shutil
-import socket
 
+from tests.free_ports import free_port
 from tests.integration.machines import eventually
 
 SECRET = "only-members-may-read-this"
 HIDDEN = (SECRET, "alpha", "fleet", "base1", "CREATE TABLE")  # longer than chance brings about
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def joined_members(machine, joined, folder, names):

@@ -44,6 +44,11 @@ def child(machine):
     return found[0] if found else {}
 
 
+def figure(machine, name):
+    """Return a figure of the bridge, 0 before it has said any."""
+    return child(machine).get("figures", {}).get(name, 0)
+
+
 def outside(broker):
     """Return the last message of each row that the broker has, by the stamp in its header; and all ids."""
     latest, ids = {}, []

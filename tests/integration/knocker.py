@@ -47,7 +47,7 @@ def linked(host, port, identity):
     """Link with the node; return the socket and its session after the node's first message on the link."""
     keys = Keys(identity.mesh_id, (identity.secret,), identity.static_private)
     session = Session(keys, Gate(identity), initiator=True, entropy=os.urandom)
-    sock = socket.create_connection((host, port), timeout=10)
+    sock = socket.create_connection((host, port), timeout=60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(session.start())
     received = False

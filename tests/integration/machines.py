@@ -22,6 +22,7 @@ SQLITE = shutil.which("sqlite3")
 WAIT_S = 60
 STEP_S = 0.02  # between two checks at first; later a tenth of what was waited: a check takes time from what it awaits
 STEP_S_MAX = 0.1
+PAUSE_S_MAX = 0.5  # after a check that took as long
 CHANGED_S = 0.3  # a change of a file that its times and sizes do not show is seen this late
 FORKS = SCALE == 1 and hasattr(os, "pidfd_open")  # Linux
 
@@ -31,12 +32,15 @@ def eventually(check, what, wait_s=None):
     wait_s = wait_s or WAIT_S  # read when it is called, so that a long test may raise it
     began = time.monotonic()
     while True:
+        asked = time.monotonic()
         answer = check()
         if answer:
             return answer
-        waited_s = time.monotonic() - began
+        now = time.monotonic()
+        waited_s = now - began
         assert waited_s < wait_s, f"not within {wait_s} s: {what() if callable(what) else what}"
-        time.sleep(min(max(STEP_S, waited_s / 10), STEP_S_MAX))
+        # A check that is a command or looks into a browser takes most of a processor, if it follows itself at once.
+        time.sleep(max(min(max(STEP_S, waited_s / 10), STEP_S_MAX), min(now - asked, PAUSE_S_MAX)))
 
 
 class Machine:
@@ -116,10 +120,10 @@ class Machine:
     def sql(self, text):
         """Run statements in the stock sqlite3 shell; return its stdout, or stderr if it fails."""
         done = subprocess.run(
-            [SQLITE, str(self.file), "-cmd", ".timeout 5000", text],
+            [SQLITE, str(self.file), "-cmd", f".timeout {WAIT_S * 1000}", text],
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=WAIT_S * 2,
             check=False,
         )
         return done.stdout if done.returncode == 0 else done.stderr

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).parents[2]
 TAG = "00112233aabbccdd"
-WAIT_S = 30  # only a broken program needs this long
+WAIT_S = 60  # only a broken program needs this long
 # python-zeroconf's own browser sends its last query 14 s after the last change of the network.
 QUIET_S, QUERY_EVERY_S = (6, 1) if SCALE == 1 else (18, 6)
 

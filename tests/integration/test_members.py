@@ -190,7 +190,7 @@ def test_an_admin_renews_a_member_without_dropping_links(machine):
         one.done("join", str(one.dir / "ticket"))
     boss.up()
     bravo.up("--port", "0", "--peer", boss.address)
-    ticket, ends_s = short_ticket(root, "drone", 10)
+    ticket, ends_s = short_ticket(root, "drone", 20)
     drone.done("join", str(ticket))
     drone.up("--port", "0", "--peer", boss.address)
     eventually(lambda: linked(drone) == {"boss", "bravo"}, "the drone is linked")

@@ -96,7 +96,7 @@ def test_model_travels_is_used_and_rolled_back(pair):
     eventually(lambda: "battery version 1" in child(bravo).get("text", ""), f"bravo uses it {child(bravo)}")
     bravo.sql("INSERT INTO telemetry VALUES(1, 5.0, 2.0, 80, 10.9), (2, 5.0, 2.0, 80, 9.0), (3, 5.0, 2.0, NULL, 9.0)")
     alpha.shows("SELECT battery_v, round(expected_v, 1), score > 2 FROM health ORDER BY 1", "9.0|10.0|1\n10.9|10.0|0\n")
-    (letter,) = json.loads(bravo.done("dead", "--json"))
+    (letter,) = eventually(lambda: json.loads(bravo.done("dead", "--json")), "the third row is set aside")
     assert letter["why"] == "battery_pct is NULL, and the model takes numbers"
 
     (listed,) = json.loads(bravo.done("model", "list", "--json"))

@@ -74,7 +74,7 @@ def test_a_direct_link_replaces_one_over_a_server(apart):
     bravo.terminate()
     bravo.up("--port", "0", "--peer", server.url(), "--peer", alpha.address)
     eventually(lambda: linked(bravo) == [alpha.address], "the link is direct")
-    assert len(linked(alpha)) == 1
+    eventually(lambda: len(linked(alpha)) == 1, "alpha has one link too")
 
 
 def test_a_server_that_refuses_is_told_once(machine, joined, tmp_path):

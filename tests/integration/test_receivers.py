@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from tests.free_ports import free_port
 from tests.integration.machines import SQLITE, eventually
 from tests.tools.bridges.brokers import program, wait_for_port
-from tests.tools.bridges.test_addresses import free_port
 
 pytestmark = [
     pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)"),

@@ -11,9 +11,9 @@ import pytest
 
 from mycomesh.tools.vehicles.cot import EventSplitter, parse_event
 from mycomesh.tools.vehicles.tak_rows import deleted_uid, topic_of
+from tests.free_ports import free_port
 from tests.integration.machines import ROOT, SQLITE, Machine, eventually
 from tests.integration.test_vehicles import running, section
-from tests.tools.bridges.test_addresses import free_port
 from tests.tools.bridges.test_tak import said
 from tests.tools.vehicles.recorded import frames
 from tests.tools.vehicles.test_tak_rows import CHAT

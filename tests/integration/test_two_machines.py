@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.render import short_hash
+from tests.free_ports import free_port
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
 
 ORM_FIGURES = re.compile(
@@ -40,11 +41,6 @@ SELECT = "SELECT * FROM drones ORDER BY timestamp DESC LIMIT 1;"
 ANSWER = "1|40.7128|-74.006|500|2023-09-11 12:34:56\n"
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def linked(one):
@@ -310,8 +306,11 @@ def test_status_says_the_same_to_people_and_programs(pair):
     names = [table["name"] for table in alpha.status()["tables"]]
     assert "drones" in names
     assert "humvees" in names
-    digests = [{table["name"]: table["digest"] for table in one.status()["tables"]} for one in pair]
-    eventually(lambda: digests[0] == digests[1], "equal hashes")
+
+    def digests(one):
+        return {table["name"]: table["digest"] for table in one.status()["tables"]}
+
+    eventually(lambda: digests(alpha) == digests(bravo), "equal hashes")
 
 
 def test_verify_says_whether_peers_and_files_are_equal(pair):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.free_ports import free_port
 from tests.integration.machines import SQLITE, Machine, eventually
-from tests.tools.bridges.test_addresses import free_port
 from tests.tools.vehicles.recorded import Vehicle, frames
 
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
@@ -100,7 +100,7 @@ def test_noise_and_floods_leave_the_bridge_running(alpha, radio):
     for number in range(3_000):
         sender = Vehicle(1 + number % 250, 1 + number // 250)
         radio.sendto(sender.pack(sender.heartbeat()), ("127.0.0.1", alpha.port))
-    eventually(lambda: child(alpha)["figures"]["dropped"] > 0, "drops are counted")
+    eventually(lambda: child(alpha).get("figures", {}).get("dropped", 0) > 0, "drops are counted")
     assert child(alpha)["figures"]["damaged"] > 0
     assert int(alpha.sql("SELECT count(*) FROM drones")) <= 1_000
     assert child(alpha)["state"] == "running"

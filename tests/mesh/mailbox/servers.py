@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from tests.tools.bridges.brokers import free_port, program, wait_for_port
+from tests.free_ports import free_port
+from tests.tools.bridges.brokers import program, wait_for_port
 
 HUB = "hub"
 WAIT_S = 90

@@ -29,17 +29,12 @@ import pytest
 from nats.js.api import StreamConfig
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.free_ports import free_port
 from tests.tools.bridges.kafka_login import LoginFront
 
-WAIT_S = 30
+WAIT_S = 60
 IDLE_S = 0.5
 USER, PASSWORD = "ground", "s3cret"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_for_port(port, process=None, wait_s=WAIT_S):

@@ -13,13 +13,8 @@ from mycomesh.tools.bridges import addresses
 from mycomesh.tools.bridges.addresses import Address, Feed, open_feed, parse_address
 from mycomesh.tools.bridges.receivers import LINE_BYTES_MAX, AisScheme, GpsdScheme, SbsScheme
 from mycomesh.tools.bridges.scheme import LinkError, Options, SchemeError
+from tests.free_ports import free_port
 from tests.tools.vehicles.test_receivers import POSITION, message, sentences, tpv
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Ear:

@@ -15,7 +15,8 @@ from mycomesh.tools.bridges.http_server import BODY_BYTES_MAX
 from mycomesh.tools.bridges.scheme import LinkError, Message, Options, SchemeError
 from mycomesh.tools.bridges.schemes import scheme_named
 from mycomesh.tools.bridges.template import Pattern, Template
-from tests.tools.bridges.brokers import BROKERS, Broker, Mosquitto, certificate, free_port, run
+from tests.free_ports import free_port
+from tests.tools.bridges.brokers import BROKERS, Broker, Mosquitto, certificate, run
 
 # PAYLOAD_MAX of each scheme whose system states none.
 PAYLOADS = {"amqp": amqp.PAYLOAD_MAX, "kafka": kafka.PAYLOAD_MAX, "mqtt": mqtt.PAYLOAD_MAX, "http": BODY_BYTES_MAX}

@@ -15,7 +15,8 @@ from mycomesh.tools.bridges.tak import STALE_S_MAX, TakScheme
 from mycomesh.tools.bridges.tak_picture import Item, Picture
 from mycomesh.tools.vehicles.cot import EventSplitter, format_time, parse_event
 from mycomesh.tools.vehicles.tak_rows import deleted_uid, topic_of
-from tests.tools.bridges.test_addresses import free_port, until
+from tests.free_ports import free_port
+from tests.tools.bridges.test_addresses import until
 from tests.tools.vehicles.test_tak_rows import CHAT
 
 TOPICS = ("positions", "markers", "chat", "alerts")
