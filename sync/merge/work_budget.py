@@ -65,8 +65,9 @@ SECTION_WEIGHT = 80  # a table has a vector and change log sums of its own
 RANGE_WEIGHT = 4
 # A fact may create a table: some 3 ms. Each transaction with facts makes a pass over the schema too, so one takes several.
 FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 5
-# So many tables make a fact cost twice as much: SQLite reads its catalogue for each statement that makes a table or trigger.
-TABLES_DOUBLING = 100
+# So many tables make a fact cost twice as much: SQLite reads its catalogue for each statement that makes a table or trigger, and
+# a pass looks at each. Beside 100 tables, a transaction follows one fact.
+TABLES_DOUBLING = 25
 COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
 # Bytes of values for one byte of a key: it is in the row, in indexes of the table and of the change log, and in each record.
 KEY_WEIGHT = 16

@@ -57,6 +57,7 @@ class Catalog:
         self._doubling: list[str] = []  # for `take_doubling`
         self._version = -1  # SQLite's number for the schema that the last pass has seen
         self._internal: dict[str, str] = {}  # definitions of the internal tables after the last pass
+        self._whole_at = -1  # `FileSchema.changes` then
         self._before: Snapshot | None = None  # the registry before the running transaction
         # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
         self._compared_generated = False
@@ -157,10 +158,14 @@ class Catalog:
         `most` new tables are registered. `followed` if the node itself has changed the tables since the last pass, with
         this `follower` unless it was a migration.
         """
+        with self.registry.facts.steady():
+            self._refresh(drain, most, followed=followed, follower=follower)
+
+    def _refresh(self, drain: Drain, most: int | None, *, followed: bool, follower: FactFollower | None) -> None:
         self._begin()
-        if not self._internal.items() <= internal_tables.definitions(self._store.db).items():
-            self._store.check_whole()
         registry = self.registry
+        if registry.file.changes() != self._whole_at and self._is_altered():
+            self._store.check_whole()
         registry.read_decisions()
         changed = TablePass(self._store, registry, follower or self._follower(), drain, self._made)
         changed.run(most)
@@ -198,11 +203,17 @@ class Catalog:
             self._header.renew()
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
-        rebuild_mark.renew(self._store.db)
+        with registry.file.altering():
+            rebuild_mark.renew(self._store.db)
+        self._whole_at = registry.file.changes()
         self._internal = internal_tables.definitions(self._store.db)
         # The mark changes the schema too, which the next pass does not have to look at.
         unfinished = changed.unfinished or self._virtual.unfinished or self.views.unfinished
         self._version = -1 if unfinished else registry.file.version() if seen else version
+
+    def _is_altered(self) -> bool:
+        """Return True if an internal table is not as the last pass has left it."""
+        return not self._internal.items() <= internal_tables.definitions(self._store.db).items()
 
     def _note_waiting(self) -> None:
         """Note the ledgers that take in no rows of other nodes, since this file is behind the definitions of the mesh."""
@@ -239,14 +250,15 @@ class Catalog:
     def apply_facts(self, drain: Drain) -> None:
         """Change the file's schema as the facts say: drop, rename, then add; inside a transaction."""
         self._begin()
-        self.registry.read_decisions()
-        self._index_triggers.take_off()  # they name columns of tables that may be altered
-        self.views.take_off()
-        follower = self._follower()
-        for name in follower.follow():
-            self._generated.forget(name)
-        self._virtual.follow()
-        self.refresh(drain, followed=True, follower=follower)
+        with self.registry.facts.steady():
+            self.registry.read_decisions()
+            self._index_triggers.take_off()  # they name columns of tables that may be altered
+            self.views.take_off()
+            follower = self._follower()
+            for name in follower.follow():
+                self._generated.forget(name)
+            self._virtual.follow()
+            self.refresh(drain, followed=True, follower=follower)
 
     def learn_interests(self, members: Collection[bytes]) -> bool:
         """Take what members state about what they keep, which changes no table; return False if a pass has to look at it."""

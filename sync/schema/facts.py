@@ -5,8 +5,9 @@ A fact is one row and replicates like any other: the latest write wins. Its kind
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mycomesh.sync.codec import require
@@ -82,12 +83,37 @@ class Facts:
         # SQL of facts as a write transaction has read them, and the moment: a pass over the schema asks several times for each.
         self._known: dict[str, str | None] = {}
         self._known_at = 0, 0
+        self._steady = False  # inside `steady`
+        self._tables: list[tuple[str, str]] | None = None  # those that define tables, as the block has read them
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Read each fact once for all questions of the block, in which only `write` changes facts; inside a transaction."""
+        outer, self._steady = self._steady, True
+        if not outer:
+            self._forget()
+        try:
+            yield
+        finally:
+            self._steady = outer
+            if not outer:
+                self._forget()
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._known_at = 0, 0
+        self._tables = None
 
     def all(self, kind: str) -> list[tuple[str, str]]:
         """Return (name, sql) of every well-formed fact of a kind, by name."""
-        listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
-        found = self._store.db.execute(listing, (kind,)).fetchall()
-        known = [(name, sql) for name, sql in found if type(name) is str and _well_formed(sql)]
+        known = self._tables if kind == TABLE and self._steady else None
+        if known is None:
+            listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
+            found = self._store.db.execute(listing, (kind,)).fetchall()
+            known = [(name, sql) for name, sql in found if type(name) is str and _well_formed(sql)]
+            if kind == TABLE and self._steady:
+                self._tables = known
+                self._known.update(known)
         return [(name, sql) for name, sql in known if name not in self.without_effect]
 
     def of(self, name: str) -> str | None:
@@ -96,10 +122,13 @@ class Facts:
             return None
         if not self._store.is_writing:
             return self._read(name)
-        moment = self._store.begun, self._store.db.total_changes()
-        if moment != self._known_at:
-            self._known.clear()
-            self._known_at = moment
+        if not self._steady:
+            moment = self._store.begun, self._store.db.total_changes()
+            if moment != self._known_at:
+                self._known.clear()
+                self._known_at = moment
+        elif self._tables is None:
+            self.all(TABLE)
         if name not in self._known:
             self._known[name] = self._read(name)
         return self._known[name]
@@ -139,6 +168,7 @@ class Facts:
         if name in self.without_effect:
             return
         self.written += 1
+        self._forget()
         self._store.db.execute(
             f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET"
             " kind = excluded.kind, sql = excluded.sql",

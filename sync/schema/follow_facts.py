@@ -84,9 +84,24 @@ class FactFollower:
         names = self._table_names(defined)
         self._rename_tables(names)
         # New tables last: after each of them, SQLite's catalogue is read again for the next one that is here.
+        settled = self._settled(defined)
         for name in sorted(defined, key=lambda name: name not in self._registry.tables):
-            if self._registry.admits(name):
+            if name not in settled and self._registry.admits(name):
                 self._define(name, names[name])
+
+    def _settled(self, defined: Iterable[str]) -> frozenset[str]:
+        """Return those tables that are in this file as the mesh defines them, word for word: most of them, in most passes."""
+        registry, found = self._registry, []
+        with registry.file.steady():
+            for name in defined:
+                table, wanted = registry.tables.get(name), registry.defined(name)
+                if table is None or wanted is None or table.spec.sql != wanted.sql or wanted.folded != name:
+                    continue
+                same = table.spec.identity == wanted.identity and name not in registry.refused_definitions
+                with contextlib.suppress(UnsupportedTable):
+                    if same and registry.spec(name, table.spec.name) is table.spec:
+                        found.append(name)
+        return frozenset(found)
 
     def make(self, canonical: str) -> bool:
         """Create one table of the mesh that is not here; return whether it is here then."""
@@ -117,7 +132,7 @@ class FactFollower:
     def _drop_indexes(self, facts: Sequence[str]) -> None:
         """Drop indexes of replicated tables; a fact can name any index, so others are left alone."""
         replicated = {fold(table.spec.name) for table in self._tables()}
-        for name, owner, _ in user_indexes(self._db):
+        for name, owner, _ in user_indexes(self._db) if facts else ():
             if f"{INDEX}:{fold(name)}" in facts and fold(owner) in replicated:
                 self._db.execute(f"DROP INDEX {quoted(name)}")
 
@@ -326,7 +341,7 @@ class FactFollower:
         if refused:
             registry.notes.put(canonical, f"not created: {refused}")
             return
-        with self._refusable("not created", canonical) as done:
+        with registry.file.altering(name), self._refusable("not created", canonical) as done:
             self._db.execute(text)
             done.append(canonical)
         if not done:

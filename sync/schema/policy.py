@@ -209,7 +209,7 @@ class Policies:
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Return the dropped columns of a table."""
-        return frozenset(subject[1] for subject in self.dropped if len(subject) == 2 and subject[0] == table)
+        return _dropped_columns(self.dropped).get(table, frozenset())
 
     def applied(self, spec: TableSpec) -> TableSpec:
         """Return the spec of a table under its policy."""
@@ -217,10 +217,20 @@ class Policies:
 
     def counters_of(self, spec: TableSpec) -> frozenset[str]:
         """Return the counters of this table; a column of its key cannot be one."""
-        if spec.folded in self.signed:
+        if spec.folded in self.signed or spec.folded not in self.counters:
             return frozenset()
         able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
-        return self.counters.get(spec.folded, frozenset()) & able
+        return self.counters[spec.folded] & able
+
+
+@functools.lru_cache(maxsize=4)
+def _dropped_columns(dropped: frozenset[tuple[str, ...]]) -> dict[str, frozenset[str]]:
+    """Return the dropped columns by table: a pass over the schema asks several times for each table."""
+    found: dict[str, set[str]] = {}
+    for subject in dropped:
+        if len(subject) == 2:
+            found.setdefault(subject[0], set()).add(subject[1])
+    return {table: frozenset(columns) for table, columns in found.items()}
 
 
 def area_fact(table: str, column: str, *, rows: bool = False) -> tuple[str, str, str]:

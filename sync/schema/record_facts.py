@@ -34,7 +34,7 @@ def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), red
         defined = registry.defined(name)
         if defined is None or name in redefined:
             record_definition(db, registry, spec, early=name in adopted)
-        elif not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
+        elif defined is not spec and not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
             record_definition(db, registry, spec, early=name in adopted, defined=defined)
         if spec.canonical and (name,) not in renames:
             facts.write(*name_fact((name,), spec.name))

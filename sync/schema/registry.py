@@ -115,6 +115,8 @@ class Registry:
         self._filter = tables
         self._factory = _TableFactory(store, mesh_key, sums, indexes)
         self._captured: dict[int, object] = {}  # SQLite's catalogue entries when a table's triggers were last complete
+        # By table id: a table, its spec and its catalogue entries when its triggers were last found to fit.
+        self._fitting: dict[int, tuple[Table, TableSpec, object]] = {}
         self.file = FileSchema(store.db)
         self.tables: dict[str, Table] = {}
         self.loaded: list[Table] = []  # those whose parked rows the outbox is to retry: loaded, or of a changed schema
@@ -292,7 +294,8 @@ class Registry:
         self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
     ) -> Table:
         """Load a table, in place of the Table object from before, if any."""
-        table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
+        with self.file.altering():
+            table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
         table.columns.counters = self.policies.counters_of(spec)
         self.sign(table)
         self.cut(table)
@@ -329,6 +332,7 @@ class Registry:
         """Unload a table; its triggers go on."""
         table = self.tables.pop(name, None)
         if table is not None:
+            self._fitting.pop(table.table_id, None)
             table.unload()
 
     def drop_columns(self, table: Table, more: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -449,7 +453,8 @@ class Registry:
 
     def install(self, table: Table) -> None:
         """Install capture for the table's current columns."""
-        install_capture(table)
+        with self.file.altering(table.spec.name):
+            install_capture(table)
 
     def uninstall(self, table_id: int) -> None:
         """Remove the triggers, which name columns of the table; only a table scan finds the writes made without them."""
@@ -461,6 +466,19 @@ class Registry:
         if self._captured.get(table.table_id) != entries and is_captured(table, entries):
             self._captured[table.table_id] = entries
         return self._captured.get(table.table_id) == entries
+
+    def is_captured_as(self, table: Table, spec: TableSpec) -> bool:
+        """Return True if the table is loaded with this spec, and its triggers are complete and of this version."""
+        if not table.columns.installed:
+            return False
+        entries = self.file.catalogue_entries(table.spec.name)
+        known = self._fitting.get(table.table_id)
+        if known is not None and known[0] is table and known[1] is spec and known[2] is entries:
+            return True
+        fits = table.spec == spec and self.is_captured(table) and not self.is_outdated(table)
+        if fits:
+            self._fitting[table.table_id] = table, spec, entries
+        return fits
 
     def is_outdated(self, table: Table) -> bool:
         """Return True if an earlier version has installed the table's triggers, which are complete."""

@@ -22,7 +22,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, user_tables
-from mycomesh.sync.sqlite.virtual_tables import CACHES, virtual_tables
+from mycomesh.sync.sqlite.virtual_tables import CACHES
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -118,13 +118,7 @@ class TablePass:
                     registry.notes.put(name, f"not replicated: {refused}", Source.STAYS)
                     continue
                 known = registry.tables.get(name)
-                captured = (
-                    known is not None
-                    and known.spec == spec
-                    and known.columns.installed
-                    and registry.is_captured(known)
-                    and not registry.is_outdated(known)
-                )
+                captured = known is not None and registry.is_captured_as(known, spec)
                 if not captured or fold(here) in self._created or not self._key_matches(spec):
                     changed.append((name, spec))
         return changed
@@ -140,7 +134,7 @@ class TablePass:
         capture too. Its record stays, as it may be the user's and come back under another name.
         """
         registry = self._registry
-        shadows = [*CACHES, *(name for table in virtual_tables(self._store.db) for name in table.content)]
+        shadows = [*CACHES, *(name for table in registry.file.virtual_tables() for name in table.content)]
         registry.removed = set(registry.canonical_names(shadows))
         listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
         for table_id, name, identity in self._store.db.execute(listing).fetchall():

@@ -308,7 +308,9 @@ class ViewFacts:
 
     def _here(self) -> dict[str, tuple[str, str]]:
         """Return (table, SQL) of the views and triggers that may travel, by the names of their facts."""
-        found = {}
+        found: dict[str, tuple[str, str]] = {}
+        if not self._registry.file.has_extras:
+            return found
         indexes = [fold(each.name) for each in virtual_tables(self._store.db)] + list(CACHES)
         for cells in self._store.db.execute(_LISTING).fetchall():
             kind, name, table, sql = restore(cells)

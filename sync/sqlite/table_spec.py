@@ -170,21 +170,19 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """Return (names of ordinary tables, [(name of a skipped table, reason)]) of the main database, sorted by name."""
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
-    listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
-    entries = db.execute(listing).fetchall()
+    entries = _listed_tables(db)
     virtual = (
         {table.name: table for table in virtual_tables(db)} if any(row[-1] == "virtual" for row in entries) else {}
     )
     content = {name for table in virtual.values() for name in table.content}
-    for *cells, kind in entries:
-        (name,) = restore(cells)
+    for name, kind in entries:
         if is_raw(name):
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
             continue
         folded = fold(name)
-        if is_reserved(folded) and folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_internal(folded):
-            skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are reserved for the node; rename it"))
         if is_reserved(folded):
+            if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_internal(folded):
+                skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are reserved for the node; rename it"))
             continue
         match kind:
             case "table" if folded in CACHES:
@@ -196,6 +194,17 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
             case _:  # views, and the shadow tables of virtual tables
                 continue
     return tables, skipped
+
+
+def _listed_tables(db: Any) -> list[tuple[Any, str]]:
+    """Return (name, type) of each table and view of the main database, by name."""
+    with contextlib.suppress(UnicodeDecodeError):  # the plain SELECT takes a quarter of the time
+        plain = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+        found: list[tuple[Any, str]] = db.execute(plain).fetchall()
+        if all(name.isascii() for name, _ in found):  # others may be UTF-16 that is not valid
+            return found
+    listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+    return [(restore(cells)[0], kind) for *cells, kind in db.execute(listing).fetchall()]
 
 
 def _virtual_reason(table: VirtualTable | None) -> str:
@@ -268,8 +277,11 @@ class FileSchema:
         # By folded name: the entries of the table, its indexes and its triggers, of all user tables if `_whole`.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
         self._whole = False
-        # By folded name: the entries from which a spec was read, and the spec.
-        self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
+        self._extras: bool | None = None  # None: not known
+        self._changes = 0
+        self._last: dict[str, list[tuple[Any, ...]]] = {}  # as they were read last: equal entries stay one object
+        # By folded name: the entries when a spec was last found current, those from which it was read, and the spec.
+        self._read: dict[str, tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], TableSpec]] = {}
 
     def rolled_back(self) -> None:
         """Forget the schema version: after a rollback SQLite may use the same number for another schema."""
@@ -284,8 +296,49 @@ class FileSchema:
 
         This takes a fraction of the time that the entries of all tables take, and few files have such triggers.
         """
+        if not self.has_extras:
+            return frozenset()
         users = _catalogue(self._db, f"WHERE type = 'trigger' AND name {_NOT_INTERNAL}", ())
         return frozenset(fold(table) for _, _, table, _ in users)
+
+    def changes(self) -> int:
+        """Return a number that grows whenever the schema is found changed, except by the blocks of `altering`."""
+        self._renew()
+        return self._changes
+
+    @property
+    def has_extras(self) -> bool:
+        """True if the file has views, virtual tables, or triggers other than the node's: most files have none."""
+        self._renew()
+        if self._extras is None:
+            self._extras = self._db.execute(_EXTRAS).fetchone() is not None
+        return self._extras
+
+    def virtual_tables(self) -> tuple[VirtualTable, ...]:
+        """Return the virtual tables, by name."""
+        return virtual_tables(self._db) if self.has_extras else ()
+
+    @contextlib.contextmanager
+    def altering(self, name: str = "") -> Iterator[None]:
+        """Keep what is known of other tables while the node makes or captures one, or its own tables; inside a transaction.
+
+        Statements of the block change ordinary tables only, and of these `name` and internal ones. Else each new table would have
+        the catalogue read again for all the others.
+        """
+        known = self.version() == self._version
+        try:
+            yield
+        finally:
+            if known:
+                self._version = self.version()
+                folded = fold(name)
+                self._entries = {
+                    each: found
+                    for each, found in self._entries.items()
+                    if each != folded and not each.startswith(INTERNAL_PREFIX)
+                }
+                if name and self._whole:
+                    self._entries[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
 
     @contextlib.contextmanager
     def steady(self) -> Iterator[None]:
@@ -300,7 +353,8 @@ class FileSchema:
     def _renew(self) -> None:
         version = self.version()
         if version != self._version:
-            self._version, self._entries, self._whole = version, {}, False
+            self._version, self._entries, self._whole, self._extras = version, {}, False, None
+            self._changes += 1
 
     def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
         """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
@@ -314,27 +368,35 @@ class FileSchema:
             else:
                 self._entries, self._whole = self._listed(f"WHERE tbl_name {_NOT_INTERNAL}"), True
                 self._read = {read: spec for read, spec in self._read.items() if read in self._entries}
+                self._last = {read: entries for read, entries in self._last.items() if read in self._entries}
         return self._entries.get(folded, [])
 
     def _listed(self, condition: str = "", *values: str) -> dict[str, list[tuple[Any, ...]]]:
         listed: dict[str, list[tuple[Any, ...]]] = {}
         for kind, own, table, sql in _catalogue(self._db, condition, values):
             listed.setdefault(fold(table), []).append((kind, own, sql))
+        for table, entries in listed.items():
+            if self._last.get(table) == entries:
+                listed[table] = self._last[table]
+            else:
+                self._last[table] = entries
         return listed
 
     def spec(self, name: str) -> TableSpec:
         """Return the spec of one ordinary table; raise `UnsupportedTable` as `read_table` does."""
-        own = [
-            entry
-            for entry in self.catalogue_entries(name)
-            if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
-        ]
-        known = self._read.get(fold(name))
-        if known is not None and known[0] == own:
-            return known[1]
-        spec = read_table(self._db, name)
-        self._read[fold(name)] = own, spec
+        entries, known = self.catalogue_entries(name), self._read.get(fold(name))
+        if known is not None and known[0] is entries:
+            return known[2]
+        own = [entry for entry in entries if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)]
+        spec = known[2] if known is not None and known[1] == own else read_table(self._db, name)
+        self._read[fold(name)] = entries, own, spec
         return spec
+
+
+_EXTRAS = (
+    f"SELECT 1 FROM sqlite_schema WHERE type = 'view' OR (type = 'trigger' AND name NOT GLOB '{INTERNAL_PREFIX}*')"
+    " OR (type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%') LIMIT 1"
+)
 
 
 def _catalogue(db: Any, condition: str, values: Sequence[str]) -> list[tuple[str, str, str, str]]:

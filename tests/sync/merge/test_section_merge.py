@@ -9,7 +9,7 @@ import random
 import pytest
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX
-from mycomesh.sync.merge import restored
+from mycomesh.sync.merge import restored, work_budget
 from mycomesh.sync.merge.records import value_of
 from mycomesh.sync.merge.work_budget import (
     CHUNK_ROWS_MAX,
@@ -19,6 +19,7 @@ from mycomesh.sync.merge.work_budget import (
     PARK_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     TRANSACTION_WEIGHT_MAX,
+    fact_weight,
 )
 from mycomesh.sync.replica import Hooks
 from mycomesh.sync.storage.conflict_room import ConflictLimits
@@ -288,10 +289,22 @@ def test_a_batch_of_many_facts_is_divided_too(peers):
     between(two, lambda: tables.append(two.sql(listing)[0][0]))
     two.take([batch], one.node_id)
     assert two.sql(listing) == [(40,)]
-    assert (
-        max(after - before for before, after in zip([0, *tables], [*tables, 40], strict=True))
-        <= TRANSACTION_WEIGHT_MAX // FACT_WEIGHT
-    )
+    for before, after in zip([0, *tables], [*tables, 40], strict=True):
+        assert after - before <= TRANSACTION_WEIGHT_MAX // FACT_WEIGHT
+        assert (after - before - 1) * fact_weight((), before) < TRANSACTION_WEIGHT_MAX
+    assert_equal(one, two)
+
+
+def test_beside_many_tables_facts_come_one_by_one(peers, monkeypatch):
+    monkeypatch.setattr(work_budget, "TABLES_DOUBLING", 5)
+    few = 4 * work_budget.TABLES_DOUBLING
+    one, two = peers(2)
+    one.sql(";".join(f"CREATE TABLE n{number}(id INTEGER PRIMARY KEY, v)" for number in range(few + 8)))
+    batch = joined(one.drain())
+    tables, listing = [], "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'n[0-9]*'"
+    between(two, lambda: tables.append(two.sql(listing)[0][0]))
+    two.take([batch], one.node_id)
+    assert sorted({count for count in tables if count > few}) == list(range(few + 1, few + 9))
     assert_equal(one, two)
 
 

@@ -110,3 +110,26 @@ def test_a_table_without_its_triggers_is_reported(both):
     two.sql("DROP TRIGGER mycomesh_2_insert; INSERT INTO t VALUES(7, 'q', 'r')")
     converge(both)
     assert two.replica.catalog.take_rebuilt() == ["t"]
+
+
+def statements_of_a_fact(one, two, name):
+    """Return how many statements a node takes to follow one table of another."""
+    one.sql(f"CREATE TABLE {name}(id INTEGER PRIMARY KEY, v UNIQUE)")
+    batches, executed, db = one.drain(), [], two.replica.store.db
+    db.set_exec_trace(lambda _cursor, sql, _bindings: executed.append(sql) or True)
+    two.take(batches, one.node_id)
+    db.set_exec_trace(None)
+    assert two.sql(f"SELECT * FROM {name}") == []
+    return len(executed)
+
+
+def test_fact_beside_more_tables_takes_no_more_statements(pair):
+    one, two = pair
+    taken = []
+    for count in (4, 40):
+        one.sql(";".join(f"CREATE TABLE beside{count}_{each}(id INTEGER PRIMARY KEY, v)" for each in range(count)))
+        two.take(one.drain(), one.node_id)
+        taken.append(statements_of_a_fact(one, two, f"late{count}"))
+    assert taken[1] <= taken[0] + 2
+    converge(pair)
+    assert_equal(one, two)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import apsw
 import pytest
 
@@ -84,3 +86,61 @@ def test_file_errors_say_nothing_of_a_table(error, start):
     with pytest.raises(error):
         read_table(Refusing(db, start, error), "t")
     db.close()
+
+
+def read_all(schema, *more):
+    return {name: schema.catalogue_entries(name) for name in [*(f"t{number}" for number in range(COUNT)), *more]}
+
+
+def test_a_table_of_the_node_has_no_others_read(db):
+    schema, executed = FileSchema(db), []
+    before = read_all(schema)
+    db.set_exec_trace(lambda _cursor, sql, _bindings: executed.append(sql) or True)
+    with schema.altering("late"):
+        db.execute("CREATE TABLE late(v)")
+    with schema.altering():
+        db.execute("CREATE TABLE mycomesh_changes_3(v)")
+    after = read_all(schema, "late")
+    db.set_exec_trace(None)
+    assert len([sql for sql in executed if "sqlite_schema" in sql]) == 1
+    assert after.pop("late") == [("table", "late", "CREATE TABLE late(v)")]
+    assert after == before
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_programs_changed_beside_it_is_read(db, first):
+    schema = FileSchema(db)
+    read_all(schema)
+    changes = schema.changes()
+    if first:
+        db.execute("ALTER TABLE t3 ADD COLUMN w")
+    with schema.altering("late"):
+        db.execute("CREATE TABLE late(v)")
+    if not first:
+        db.execute("ALTER TABLE t3 ADD COLUMN w")
+    assert read_table(db, "t3") == schema.spec("t3")
+    assert [column.name for column in schema.spec("t3").columns] == ["id", "v", "w"]
+    assert schema.catalogue_entries("late") == [("table", "late", "CREATE TABLE late(v)")]
+    assert schema.changes() > changes
+
+
+def test_a_block_that_fails_is_read_as_it_ended(db):
+    schema = FileSchema(db)
+    read_all(schema)
+    with contextlib.suppress(apsw.SQLError), schema.altering("t4"):
+        db.execute("CREATE TRIGGER mycomesh_4_insert AFTER INSERT ON t4 BEGIN SELECT 1; END")
+        db.execute("CREATE TABLE t4(v)")
+    assert ("trigger", "mycomesh_4_insert") in entries(schema, "t4")
+
+
+def test_files_with_views_or_indexes_of_modules_have_extras(db):
+    schema = FileSchema(db)
+    assert schema.has_extras
+    db.execute("DROP TRIGGER mycomeshx")
+    assert not schema.has_extras
+    assert schema.virtual_tables() == ()
+    db.execute("CREATE VIRTUAL TABLE area USING rtree(id, low, high)")
+    assert [table.name for table in schema.virtual_tables()] == ["area"]
+    db.execute("DROP TABLE area")
+    db.execute("CREATE VIEW seen AS SELECT 1")
+    assert schema.has_extras
