@@ -32,6 +32,7 @@ __all__ = [
     "PRIOR_BYTES",
     "RANGE_WEIGHT",
     "SECTION_WEIGHT",
+    "TABLES_COUNTED",
     "TABLES_DOUBLING",
     "TRANSACTION_WEIGHT_MAX",
     "WorkBudget",
@@ -66,8 +67,11 @@ RANGE_WEIGHT = 4
 # A fact may create a table: some 3 ms. Each transaction with facts makes a pass over the schema too, so one takes several.
 FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 5
 # So many tables make a fact cost twice as much: SQLite reads its catalogue for each statement that makes a table or trigger, and
-# a pass looks at each. Beside 100 tables, a transaction follows one fact.
-TABLES_DOUBLING = 25
+# a pass looks at each.
+TABLES_DOUBLING = 100
+# More tables do not count: a pass over them takes longer than its facts, and with one fact a pass 500 tables took 1.6 times as
+# long. So a transaction follows two facts at least.
+TABLES_COUNTED = 150
 COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
 # Bytes of values for one byte of a key: it is in the row, in indexes of the table and of the change log, and in each record.
 KEY_WEIGHT = 16
@@ -95,7 +99,7 @@ class WorkBudget:
 
 def fact_weight(values: Collection[Any], tables: int = 0) -> int:
     """Return the weight of a fact: the table that it may create beside so many others, and its columns."""
-    return FACT_WEIGHT * (TABLES_DOUBLING + tables) // TABLES_DOUBLING + COLUMN_WEIGHT * sum(
+    return FACT_WEIGHT * (TABLES_DOUBLING + min(tables, TABLES_COUNTED)) // TABLES_DOUBLING + COLUMN_WEIGHT * sum(
         value.count(",") for value in values if isinstance(value, str)
     )
 

@@ -295,16 +295,17 @@ def test_a_batch_of_many_facts_is_divided_too(peers):
     assert_equal(one, two)
 
 
-def test_beside_many_tables_facts_come_one_by_one(peers, monkeypatch):
-    monkeypatch.setattr(work_budget, "TABLES_DOUBLING", 5)
-    few = 4 * work_budget.TABLES_DOUBLING
+def test_beside_many_tables_facts_come_in_pairs(peers, monkeypatch):
+    monkeypatch.setattr(work_budget, "TABLES_DOUBLING", 10)
+    monkeypatch.setattr(work_budget, "TABLES_COUNTED", few := 15)
     one, two = peers(2)
     one.sql(";".join(f"CREATE TABLE n{number}(id INTEGER PRIMARY KEY, v)" for number in range(few + 8)))
     batch = joined(one.drain())
     tables, listing = [], "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'n[0-9]*'"
     between(two, lambda: tables.append(two.sql(listing)[0][0]))
     two.take([batch], one.node_id)
-    assert sorted({count for count in tables if count > few}) == list(range(few + 1, few + 9))
+    many = sorted({count for count in tables if count > few})
+    assert {after - before for before, after in itertools.pairwise(many)} == {2}
     assert_equal(one, two)
 
 
