@@ -58,6 +58,9 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
         if not _are_canonical(spec, group.keys):
             for key in group.keys:
                 _check_key(table, key)
+        if spec.kind is KeyKind.ROWID and id_column in group.columns:
+            same = all(row[at] == key for row, key in zip(group.rows, group.keys, strict=True))
+            codec.require(same, f"{spec.name}: an INTEGER PRIMARY KEY is not its row's key")
         keys: list[Any] = group.keys
         return keys
     if group.kind is not Kind.INSERT:

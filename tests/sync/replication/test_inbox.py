@@ -37,6 +37,8 @@ def fact_of(columns, row, keys=None):
         (batch_of(LIAR_SITE, PRESENT, columns=("v",), rows=[["v"]]), "key columns"),
         (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE), "has no row key"),
         (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE, keys=[b"\x81\x01"]), "not an integer"),
+        (batch_of(LIAR_SITE, PRESENT, keys=[1], rows=[[0, "v"]]), "not its row's key"),
+        (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE, keys=[1], rows=[[0, "v"]]), "not its row's key"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("k", "v"), rows=[[1 << 63, 1]]), "words"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x81\xf5"]), "row key"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x82\x01\x01"]), "row key"),
