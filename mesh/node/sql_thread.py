@@ -139,6 +139,7 @@ class SqlThread:
         self._queued_once: dict[Callable[[], object], None] = {}  # functions of `call_once` that have not run yet
         self._ended = False
         self._cause: Exception | None = None  # the error that ended the thread
+        self._unopened = ""  # why the file is to be opened again; it is closed until that succeeds
         self._timer = _Timer()
         self._began_ms = 0  # the present event or job
         self._pauses = _Pauses()
@@ -272,31 +273,38 @@ class SqlThread:
                 self._pauses.record_idle(self._clock()[0])
 
     def _handle(self, event: Event) -> None:
-        assert self._exchange is not None, "an event before the file was open"
         now_ms, wall_ms = self._clock()
-        try:
-            actions = self._exchange.handle(event, now_ms, wall_ms)
-        except FileReplacedError as error:
-            actions = self._reopen(str(error), event, now_ms)
-        except SyncError as error:
-            # The file refused (disk full, locked by another program). The event is lost; rounds repeat its work.
-            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
-            actions = [*self._refusal_notices(str(error), event, now_ms)]
-        except Exception as error:  # noqa: BLE001  (the thread must outlive whatever a peer's message or row leads to)
-            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
-            actions = self._fault_actions(error, event, now_ms)
+        again = self._unopened
+        actions = self._reopen(again, event, now_ms) if again else self._handled(event, now_ms, wall_ms)
         if actions:
             self._report(ExchangeActed(actions))
         self.pause_if_due()
+
+    def _handled(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Return what the exchange answers to an event, or what follows from its error."""
+        assert self._exchange is not None, "an event before the file was open"
+        try:
+            return self._exchange.handle(event, now_ms, wall_ms)
+        except FileReplacedError as error:
+            return self._reopen(str(error), event, now_ms)
+        except SyncError as error:
+            # The file refused (disk full, locked by another program). The event is lost; rounds repeat its work.
+            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
+            return [*self._refusal_notices(str(error), event, now_ms)]
+        except Exception as error:  # noqa: BLE001  (the thread must outlive whatever a peer's message or row leads to)
+            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
+            return self._fault_actions(error, event, now_ms)
 
     def _reopen(self, text: str, event: Event, now_ms: int) -> list[Action]:
         """Open the file again after a backup replaced its content, as a start of the node would."""
         assert self._exchange is not None
         try:
             opened = self._open()
-        except DatabaseBusyError as error:  # the next event finds the file replaced too, and tries again
+        except DatabaseBusyError as error:  # the next event tries again
+            self._unopened = text
             self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
             return [*self._refusal_notices(str(error), event, now_ms)]
+        self._unopened = ""
         ending, self._exchange = self._exchange.drop_links("this node opens its file again"), opened
         return [
             *ending,
@@ -335,6 +343,8 @@ class SqlThread:
         failure: Exception | None = None
         try:
             result = job.run()
+        except apsw.ConnectionClosedError:  # its opening again waits for another program
+            failure = NodeError("the node opens its file again; try again")
         except apsw.SQLError as error:
             failure = NodeError(f"a table changed while the node read the file ({error}); try again")
         except Exception as error:  # noqa: BLE001  (the caller gets the error, of whatever kind)

@@ -280,13 +280,14 @@ def test_file_locked_at_reopening_opens_with_the_next_event(reports):
 
     thread = SqlThread(opened, reports.put, lambda: (0, 0))
     thread.start().result(WAIT_S)
+    first.error = FileReplacedError("another content")
     for events in (["database.refused"], ["database.replaced"]):
-        first.error = FileReplacedError("another content")
         thread.submit(CommitSeen())
         assert [each.event for each in reports.get(timeout=WAIT_S).actions if isinstance(each, Notice)] == events
     thread.submit(CommitSeen())
     reports.get(timeout=WAIT_S)
     assert second.seen == [CommitSeen()]
+    assert len(first.seen) == 1  # its file was closed for the opening that found the lock
     thread.stop(lambda: None).result(WAIT_S)
 
 
