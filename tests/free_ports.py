@@ -15,7 +15,7 @@ STRIDE = 211  # of one process after the other: workers of a run have consecutiv
 _NUMBERS = itertools.count(os.getpid() * STRIDE)
 
 
-def free_port(*_kind: socket.SocketKind) -> int:
+def free_port() -> int:
     """Return a port that nobody has, of TCP or of UDP; no two calls of a process return the same one soon."""
     for number in itertools.islice(_NUMBERS, PORTS):
         port = FIRST + number % PORTS

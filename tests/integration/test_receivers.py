@@ -77,7 +77,7 @@ def figures(machine, name):
 
 def test_aircraft_of_a_real_receiver_reach_another_node(pair):
     alpha, bravo = pair
-    raw, lines = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
+    raw, lines = free_port(), free_port()
     words = ["--net-only", "--quiet", "--net-bind-address", "127.0.0.1", "--net-ri-port", raw, "--net-sbs-port", lines]
     words += [each for name in ("ro", "bi", "bo", "http") for each in (f"--net-{name}-port", 0)]
     with running(program("dump1090-mutability"), *map(str, words)) as process:
@@ -99,7 +99,7 @@ def test_aircraft_of_a_real_receiver_reach_another_node(pair):
 
 def test_a_real_gpsd_says_where_a_node_is(pair):
     alpha, bravo = pair
-    port, radio = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+    port, radio = free_port(), free_port()
     with (
         running(program("gpsd", "/usr/sbin/gpsd"), "-N", "-n", "-S", str(port), f"udp://127.0.0.1:{radio}") as process,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
@@ -129,7 +129,7 @@ def test_a_real_gpsd_says_where_a_node_is(pair):
 
 def test_ships_arrive_between_hostile_lines(pair):
     alpha, bravo = pair
-    ports = {name: free_port(socket.SOCK_DGRAM) for name in ("sea", "tcp")}
+    ports = {name: free_port() for name in ("sea", "tcp")}
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as radio:
         stream = server.getsockname()[1]
         sections = [

@@ -78,7 +78,7 @@ def pair(tmp_path):
     """Two linked nodes, each with a TAK server; the first one hears the vehicle."""
     first, second = (Machine(tmp_path, name) for name in ("alpha", "beta"))
     for machine in (first, second):
-        machine.radio, machine.tak = free_port(socket.SOCK_DGRAM), free_port()
+        machine.radio, machine.tak = free_port(), free_port()
     first.done("init", "--node-name", "alpha")
     first.home.config_file.write_text(section(first.radio) + tak(first.tak))
     first.home.config_file.chmod(0o600)

@@ -35,7 +35,7 @@ def section(port, more=""):
 def alpha(tmp_path):
     machine = Machine(tmp_path, "alpha")
     machine.done("init", "--node-name", "alpha")
-    machine.port = free_port(socket.SOCK_DGRAM)
+    machine.port = free_port()
     machine.home.config_file.write_text(section(machine.port))
     machine.home.config_file.chmod(0o600)
     yield machine.up("--port", "0")

@@ -59,7 +59,7 @@ def test_other_urls_are_refused(url):
 
 def test_datagrams_are_drained_and_drops_counted(monkeypatch):
     monkeypatch.setattr(addresses, "RECEIVE_BUFFER_BYTES", 4_096)
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
 
     async def run():
         ear = Ear()
@@ -82,7 +82,7 @@ def test_datagrams_are_drained_and_drops_counted(monkeypatch):
 
 
 def test_datagram_as_long_as_the_limit_is_read():
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
 
     async def run():
         ear = Ear()
@@ -98,7 +98,7 @@ def test_datagram_as_long_as_the_limit_is_read():
 
 def test_wake_up_reads_no_more_than_its_share(monkeypatch):
     monkeypatch.setattr(addresses, "DRAIN_MAX", 3)
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
 
     async def run():
         ear = Ear()
@@ -198,7 +198,7 @@ def test_lines_of_a_receiver_become_rows(scheme):
 
 
 def test_ships_come_by_datagram_too():
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
 
     async def run():
         receiver = AisScheme(Options(f"ais://udpin:127.0.0.1:{port}", "r", incoming=("ships",)))
