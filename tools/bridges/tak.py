@@ -214,7 +214,9 @@ class TakScheme(RowScheme):
             uid = self._picture.forget_row(table, key) or uid_of_row(table, key, values)
             gone = delete_event(uid, now)
             data = write_event(gone)
-            self._picture.end(uid, data, gone.stale)
+            self._picture.remove(uid)
+            if self._more["connect"]:
+                self._picture.end(uid, data, gone.stale, now)
             self._send(f"delete {uid}", data)
             return
         event = event_of_row(table, key, values, message.topic, now, self._more["stale_s"] * 1000)

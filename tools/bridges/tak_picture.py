@@ -53,20 +53,23 @@ class Picture:
         """Forget a uid; return its item."""
         return self._items.pop(uid, None)
 
-    def end(self, uid: str, data: bytes, until: int) -> None:
-        """Forget a uid, and keep its delete for a server whose connection is lost."""
-        self._items.pop(uid, None)
+    def end(self, uid: str, data: bytes, until: int, now: int) -> None:
+        """Keep the delete of a uid for a server whose connection is lost, and those that hold still."""
         self._ended.pop(uid, None)
         self._ended[uid] = data, until
+        self._prune_ended(now)
         if len(self._ended) > ITEMS_MAX:
             self._ended.popitem(last=False)
 
     def ended(self, now: int) -> Iterator[tuple[str, bytes]]:
         """Yield uid and delete of what has ended and holds still; forget the others."""
-        for uid in [uid for uid, (_, until) in self._ended.items() if until <= now]:
-            del self._ended[uid]
+        self._prune_ended(now)
         for uid, (data, _) in self._ended.items():
             yield uid, data
+
+    def _prune_ended(self, now: int) -> None:
+        while self._ended and next(iter(self._ended.values()))[1] <= now:  # the earliest is first
+            self._ended.popitem(last=False)
 
     def name_row(self, table: str, key: str, uid: str) -> None:
         """Remember the uid of a row, which a delete of the row does not say."""
