@@ -291,6 +291,14 @@ def test_file_locked_at_reopening_opens_with_the_next_event(reports):
     thread.stop(lambda: None).result(WAIT_S)
 
 
+def test_jobs_on_a_closed_file_ask_to_try_again(sql):
+    def read():
+        raise apsw.ConnectionClosedError("The connection has been closed")
+
+    with pytest.raises(NodeError, match="opens its file again; try again"):
+        sql.call(read).result(WAIT_S)
+
+
 def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
     now = [0]
     thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))

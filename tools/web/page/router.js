@@ -184,9 +184,9 @@ export class RouterView {
     const badge = h("span", { class: "badge" });
     const note = h("p");
     const ends = () => ["paused", "stopped", "refused"].includes(badge.textContent);
-    const toggle = button("", () => ({ action: ends() ? "resume" : "pause", name: flow.name }));
+    const toggle = button("", () => simple(ends() ? "resume" : "pause")());
     // A step, another console or the command changes the state while the panel is open: what is typed in it stays.
-    this.tellState = () => {
+    this.tellState = flow && (() => {
       const now = this.flows.find((each) => each.name === name) ?? flow;
       const { state, text } = this.state(now);
       badge.textContent = state;
@@ -194,8 +194,7 @@ export class RouterView {
       note.hidden = !text;
       note.className = now.error ? "error" : "muted";
       toggle.textContent = ends() ? "Resume" : "Pause";
-    };
-    if (!flow) this.tellState = null;
+    });
     this.tellState?.();
     const buttons = [
       may ? deploy : null,
