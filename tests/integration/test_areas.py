@@ -151,7 +151,8 @@ def test_a_keyed_table_is_cut_with_its_rows(machine):
     # Of the row that two nodes wrote: on record wherever both writes met, which is either writer or both.
     recorded = [json.loads(each.done("conflicts", "--json")) for each in (base, seven, eight)]
     assert len({conflict["id"] for listed in recorded for conflict in listed}) == 1
-    seven.shows(changed, "4|base\n6|base\n9001|away\n")
+    # Its own row of the other area goes once it has counted the members, a minute after its start; see the last test.
+    seven.shows(changed.replace("ORDER", "AND at > 1 ORDER"), "4|base\n6|base\n9001|away\n")
 
 
 def test_a_certificate_grants_one_area_alone(machine):
