@@ -102,7 +102,7 @@ class Exchange:
         self._server = CatchUpServer(replica)
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
-        self._purges = PurgeSchedule(replica, config)
+        self._purges = PurgeSchedule(replica, config, self._is_level)
         self._releases = AreaRelease(replica, config, self._repairs.send_rows)
         self._areas = AreaComparison(replica)
         self._interest_repeats = InterestRepeats(replica)
@@ -556,6 +556,15 @@ class Exchange:
             self._compare_units(number, units, compared.__contains__, turn)
 
     # ---- time
+
+    def _is_level(self, now_ms: int) -> bool | None:
+        """Return True if each linked peer has told its digests, and no round is under way from it; None without links."""
+        links = self._links.items()
+        if not links:
+            return None
+        return all(
+            link.compared_at is not None and self._fetcher.progress(number, now_ms) is None for number, link in links
+        )
 
     def _step_streams(self, turn: Turn) -> None:
         """Take one bounded step of every stream and repair; a timer continues at once where more can be done."""

@@ -54,6 +54,11 @@ class Purges:
         """True while some order is to be carried out, or rows that were inserted again are to be compared."""
         return self._unsaved or bool(self._store.purged.waiting or self._store.purged.late)
 
+    @property
+    def orders_wait(self) -> bool:
+        """True while some order is to be carried out."""
+        return bool(self._store.purged.waiting)
+
     def take(self, orders: Sequence[tuple[bytes, int]]) -> None:
         """Take orders: (16-byte node id, Unix milliseconds since which its writes go)."""
         self._unsaved |= self._store.purged.take(

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mycomesh.sync.events import CommitSeen
+from mycomesh.sync.exchange.purge_schedule import ALONE_MS
 from tests.sync.exchanges import World
 from tests.sync.merge.test_purge import PERIOD_MS, WALL_MS, link_all, now, order, rows, settle
 from tests.sync.peers import Peer
@@ -93,7 +94,7 @@ def apart(world, since, *writes):
         world.run(100)
     for node in honest:
         order(world, thief, since, [node])
-    world.run(PERIOD_MS)
+    world.run(ALONE_MS + PERIOD_MS)
     return honest
 
 

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from mycomesh.sync.events import CommitSeen, RightsKnown
+from mycomesh.sync.exchange.purge_schedule import ALONE_MS
 from mycomesh.sync.merge.purge import Counted
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer
@@ -47,6 +48,31 @@ def rows(node, listing="SELECT * FROM t ORDER BY 1, 2, 3"):
 
 def settle(world, ms=60_000):
     world.run(ms)
+
+
+def test_an_order_waits_for_later_writes_of_others(world):
+    one, two, thief = world.nodes
+    links = link_all(world)
+    world.write(one, KEYED)
+    world.run(PERIOD_MS)
+    since = now(world)
+    world.write(thief, "INSERT INTO t VALUES(1, 'bad', 'bad', 'bad')")
+    world.run(PERIOD_MS)
+    world.write(two, "UPDATE t SET a = 'old'")
+    world.run(PERIOD_MS)
+    for link in links:
+        world.cut(link)
+    order(world, thief, since, [two])
+    world.run(ALONE_MS + PERIOD_MS)
+    world.write(two, "UPDATE t SET a = 'new'")
+    world.run(PERIOD_MS)
+    world.write(one, "UPDATE t SET b = 'mine'")
+    world.run(PERIOD_MS)
+    # The order comes with the link. With its later stamp, a row that is written again at once would bring the old value.
+    order(world, thief, since, [one])
+    world.link(one, two)
+    settle(world)
+    assert rows(one) == rows(two) == [(1, "new", "mine", None)]
 
 
 def test_rows_and_cells_since_then_go(world):
