@@ -226,9 +226,11 @@ class MeshCore:
         )
 
     def introduce(self, *conns: int) -> None:
-        """Tell the peers of two links where the other one listens; the next event sends it."""
-        first, second = (self.links.conns[conn] for conn in conns)
-        for link, other in ((first, second), (second, first)):
+        """Tell the peers of two links where the other one listens, unless a link has ended; the next event sends it."""
+        links = [self.links.conns.get(conn) for conn in conns]
+        for link, other in (links, links[::-1]):
+            if link is None or other is None:
+                return
             entries = shareable_addresses(other, link)
             if entries:
                 self._send(link, Addresses(tuple(entries)), 1)

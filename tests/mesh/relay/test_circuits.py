@@ -10,7 +10,16 @@ import pytest
 from mycomesh.mesh.address import circuit_address, is_circuit
 from mycomesh.mesh.config import MeshConfig, of_everything
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage, StateInterests
+from mycomesh.mesh.events import (
+    ConnClosed,
+    ConnReceived,
+    DeliverMessage,
+    LinkDown,
+    LinkUp,
+    SendMessage,
+    StateInterests,
+    Write,
+)
 from mycomesh.mesh.membership.identity import create_mesh, make_identity
 from mycomesh.mesh.relay import circuits
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
@@ -265,6 +274,18 @@ def test_member_forwards_for_nobody_and_relay_is_no_end():
     assert line.pipes.carried["n1", "n0"] - before < 5_000
     said(line, 3, 2, CircuitFrame(FrameKind.OPEN, 9, (bytes(16), line.ids[3], line.ids[2]), 2))
     assert not line.nodes[2].core._by_conn
+
+
+def test_frame_of_a_link_that_ends_with_it_leads_nowhere():
+    line = Line("mrm")
+    line.run()
+    (one, relay, _), link, now_ms = line.nodes, line.link(0, 1), line.pipes.now_ms
+    frame = CircuitFrame(FrameKind.OPEN, 9, tuple(line.ids), 1).encode()
+    said = one.core._core.handle(SendMessage(link, frame, 1), now_ms, WALL_MS)
+    data = b"".join(action.data for action in said if isinstance(action, Write)) + bytes(64)  # no record of the session
+    answer = relay.core.handle(ConnReceived(one.ends[link].other.conn, data), now_ms, WALL_MS)
+    assert [action.peer.name for action in answer if isinstance(action, LinkDown)] == ["n0"]
+    assert not relay.core._by_conn
 
 
 def state(line, wishes):
