@@ -37,6 +37,7 @@ from mycomesh.sync.events import (
     LinkWritable,
     MembersKnown,
     MessageReceived,
+    Publish,
     RightsKnown,
     ScrubRequested,
     TimeKnown,
@@ -137,6 +138,8 @@ class Exchange:
         except apsw.SQLError:  # another program may have dropped an internal table
             self._replica.store.check_whole()
             raise
+        if self._links and any(isinstance(action, Publish) for action in turn.actions):
+            self._replica.inbox.note_shown()
         self._observe_file(turn)
         recreated, self._recreated = self._recreated, ()
         notices.notify_restored(recreated, self._replica.catalog.take_rebuilt(), turn)
@@ -417,6 +420,7 @@ class Exchange:
             case wire.Vectors(vectors):
                 peer = self._links[number].peer
                 self._on_met(peer, vectors, turn)
+                self._replica.inbox.note_shown()
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._server.on_vectors(number, readable, turn)
             case wire.Ack(acked):

@@ -296,6 +296,10 @@ class Inbox:
         with self._store.transaction():
             return self._site.renew_if_behind(self._registry.tables, tops)
 
+    def note_shown(self) -> None:
+        """Note that from here on a peer may have writes of this run."""
+        self._site.shown = True
+
     def confirm_equal(self, names: Iterable[str], peer: bytes) -> None:
         """Note that a peer has these tables equal."""
         for name in names:

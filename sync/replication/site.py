@@ -11,6 +11,9 @@ since the file was opened. Where the word is ignored although it is true, repair
 Rows from before the mesh are stamped under a second site of the file, the early site (ADR 0031). It is another one in each run,
 so that a file which has gone back in time never gives one of its stamps again.
 
+A row without a key is known by the stamp of its insert. Where some peer may have got such a row of this run, another stamp makes
+a second row of it, so the file also deletes the first one.
+
 A file whose stamps lie in the future, because the clock of its machine was wrong, continues under a new site too.
 
 Invariant: writes from before the file was opened keep their stamps if the file has gone back in time, because peers may have
@@ -32,7 +35,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import ForeignFileError
 from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.change_log import StoredEntry, unpack_mask
+from mycomesh.sync.storage.change_log import StoredEntry, pack_mask, unpack_mask
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table, insert_key
@@ -65,6 +68,7 @@ class Site:
         "_opened_at",
         "_store",
         "restamp",
+        "shown",
         "site_number",
     )
 
@@ -80,6 +84,7 @@ class Site:
         self._confirmed: dict[str, dict[bytes, int]] = {}
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
         self._early: Stamper | None = None  # None until a row needs it
+        self.shown = False  # whether a peer may have writes of this run
         self._committed = self._state()
         store.enlist(self)
 
@@ -167,7 +172,7 @@ class Site:
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for name in sorted(tables):
             for before, after in _renumbered(tables[name], old, self.site_number):
-                restamp_all(tables[name], before, after, self._opened_at)
+                restamp_all(tables[name], before, after, self._opened_at, shown=self.shown)
         return True
 
     def committed(self) -> None:
@@ -245,14 +250,15 @@ def _renumbered(table: Table, old: int, new: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def restamp_all(table: Table, old: int, new: int, after: int) -> int:
+def restamp_all(table: Table, old: int, new: int, after: int, *, shown: bool = False) -> int:
     """Give every entry of site number `old` with an hlc greater than `after` a stamp of site number `new`.
 
+    With `shown`, a row that its insert names is also deleted under the name that it had: some peer may have it.
     The vector of the table then covers the old site only up to `after`. Return the number of entries. Call it inside a
     transaction.
     """
     count = 0
-    while done := _restamp_some(table, old, new, after, _STEP_ENTRIES):
+    while done := _restamp_some(table, old, new, after, _STEP_ENTRIES, shown=shown):
         count += done
     table.coverage.cut(table.store.site(old), after)
     if count:
@@ -260,25 +266,31 @@ def restamp_all(table: Table, old: int, new: int, after: int) -> int:
     return count
 
 
-def _restamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
+def _restamp_some(table: Table, old: int, new: int, after: int, limit: int, *, shown: bool = False) -> int:
     """Give up to `limit` of these entries new stamps, the earliest first; return how many."""
     log, clock = table.log, table.store.clock
     entries = [entry for entry in log.scan(old, after, limit) if entry[0] == old]
     for _, hlc, row, _ in entries:
         current = log.row_of(old, hlc)
-        _restamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
+        if _restamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0))) and shown:
+            log.add(
+                (new, clock.tick(0), insert_key(table.store.site(old), hlc), pack_mask(EXISTENCE, dead=True), 0, None)
+            )
     log.flush()
     return len(entries)
 
 
-def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:
-    """Replace the stamp (site number, hlc) of one entry, and the row key where that is the stamp of the row's insert."""
+def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Replace the stamp (site number, hlc) of one entry, and the row key where that is the stamp of the row's insert.
+
+    Returns whether it is.
+    """
     site = table.store.site
     view = RowView.read(table, row)
     stored = next(stored for stored in view.stored if stored[:2] == old)
     mask, dead = unpack_mask(stored[3])
     key = table.key(row, view.stored)
-    named = mask & EXISTENCE and not dead and key == insert_key(site(old[0]), old[1])
+    named = bool(mask & EXISTENCE) and not dead and key == insert_key(site(old[0]), old[1])
     if named:
         key = insert_key(site(new[0]), new[1])
     name = key if named and isinstance(row, bytes) else row
@@ -292,6 +304,7 @@ def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, i
         table.held.write(*new, held)
     if named:
         _rename(table, view, stored, name, key)
+    return named
 
 
 def _read_restamp(stored: object) -> Restamp | None:

@@ -276,7 +276,7 @@ def test_member_forwards_for_nobody_and_relay_is_no_end():
     assert not line.nodes[2].core._by_conn
 
 
-def test_frame_of_a_link_that_ends_with_it_leads_nowhere():
+def test_frame_of_a_link_that_just_ended_leads_nowhere():
     line = Line("mrm")
     line.run()
     (one, relay, _), link, now_ms = line.nodes, line.link(0, 1), line.pipes.now_ms
