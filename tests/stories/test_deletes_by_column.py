@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,38 @@ def test_an_insert_after_the_delete_knows_no_more(peers):
     one.take(two.drain(), two.node_id)
     assert one.sql("SELECT x FROM t") == [("d",)]
     assert lost(one) == ['{"x": "withheld"}']
+
+
+@pytest.mark.parametrize(
+    "again", ["INSERT INTO t VALUES(1, 'd', 'e', 'f')", "INSERT INTO t(id) VALUES(1); DELETE FROM t"]
+)
+def test_writes_of_others_after_it_know_no_more(peers, again):
+    one, two, three, _ = peers
+    two.sql("INSERT INTO t VALUES(1, 'a', 'b', 'c')")
+    two.drain()
+    one.wall_ms = two.wall_ms + 5
+    one.sql("INSERT INTO t VALUES(1, 'withheld', 'p', 'withheld')")
+    one.drain()
+    one.wall_ms += 5
+    one.sql("UPDATE t SET y = 'seen'")
+    (seen,) = one.drain()
+    for peer in (two, three):  # which cover all that one has written, by a liar's word
+        peer.replica.inbox.begin_round("t")
+        peer.replica.inbox.take_vectors({"t": one.replica.vector("t")}, {}, one.wall_ms)
+    two.replica.apply(seen, one.wall_ms, repair=True)
+    two.wall_ms = one.wall_ms + 5
+    assert two.sql("SELECT x, y FROM t") == [("a", "seen")]
+    two.sql("DELETE FROM t")
+    three.wall_ms = two.wall_ms
+    three.take(two.drain(), two.node_id)
+    three.wall_ms = one.wall_ms = two.wall_ms + 5
+    for write in again.split(";"):
+        three.sql(write)
+        batches = three.drain()
+    one.take(batches, three.node_id)
+    assert one.sql("SELECT x FROM t") == three.sql("SELECT x FROM t")
+    (record,) = map(json.loads, lost(one))
+    assert {name: value for name, value in record.items() if name != "id"} == {"x": "withheld", "z": "withheld"}
 
 
 def test_third_node_passes_on_what_a_delete_saw(peers):
