@@ -80,6 +80,16 @@ class RetryQueue:
         """True if a step has anything to try."""
         return bool(self._passes or self._held) or not self._started or self.twins.has_work
 
+    def begin(self, tables: Iterable[Table]) -> None:
+        """Queue the rows of all tables if the file was opened, or a transaction rolled back: any table may have rows to try.
+
+        Call it before a merge parks rows, which it has tried itself.
+        """
+        if not self._started:
+            self._started = True
+            for table in tables:
+                self.add(table)
+
     def add(self, table: Table) -> None:
         """Queue the rows of a table that are parked or visible under another id than they want, because something changed."""
         state = self._passes.get(table.table_id)
@@ -106,11 +116,7 @@ class RetryQueue:
     def step(self, tables: Iterable[Table], budget: int) -> int:
         """Try up to `budget` rows again, over all tables; return the budget that is left. Runs inside a transaction."""
         by_id = {table.table_id: table for table in tables}
-        if not self._started:
-            # The file was opened, or a transaction rolled back: any table may have rows to try.
-            self._started = True
-            for table in by_id.values():
-                self.add(table)
+        self.begin(by_id.values())
         for gone in (self._passes.keys() | self._held.keys()) - by_id.keys():
             self._passes.pop(gone, None)
             self._held.pop(gone, None)

@@ -341,7 +341,7 @@ class SectionMerge:
         if group.kind is Kind.INSERT:
             budget.spend(new_row_weight(group) * len(group.hlcs))
             new = insert_new_rows(table, group, site_number, keys, budget)
-            merged.add(Merged(new.changes, parked=new.parked))
+            merged.add(Merged(new.changes, parked=new.parked, parked_new=new.parked))
             later, left = new.later, new.rest
         else:
             edits = merge_edits(table, group, site_number, keys, wall_ms, budget)

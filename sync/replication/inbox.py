@@ -87,6 +87,7 @@ class Inbox:
         """
         retried = False  # at most once in a transaction, because it takes as long as a transaction may
         begun = False
+        self._outbox.begin_retries()
         for batch in batches:
             if batch.done:
                 continue
@@ -155,7 +156,7 @@ class Inbox:
             ):
                 self._apply_facts(applied, wall_ms, budget)
                 retried = True
-            batch.changed |= merged.changes > 0
+            batch.changed |= merged.changes > merged.parked_new
             if any(table.coverage.staged.has_gap(site) for site in sites) and section.table not in applied.gaps:
                 applied.gaps.append(section.table)
             if not section.done:

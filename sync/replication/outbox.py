@@ -369,6 +369,10 @@ class Outbox:
         """True if rows or held values wait to be retried by the next drain."""
         return self._retries.has_work
 
+    def begin_retries(self) -> None:
+        """Queue what waits since the file was opened; call it before rows are merged."""
+        self._retries.begin(self._registry.tables.values())
+
     def retry(self, table: Table) -> None:
         """Queue the rows of a table that are parked, because something has changed."""
         self._retries.add(table)
