@@ -18,17 +18,17 @@ from typing import Any
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 
-__all__ = ["TABLE", "is_intact", "rebuilt_tables", "renew"]
+__all__ = ["LATER", "TABLE", "is_intact", "rebuilt_tables", "renew"]
 
 TABLE = "mycomesh_mark"
 _INDEX = f"{TABLE}_keep"
 _ROW = (2, "made\0once")
-_LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE type = 'index' AND name = '{_INDEX}')"
+LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE type = 'index' AND name = '{_INDEX}')"
 
 
 def rebuilt_tables(db: Any) -> frozenset[str]:
     """Return the folded names of the tables created since the mark was renewed: all tables if the file was rebuilt."""
-    which = _LATER if is_intact(db) else "type = 'table'"
+    which = LATER if is_intact(db) else "type = 'table'"
     listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE {which}"
     return frozenset(fold(lenient_text(restore(cells)[0])) for cells in db.execute(listing).fetchall())
 
@@ -47,6 +47,6 @@ def renew(db: Any) -> None:
         db.execute(f"DELETE FROM {TABLE}")
         db.execute(f"INSERT INTO {TABLE}(rowid, v) VALUES(?, ?)", _ROW)
     indexed = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (_INDEX,)).fetchone()
-    if not indexed or db.execute(f"SELECT 1 FROM sqlite_schema WHERE {_LATER} LIMIT 1").fetchone() is not None:
+    if not indexed or db.execute(f"SELECT 1 FROM sqlite_schema WHERE {LATER} LIMIT 1").fetchone() is not None:
         db.execute(f"DROP INDEX IF EXISTS {_INDEX}")
         db.execute(f"CREATE INDEX {_INDEX} ON {TABLE}(v) WHERE 0")

@@ -25,6 +25,7 @@ from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.own_ids import OwnIds
+from mycomesh.sync.schema.pass_scope import FollowedFacts, Scope
 from mycomesh.sync.schema.policy import floor_facts
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Registry, Snapshot, read_sums
@@ -65,6 +66,7 @@ class Catalog:
         self._leaving = False  # whether columns that rebuilds have left out wait for a scan
         self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
         self._definitions = DefinitionChanges(store)
+        self._followed = FollowedFacts(store, self.registry)
         self._opened = False
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
@@ -159,35 +161,48 @@ class Catalog:
         this `follower` unless it was a migration.
         """
         with self.registry.facts.steady():
+            self._followed.note_other()
             self._refresh(drain, most, followed=followed, follower=follower)
 
-    def _refresh(self, drain: Drain, most: int | None, *, followed: bool, follower: FactFollower | None) -> None:
+    def _refresh(
+        self,
+        drain: Drain,
+        most: int | None,
+        *,
+        followed: bool,
+        follower: FactFollower | None,
+        scope: Scope | None = None,
+    ) -> None:
         self._begin()
         registry = self.registry
         if registry.file.changes() != self._whole_at and self._is_altered():
             self._store.check_whole()
-        registry.read_decisions()
+        if scope is None:
+            registry.read_decisions()
         changed = TablePass(self._store, registry, follower or self._follower(), drain, self._made)
-        changed.run(most)
+        only = None if scope is None or follower is None else scope.tables | follower.indexed
+        if only is None:
+            changed.run(most)
+        else:
+            changed.run_on(only)
         if registry.file.version() != self._version:
             registry.loaded[:] = registry.tables.values()  # each may have lost an index that refused rows
         self._made = changed.made if changed.unfinished else frozenset()
         self._leaving = bool(changed.leaving)
         self._rebuilt += changed.rebuilt
         self._doubling += changed.doubling
-        for table in registry.tables.values():
+        due = {name: table for name, table in registry.tables.items() if only is None or name in only}
+        for table in due.values():
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
             registry.sign(table)
             registry.cut(table)
         version = registry.file.version()
-        settled = [table for name, table in registry.tables.items() if name not in changed.leaving]
-        self._record_facts(changed.adopted, self._definitions.take(settled, followed=followed))
+        settled = [table for name, table in due.items() if name not in changed.leaving]
+        self._record_facts(changed.adopted, self._definitions.take(settled, followed=followed), only)
         registry.behind = frozenset(
-            name
-            for name, table in registry.tables.items()
-            if self._drift.update(table, registry.defined(name), registry.notes)
-        ) | {name for name, _ in registry.facts.all(TABLE) if registry.admits(name) and name not in registry.tables}
+            name for name, table in due.items() if self._drift.update(table, registry.defined(name), registry.notes)
+        ) | {name for name, _ in self._tables_stated(only) if registry.admits(name) and name not in registry.tables}
         self._note_waiting()
         if self._virtual.unfinished and not followed:
             self._virtual.follow()
@@ -203,13 +218,24 @@ class Catalog:
             self._header.renew()
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
+        self._internal = self._read_internal(whole=only is None)
         with registry.file.altering():
             rebuild_mark.renew(self._store.db)
         self._whole_at = registry.file.changes()
-        self._internal = internal_tables.definitions(self._store.db)
         # The mark changes the schema too, which the next pass does not have to look at.
         unfinished = changed.unfinished or self._virtual.unfinished or self.views.unfinished
         self._version = -1 if unfinished else registry.file.version() if seen else version
+
+    def _tables_stated(self, only: Collection[str] | None) -> list[tuple[str, str]]:
+        """Return (name, sql) of the facts of tables, or of `only` these."""
+        facts = self.registry.facts
+        return facts.all(TABLE) if only is None else facts.some(TABLE, only)
+
+    def _read_internal(self, *, whole: bool) -> dict[str, str]:
+        """Return the definitions of the internal tables by now; unless `whole`, of which some were made since the last pass."""
+        if whole:
+            return internal_tables.definitions(self._store.db)
+        return self._internal | internal_tables.definitions(self._store.db, rebuild_mark.LATER)
 
     def _is_altered(self) -> bool:
         """Return True if an internal table is not as the last pass has left it."""
@@ -232,16 +258,16 @@ class Catalog:
     def _follower(self) -> FactFollower:
         return FactFollower(self._store, self.registry, self._generated)
 
-    def _record_facts(self, adopted: Collection[str], redefined: Collection[str]) -> None:
+    def _record_facts(self, adopted: Collection[str], redefined: Collection[str], only: Collection[str] | None) -> None:
         """Write the facts that are missing, and follow them where the file's and the mesh's differ once both are known.
 
         `adopted` are the tables that this pass has found in the file as they were before the mesh, `redefined` those that a
-        program has rebuilt with another definition.
+        program has rebuilt with another definition. With `only`, of these tables.
         """
         facts = self.registry.facts
         before = facts.written
-        record_facts(self._store.db, self.registry, adopted, redefined)
-        self._generated.record()
+        record_facts(self._store.db, self.registry, adopted, redefined, only)
+        self._generated.record(only)
         if facts.written != before or not self._compared_generated:
             self._compared_generated = True
             self.registry.read_decisions()
@@ -250,15 +276,21 @@ class Catalog:
     def apply_facts(self, drain: Drain) -> None:
         """Change the file's schema as the facts say: drop, rename, then add; inside a transaction."""
         self._begin()
-        with self.registry.facts.steady():
-            self.registry.read_decisions()
+        scope = self._followed.begin(unchanged=self._compared_generated and not self._leaving and not self.changed())
+        with self.registry.facts.steady(few=scope is not None):
+            if scope is None:
+                self.registry.read_decisions()
             self._index_triggers.take_off()  # they name columns of tables that may be altered
             self.views.take_off()
             follower = self._follower()
-            for name in follower.follow():
-                self._generated.forget(name)
+            if scope is None:
+                for name in follower.follow():
+                    self._generated.forget(name)
+            else:
+                follower.follow_definitions(scope.tables, scope.indexes)
             self._virtual.follow()
-            self.refresh(drain, followed=True, follower=follower)
+            self._refresh(drain, None, followed=True, follower=follower, scope=scope)
+            self._followed.end(scope, follower, finished=self._version != -1)
 
     def learn_interests(self, members: Collection[bytes]) -> bool:
         """Take what members state about what they keep, which changes no table; return False if a pass has to look at it."""

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.sqlite.table_spec import SQL_MAX
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess", "newest_stamps", "stated_by"]
+__all__ = [
+    "FACTS_MAX",
+    "FACTS_PER_MEMBER_MAX",
+    "Excess",
+    "Weight",
+    "exceeds",
+    "find_excess",
+    "newest_stamps",
+    "stated_by",
+    "weight_of",
+]
 
 # A thousand tables with three indexes and some renamed columns each; a table takes about 1 ms in a pass.
 FACTS_PER_MEMBER_MAX = 8_192
@@ -28,6 +39,7 @@ SQL_OF_ALL_MAX = FACTS_MAX << 10
 COLUMNS_PER_MEMBER_MAX = 32_768
 COLUMNS_OF_ALL_MAX = 4 * COLUMNS_PER_MEMBER_MAX
 TABLE_COLUMNS = 12
+Weight = tuple[int, int, int]  # a number of facts, their bytes, and the columns of those that define tables
 _COMMAS = "length(sql) - length(replace(sql, ',', ''))"
 _ALL = 1 << 40  # entries; the sums of the log do not count those of the running transaction
 
@@ -49,8 +61,7 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
     source = f"FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))})"
     totals = f"SELECT count(*), total(octet_length(sql)), total({columns}) {source}"
     count, size, of_tables = db.execute(totals, wanted).fetchone()
-    columns_max = min(COLUMNS_PER_MEMBER_MAX, COLUMNS_OF_ALL_MAX)
-    if count <= FACTS_PER_MEMBER_MAX and size <= SQL_PER_MEMBER_MAX and of_tables <= columns_max:
+    if not exceeds((count, size, of_tables)):
         return Excess()
     listing = f"SELECT name, 1, length(sql), {columns} {source}"
     sizes = {
@@ -79,6 +90,20 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
         f" {COLUMNS_PER_MEMBER_MAX:,} columns in all, and all members together {FACTS_MAX:,};"
         f" they are of {members}: drop tables and indexes that nobody needs, or revoke that member",
     )
+
+
+def weight_of(kind: Any, sql: Any) -> Weight:
+    """Return what one fact counts for these limits, at most: 1, its bytes and its columns."""
+    text = sql if isinstance(sql, str) else str(sql)
+    size = len(text.encode(errors="surrogatepass"))
+    return 1, size, text.count(",") + TABLE_COLUMNS if kind == "table" else 0
+
+
+def exceeds(weight: Weight) -> bool:
+    """Return True if facts of this weight may be beyond a limit."""
+    count, size, columns = weight
+    columns_max = min(COLUMNS_PER_MEMBER_MAX, COLUMNS_OF_ALL_MAX)
+    return count > FACTS_PER_MEMBER_MAX or size > SQL_PER_MEMBER_MAX or columns > columns_max
 
 
 def stated_by(table: Table | None, kinds: Iterable[str]) -> dict[str, dict[str, int]]:

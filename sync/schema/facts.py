@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mycomesh.sync.codec import require
@@ -84,13 +84,18 @@ class Facts:
         self._known: dict[str, str | None] = {}
         self._known_at = 0, 0
         self._steady = False  # inside `steady`
+        self._few = False  # whether the block asks for few facts
         self._tables: list[tuple[str, str]] | None = None  # those that define tables, as the block has read them
 
     @contextlib.contextmanager
-    def steady(self) -> Iterator[None]:
-        """Read each fact once for all questions of the block, in which only `write` changes facts; inside a transaction."""
+    def steady(self, *, few: bool = False) -> Iterator[None]:
+        """Read each fact once for all questions of the block, in which only `write` changes facts; inside a transaction.
+
+        All facts of tables are read at the first question, unless the block asks for a `few` alone.
+        """
         outer, self._steady = self._steady, True
         if not outer:
+            self._few = few
             self._forget()
         try:
             yield
@@ -127,7 +132,7 @@ class Facts:
             if moment != self._known_at:
                 self._known.clear()
                 self._known_at = moment
-        elif self._tables is None:
+        elif self._tables is None and not self._few:
             self.all(TABLE)
         if name not in self._known:
             self._known[name] = self._read(name)
@@ -141,6 +146,15 @@ class Facts:
         """Return the kind of one fact, None if there is no fact of that name."""
         found = self._store.db.execute(f"SELECT kind FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return None if found is None else found[0]
+
+    def listed(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield (name, kind, sql) of every fact as it is, well-formed or not."""
+        yield from self._store.db.execute(f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY name")
+
+    def some(self, kind: str, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the same as `all` of the facts of these names, by name."""
+        found = ((name, self.of(name)) for name in sorted(names) if self.kind(name) == kind)
+        return [(name, sql) for name, sql in found if sql is not None]
 
     def interested(self) -> list[bytes]:
         """Return the members about whose interest there is a fact, by the first 8 bytes of their node ids."""

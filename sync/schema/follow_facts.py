@@ -7,7 +7,7 @@ is, with a note, and the rest goes on.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import apsw
 
@@ -59,6 +59,24 @@ class FactFollower:
         self._generated = generated
         self._refused: dict[str, str] = {}  # notes of what SQLite refused in this pass, by table
         self.rebuilt: set[str] = set()  # folded names here of the tables that this pass has rebuilt
+        self.indexed: set[str] = set()  # of those on which it has created an index
+        self.made: set[str] = set()  # canonical names of those that it has created
+
+    def follow_definitions(self, tables: Collection[str], indexes: Collection[str]) -> None:
+        """Add what the facts of these tables and indexes define; nothing else was stated since the last pass."""
+        registry = self._registry
+        loaded = [table for table in self._tables() if table.spec.folded in tables]
+        facts = registry.facts.some(TABLE, tables)
+
+        def define() -> None:
+            for name in sorted((name for name, _ in facts), key=lambda name: name not in registry.tables):
+                if registry.admits(name):
+                    self._define(name, name)
+
+        self._generated.follow(loaded, self._reload, define)
+        for _, sql in registry.facts.some(INDEX, indexes):
+            if sql:
+                self._create_index(sql)
 
     def follow(self) -> list[str]:
         """Drop, rename, then add; return the canonical names of the tables that were dropped.
@@ -346,6 +364,7 @@ class FactFollower:
             done.append(canonical)
         if not done:
             return
+        self.made.add(canonical)
         registry.names.record(canonical, name, target)
         for column in column_names(self._db, name):
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
@@ -427,6 +446,7 @@ class FactFollower:
             self._registry.notes.put(note, f"not created: {refused}")
             return
         self._registry.notes.drop(note)
+        self.indexed.add(fold(owner))
         if table is not None and self._registry.spec(table.spec.folded, owner) != table.spec:
             # A UNIQUE index needs triggers of its own. No program has written since, so nothing has to be looked for.
             self._registry.install(self._reload(table, owner))

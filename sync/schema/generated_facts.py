@@ -42,12 +42,12 @@ class GeneratedFacts:
         self._store = store
         self._registry = registry
 
-    def record(self) -> None:
-        """Write a fact for each generated column that was added, changed or dropped in this file."""
+    def record(self, only: Collection[str] | None = None) -> None:
+        """Write a fact for each generated column that was added, changed or dropped in this file, or in `only` these tables."""
         listing = "SELECT substr(name, 11), value FROM mycomesh_meta WHERE name GLOB 'generated/*' ORDER BY name"
         known = {name: json.loads(value) for name, value in self._store.db.execute(listing).fetchall()}
         for name, table in self._registry.tables.items():
-            if name != SCHEMA_TABLE and (table.spec.generated or name in known):
+            if name != SCHEMA_TABLE and (table.spec.generated or name in known) and (only is None or name in only):
                 self._record(table.spec, known.get(name))
 
     def _record(self, spec: TableSpec, before: _Memory | None) -> None:

@@ -48,6 +48,14 @@ class Names:
         """Return what this file calls a table."""
         return self._records.get(canonical, {}).get(_TABLE, canonical)
 
+    def any(self) -> bool:
+        """Return True if this file calls a table or a column otherwise than the mesh."""
+        return any(self._records.values())
+
+    def note_registered(self, canonical: str, here: str) -> None:
+        """Note a table that was registered since the names were read."""
+        self._canonical[fold(here)] = canonical
+
     def canonical(self, name: str, dropped: Collection[tuple[str, ...]]) -> str:
         """Return the canonical name of the table that this file calls `name`; a new table gets a free one."""
         known = self._canonical.get(fold(name))

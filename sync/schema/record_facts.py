@@ -23,13 +23,20 @@ from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 __all__ = ["canonical_definition", "drop_index_facts", "extended_definition", "record_definition", "record_facts"]
 
 
-def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), redefined: Collection[str] = ()) -> None:
+def record_facts(
+    db: Any,
+    registry: Registry,
+    adopted: Collection[str] = (),
+    redefined: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> None:
     """Write a fact for each table that the facts do not fully define, for each name that differs here, and for each index.
 
-    Those of the tables in `adopted` are from before the mesh. The tables in `redefined` are defined as they are here.
+    Those of the tables in `adopted` are from before the mesh. The tables in `redefined` are defined as they are here. With
+    `only`, look at these tables alone.
     """
     facts, renames = registry.facts, registry.policies.renames
-    for name in [key for key in registry.tables if key != SCHEMA_TABLE]:
+    for name in [key for key in registry.tables if key != SCHEMA_TABLE and (only is None or key in only)]:
         spec = registry.tables[name].spec
         defined = registry.defined(name)
         if defined is None or name in redefined:
@@ -41,8 +48,8 @@ def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), red
         for column in spec.columns:
             if column.canonical and (name, column.folded) not in renames:
                 facts.write(*name_fact((name, column.folded), column.name))
-    local = {fold(table.spec.name): name for name, table in registry.tables.items()}
-    for name, table, sql in user_indexes(db):
+    local = {fold(table.spec.name): name for name, table in registry.tables.items() if only is None or name in only}
+    for name, table, sql in user_indexes(db) if local else ():
         key = f"{INDEX}:{fold(name)}"
         if fold(table) in local and not facts.of(key):
             too_new = registry.too_new(sql)

@@ -128,6 +128,8 @@ class Registry:
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()
+        # Tables and columns that facts drop, also those of keys, which are not dropped.
+        self.stated_drops: frozenset[tuple[str, ...]] = frozenset()
         self._interest = interest
         self._kept: Interest | None = (
             None  # `interest` by canonical names and stored values; None until it is asked for
@@ -166,6 +168,7 @@ class Registry:
         signed = frozenset(json.loads(before)) if isinstance(before, str) else frozenset()
         self.names = Names(self._store.db)
         policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names, signed=signed)
+        self.stated_drops = policies.dropped
         self.policies = policies.keeping_keys(functools.cache(self._key))
         if self.policies.signed != signed:
             self._store.meta_set(_SIGNED, json.dumps(sorted(self.policies.signed)))
@@ -261,6 +264,7 @@ class Registry:
             "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
             (table_id, spec.folded, spec.identity, json.dumps(bits)),
         )
+        self.names.note_registered(spec.folded, spec.name)
         return self.load(table_id, spec, bits)
 
     def start_over(self, table_id: int, spec: TableSpec) -> Table:
@@ -455,6 +459,7 @@ class Registry:
         """Install capture for the table's current columns."""
         with self.file.altering(table.spec.name):
             install_capture(table)
+        self.is_captured(table)  # which notes its entries: passes of narrow scope do not look at it again
 
     def uninstall(self, table_id: int) -> None:
         """Remove the triggers, which name columns of the table; only a table scan finds the writes made without them."""

@@ -71,6 +71,19 @@ class TablePass:
         self.doubling: list[str] = []
         self.unfinished = False
 
+    def run_on(self, only: Collection[str]) -> None:
+        """Look at those of these tables that are here; nothing else has changed since the last pass."""
+        registry = self._registry
+        names, skipped = user_tables(self._store.db, sorted(only))
+        stays = {fold(name): f"not replicated: {why}" for name, why in skipped}
+        for name in names:
+            owner = registry.owner(name)
+            stays[fold(name)] = _OF_OTHERS.format(owner, fold(name)) if owner else ""
+        for name, line in stays.items():
+            registry.notes.put(name, line, Source.STAYS)
+        names.sort(key=lambda name: is_ledger(fold(name)))
+        self._capture(registry.canonical_names(names), None)
+
     def run(self, most: int | None) -> None:
         """Look at every table; register at most `most` new ones."""
         registry = self._registry
@@ -86,7 +99,11 @@ class TablePass:
         for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
             registry.forget(name)
         self._find_removed(present)
-        new = 0
+        self._capture(present, most)
+        self._drop_left_out()
+
+    def _capture(self, present: Mapping[str, str], most: int | None) -> None:
+        registry, new = self._registry, 0
         for name, spec in self._changed_specs(present):
             record = registry.record(name)
             if record is not None:
@@ -98,7 +115,6 @@ class TablePass:
                 new += 1
             else:
                 self.unfinished = True
-        self._drop_left_out()
 
     def _changed_specs(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
         """Return the tables that are not captured as they are, and note those that cannot be replicated."""

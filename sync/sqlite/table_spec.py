@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -166,13 +166,19 @@ class TableSpec:
         return replace(self, kind=KeyKind.KEYLESS, key=(), id_column=self.key[0].folded)
 
 
-def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return (names of ordinary tables, [(name of a skipped table, reason)]) of the main database, sorted by name."""
+def user_tables(db: Any, only: Collection[str] | None = None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return (names of ordinary tables, [(name of a skipped table, reason)]) of the main database, sorted by name.
+
+    With `only`, of the tables of these names alone.
+    """
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
-    entries = _listed_tables(db)
+    entries = _listed_tables(db) if only is None else _tables_called(db, only)
+    # Of some tables alone, any may hold the content of a virtual table that is not among them.
     virtual = (
-        {table.name: table for table in virtual_tables(db)} if any(row[-1] == "virtual" for row in entries) else {}
+        {table.name: table for table in virtual_tables(db)}
+        if only is not None or any(row[-1] == "virtual" for row in entries)
+        else {}
     )
     content = {name for table in virtual.values() for name in table.content}
     for name, kind in entries:
@@ -205,6 +211,12 @@ def _listed_tables(db: Any) -> list[tuple[Any, str]]:
             return found
     listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
     return [(restore(cells)[0], kind) for *cells, kind in db.execute(listing).fetchall()]
+
+
+def _tables_called(db: Any, names: Collection[str]) -> list[tuple[Any, str]]:
+    """Return the same of the tables and views that have one of these names."""
+    listing = "SELECT name, type FROM pragma_table_list(?) WHERE schema = 'main'"
+    return sorted(itertools.chain.from_iterable(db.execute(listing, (name,)).fetchall() for name in names))
 
 
 def _virtual_reason(table: VirtualTable | None) -> str:
@@ -276,6 +288,7 @@ class FileSchema:
         self._steady = False  # inside `steady`
         # By folded name: the entries of the table, its indexes and its triggers, of all user tables if `_whole`.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
+        self._internal: dict[str, list[tuple[Any, ...]]] = {}  # the same of internal tables
         self._whole = False
         self._extras: bool | None = None  # None: not known
         self._changes = 0
@@ -332,11 +345,8 @@ class FileSchema:
             if known:
                 self._version = self.version()
                 folded = fold(name)
-                self._entries = {
-                    each: found
-                    for each, found in self._entries.items()
-                    if each != folded and not each.startswith(INTERNAL_PREFIX)
-                }
+                self._internal = {}
+                self._entries.pop(folded, None)
                 if name and self._whole:
                     self._entries[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
 
@@ -354,6 +364,7 @@ class FileSchema:
         version = self.version()
         if version != self._version:
             self._version, self._entries, self._whole, self._extras = version, {}, False, None
+            self._internal = {}
             self._changes += 1
 
     def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
@@ -361,9 +372,12 @@ class FileSchema:
         folded = fold(name)
         if not self._steady:
             self._renew()
-        internal = folded.startswith(INTERNAL_PREFIX)
-        if folded not in self._entries and (internal or not self._whole):
-            if len(self._entries) < TABLES_READ_SINGLY_MAX or internal:
+        if folded.startswith(INTERNAL_PREFIX):
+            if folded not in self._internal:
+                self._internal[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
+            return self._internal[folded]
+        if folded not in self._entries and not self._whole:
+            if len(self._entries) < TABLES_READ_SINGLY_MAX:
                 self._entries[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
             else:
                 self._entries, self._whole = self._listed(f"WHERE tbl_name {_NOT_INTERNAL}"), True

@@ -204,11 +204,14 @@ def fill_recreated(db: Any, names: Collection[str]) -> None:
         db.execute("INSERT INTO mycomesh_collected SELECT id, place, upto FROM mycomesh_vectors WHERE after = 0")
 
 
-def definitions(db: Any) -> dict[str, str]:
-    """Return the SQL of each internal table: a fast check for changes, which `damaged` then judges."""
+def definitions(db: Any, later: str = "") -> dict[str, str]:
+    """Return the SQL of each internal table: a fast check for changes, which `damaged` then judges.
+
+    With `later`, a condition, of those entries of SQLite's catalogue alone.
+    """
     listing = (
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*' AND name NOT GLOB '*[^a-z0-9_]*'"
-        " ORDER BY rowid"
+        f"{later and f' AND {later}'} ORDER BY rowid"
     )
     return {name: sql for name, sql in db.execute(listing).fetchall() if is_internal(name)}
 
