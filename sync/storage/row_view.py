@@ -281,7 +281,8 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
     parts = [(cells, number, hlc) for (cells, number), hlc in seen.items()]
     if whole:
         owned = functools.reduce(operator.or_, (entry.mask for entry in view.entries))
-        if any(entry.dead for entry in view.entries):  # a delete owns no cells, and its priors may name those that it had seen
+        # A delete owns no cells, and its priors may name those that it had seen.
+        if any(entry.dead for entry in view.entries):
             owned = view.table.columns.mask_of(tuple(view.table.columns.bits))
         named = _by_cell(view.table, parts, by_cell, owned)
         parts += named if len(parts) + len(named) <= PRIORS_MAX else []
