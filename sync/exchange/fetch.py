@@ -24,7 +24,7 @@ from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.replication.admission import clock_remedy
 from mycomesh.sync.wire import messages as wire
-from mycomesh.sync.wire.units import shown_unit
+from mycomesh.sync.wire.units import shown_unit, split_unit
 
 __all__ = ["Fetcher", "Progress"]
 
@@ -426,8 +426,10 @@ class Fetcher:
         if current.dropped:
             notices.notify_audited(self._links[number].peer, current.dropped, turn)
         self._finish(number, turn, outcome.advanced)
-        for name in outcome.incomplete:
-            # The sender's clock is a little ahead. The next comparison requests the rest.
+        # Areas of a table that this node has not cut yet, although it knows of the decision, were left out.
+        uncut = [name for name in current.tables if split_unit(name) and self._replica.registry.unit(name) is None]
+        for name in [*outcome.incomplete, *uncut]:
+            # The sender's clock is a little ahead, or this node is. The next comparison requests the rest.
             self._links[number].requested.pop(name, None)
 
     def _notify_doubted(self, link: _Link, doubted: Mapping[str, int], turn: Turn) -> None:

@@ -89,6 +89,22 @@ def test_rows_from_before_the_cut_get_areas(whole):
     fleet.check_unrepaired()
 
 
+def test_areas_that_come_with_the_decision_are_fetched(whole):
+    """The first round after the decision asks for areas of a table that the node has not cut when the round ends."""
+    fleet = whole([None, ("1",)])
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)")
+    fleet.run(5_000)
+    fleet.part(1)
+    fleet.divide(0)
+    fleet.run(2_000)
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'c', 0), (2, 'd', 0)")
+    fleet.run(2_000)
+    fleet.link_all()
+    fleet.run(60_000)
+    assert fleet.rows(1) == [(1, "a", 0), (1, "c", 0)]
+    fleet.check_shared()
+
+
 def test_a_node_that_was_away_brings_its_writes(whole):
     fleet = whole([None, None, ("1",)])
     fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0), (1, 'c', 0), (2, 'd', 0)")
