@@ -107,8 +107,10 @@ class Dialer:
         "_ready",
         "_rng",
         "_set_aside",
-        "_sought_state",
+        "_sought_looked",
+        "_sought_ready",
         "_tickets",
+        "_unlooked",
         "_unproven",
         "avoided",
         "links_wanted",
@@ -127,7 +129,10 @@ class Dialer:
             tuple[int, int, int, Address]
         ] = []  # heap of (rank, order, ticket, address): what waits for a slot
         self._set_aside: list[tuple[int, int, int, Address]] = []  # what was ready, of members that are avoided
-        self._sought_state: object = None  # whom it looked for in vain, and among which addresses
+        # Among those that are ready: which of them are of members that were sought at the last look, and which came since.
+        self._sought_ready: list[tuple[int, int, int, Address]] = []
+        self._unlooked: list[tuple[int, int, int, Address]] = []
+        self._sought_looked: frozenset[bytes] = frozenset()
         self._tickets = itertools.count(1)
         self._linked: dict[bytes, int] = {}  # member -> directness of its link
         self._member_hosts: OrderedDict[str, None] = OrderedDict()
@@ -311,7 +316,9 @@ class Dialer:
             entry = self._waiting(address, ticket)
             if entry is not None:
                 rank = _STATIC if entry.static else _PROVEN if entry.proven else _UNPROVEN + entry.failures
-                heapq.heappush(self._ready, (rank, due_ms if rank < _UNPROVEN else -ticket, ticket, address))
+                place = (rank, due_ms if rank < _UNPROVEN else -ticket, ticket, address)
+                heapq.heappush(self._ready, place)
+                self._unlooked.append(place)
         dials: list[Address] = []
         for at in reversed(range(len(self._set_aside))):
             if not self._avoids(self._set_aside[at]):
@@ -329,31 +336,38 @@ class Dialer:
             heapq.heappop(self._ready)
         if self.sought:
             self._dial_sought(dials, now_ms)
+        else:
+            self._unlooked, self._sought_looked = [], self.sought
         return dials
 
     def _dial_sought(self, dials: list[Address], now_ms: int) -> None:
-        """Dial the members that are sought among the addresses that wait for a slot; not again while nothing has changed.
+        """Dial the members that are sought among the addresses that wait for a slot.
 
-        A base may seek a thousand members, and each message that arrives leads here.
+        A base may seek a thousand members, and each message that arrives leads here: each address is looked at once, unless
+        other members are sought.
         """
-        if self._sought_in() == self._sought_state:
-            return
-        waits = False  # for a token, which comes with time
-        for rank, _, ticket, address in sorted((*self._ready, *self._set_aside)):
+        if self.sought is not self._sought_looked and self.sought != self._sought_looked:
+            self._unlooked, self._sought_ready = [*self._ready, *self._set_aside], []
+        self._sought_looked = self.sought
+        found = [place for place in self._unlooked if self._is_sought(place)]
+        self._unlooked = []
+        if found:
+            self._sought_ready = sorted(filter(self._is_sought, {*self._sought_ready, *found}))
+        done = 0
+        for rank, _, ticket, address in self._sought_ready:
             entry = self._waiting(address, ticket)
             if self._dialling >= self._config.dials_max:
                 break
-            if entry is None or entry.node_id not in self.sought:
-                continue
-            if rank >= _UNPROVEN and not self._take_token(now_ms):
-                waits = True
-                continue
-            self._dial(address, entry, now_ms, dials)  # its place among those that are ready is void
-        self._sought_state = None if waits else self._sought_in()
+            if entry is not None:
+                if rank >= _UNPROVEN and not self._take_token(now_ms):
+                    break  # a token comes with time
+                self._dial(address, entry, now_ms, dials)  # its place among those that are ready is void
+            done += 1
+        del self._sought_ready[:done]
 
-    def _sought_in(self) -> object:
-        """Return by what a search for those that are sought would find others."""
-        return self.sought, len(self._ready), len(self._set_aside), self._dialling
+    def _is_sought(self, place: tuple[int, int, int, Address]) -> bool:
+        entry = self._waiting(place[3], place[2])
+        return entry is not None and entry.node_id in self.sought
 
     def _avoids(self, place: tuple[int, int, int, Address]) -> bool:
         entry = self._waiting(place[3], place[2])
