@@ -46,7 +46,7 @@ def renew(db: Any) -> None:
     if db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid").fetchall() != [_ROW]:
         db.execute(f"DELETE FROM {TABLE}")
         db.execute(f"INSERT INTO {TABLE}(rowid, v) VALUES(?, ?)", _ROW)
-    indexed = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (_INDEX,)).fetchone()
+    indexed = db.execute("SELECT 1 FROM pragma_index_list(?) WHERE name = ?", (TABLE, _INDEX)).fetchone()
     if not indexed or db.execute(f"SELECT 1 FROM sqlite_schema WHERE {LATER} LIMIT 1").fetchone() is not None:
         db.execute(f"DROP INDEX IF EXISTS {_INDEX}")
         db.execute(f"CREATE INDEX {_INDEX} ON {TABLE}(v) WHERE 0")

@@ -248,11 +248,11 @@ class Registry:
             return None
         return Record(found[0], found[1], json.loads(found[2]), json.loads(found[3]))
 
-    def recorded(self) -> frozenset[str]:
-        """Return the canonical names of the tables that have a record."""
-        return frozenset(
-            name for (name,) in self._store.db.execute("SELECT name FROM mycomesh_replicated ORDER BY name")
-        )
+    def recorded(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of these canonical names that have a record."""
+        listing = "SELECT name FROM mycomesh_replicated WHERE name IN (SELECT value FROM json_each(?)) ORDER BY name"
+        found = self._store.db.execute(listing, (json.dumps(list(names)),)).fetchall() if names else []
+        return frozenset(name for (name,) in found)
 
     def register(self, spec: TableSpec) -> Table:
         """Register a table that has no record yet, and load it."""

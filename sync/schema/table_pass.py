@@ -104,7 +104,7 @@ class TablePass:
 
     def _capture(self, present: Mapping[str, str], most: int | None) -> None:
         registry, new = self._registry, 0
-        for name, spec in self._changed_specs(present):
+        for name, spec in self._changed_specs(present, most):
             record = registry.record(name)
             if record is not None:
                 self._update(spec, record)
@@ -116,12 +116,18 @@ class TablePass:
             else:
                 self.unfinished = True
 
-    def _changed_specs(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
-        """Return the tables that are not captured as they are, and note those that cannot be replicated."""
-        registry, recorded = self._registry, self._registry.recorded()
-        changed = []
+    def _changed_specs(self, present: Mapping[str, str], most: int | None) -> list[tuple[str, TableSpec]]:
+        """Return the tables that are not captured as they are, and note those that cannot be replicated.
+
+        Of those without a record, no more than `most` and one are looked at: reading each of hundreds of new tables in each of
+        as many passes would be quadratic.
+        """
+        registry, changed, new = self._registry, [], 0
+        recorded = registry.recorded([name for name in present if name not in registry.tables]) | registry.tables.keys()
         with registry.file.steady():
             for name, here in present.items():
+                if name not in recorded and most is not None and new > most:
+                    continue
                 try:
                     spec = registry.spec(name, here)
                 except UnsupportedTable as reason:
@@ -137,6 +143,7 @@ class TablePass:
                 captured = known is not None and registry.is_captured_as(known, spec)
                 if not captured or fold(here) in self._created or not self._key_matches(spec):
                     changed.append((name, spec))
+                    new += name not in recorded and self._key_matches(spec)
         return changed
 
     def _leave_out(self, name: str, reason: UnsupportedTable) -> None:

@@ -20,9 +20,11 @@ __all__ = ["ColumnBits", "extended"]
 def extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
     """Return `bits` with the next bit for each column that has none; a bit never goes to another name."""
     bits = dict(bits)
+    last = max(bits.values(), default=0)
     for column in spec.columns:
         if column.folded not in bits:
-            bits[column.folded] = max(bits.values(), default=0) + 1
+            last += 1
+            bits[column.folded] = last
     return bits
 
 

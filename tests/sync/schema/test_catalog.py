@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mycomesh.sync.schema import table_pass
+from mycomesh.sync.schema.catalog import NEW_TABLES_MAX
 from tests.sync.peers import assert_equal, converge
 
 
@@ -133,3 +135,16 @@ def test_fact_beside_more_tables_takes_no_more_statements(pair):
     assert taken[1] <= taken[0] + 2
     converge(pair)
     assert_equal(one, two)
+
+
+def test_each_pass_looks_at_few_new_tables(pair, monkeypatch):
+    one, two = pair
+    looked = []
+    monkeypatch.setattr(table_pass, "definition_refusal", lambda sql: looked.append(sql) or "")
+    count, passes = 5 * NEW_TABLES_MAX, 5
+    one.sql(";".join(f"CREATE TABLE t{number:02}(id INTEGER PRIMARY KEY, v)" for number in range(count)))
+    one.drain()
+    assert count <= len(looked) <= count + passes
+    converge(pair)
+    assert_equal(one, two)
+    assert len(two.digests()) == count + 1
