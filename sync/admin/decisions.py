@@ -24,6 +24,7 @@ from mycomesh.sync.schema.policy import (
     keep_both_fact,
     keep_both_refusal,
     moving_refusal,
+    new_cut_refusal,
     own_ids_fact,
     own_ids_refusal,
     signed_fact,
@@ -78,6 +79,7 @@ class Decisions:
             used = not spec.lacks_primary_key and (found.log.count > 0 or found.coverage.vector.count > 0)
             if used and not refusal:
                 refusal = moving_refusal(spec, canonical) or self._too_many_areas(found, column)
+            refusal = refusal or new_cut_refusal(spec, canonical)
             if is_ledger(fold(spec.name)):
                 refusal = f"{spec.name} is what a migration tool has done, and has to be everywhere"
             if refusal:
@@ -129,6 +131,10 @@ class Decisions:
         now = self.policy(table)
         if policy == now:
             return
+        if found.spec.folded in self._registry.policies.areas and policy in (KEEP_BOTH, SIGNED):
+            raise PolicyError(
+                f"{found.spec.name} is cut into areas, which a {policy} table cannot be; create another table"
+            )
         if policy == SAME_ROW or now == SIGNED:
             raise PolicyError(f"{found.spec.name} is {now}, which cannot be undone; create another table")
         if policy == SIGNED:

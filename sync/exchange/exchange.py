@@ -71,7 +71,7 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import PART_TABLES_MAX
-from mycomesh.sync.wire.units import summary_table
+from mycomesh.sync.wire.units import summary_table, table_of
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
@@ -235,8 +235,12 @@ class Exchange:
         result = []
         for number in sorted(self._links):
             link, mine = self._links[number], self._digests_for(number, remember=False)
-            mine = {name: pair for name, pair in mine.items() if summary_table(name) is None}
-            mine |= dict.fromkeys(self._areas.behind(number), UNEQUAL)
+            unequal = self._areas.behind(number)
+            for name in [name for name in mine if summary_table(name) is not None]:
+                table = summary_table(name) or ""
+                if mine.pop(name) != link.digests.get(name, UNEQUAL) and table not in map(table_of, unequal):
+                    unequal.append(table)
+            mine |= dict.fromkeys(unequal, UNEQUAL)
             rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
             streaming = self._server.is_streaming(number)

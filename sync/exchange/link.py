@@ -91,7 +91,7 @@ class Link:
         """Return the link for the operator.
 
         Args:
-            mine: this replica's digests.
+            mine: this replica's digests, without summaries of areas.
             shown: returns what this file calls a table.
             admitted: returns whether this node would replicate a table that the peer has; an area only if both keep it.
             rows: the numbers of changes sent and received.
@@ -102,8 +102,9 @@ class Link:
         """
         shared = {name: digest for name, digest in mine.items() if split_unit(name) is None or admitted(name)}
         behind = tuple(name for name, digest in shared.items() if self.digests.get(name) != digest)
-        # This file could not create them, or has not yet.
-        behind += tuple(name for name in sorted(self.digests) if name not in mine and admitted(name))
+        # This file could not create them, or has not yet. A summary of areas is no table.
+        others = (name for name in sorted(self.digests) if name not in mine and summary_table(name) is None)
+        behind += tuple(filter(admitted, others))
         since: dict[str, int] = {}
         unequal = {table_of(name) for name in behind}
         for name, at in self.equal_since.items():

@@ -43,11 +43,13 @@ __all__ = [
     "dropped_fact",
     "floor_facts",
     "generated_fact",
+    "has_equal_texts",
     "header_fact",
     "keep_both_fact",
     "keep_both_refusal",
     "moving_refusal",
     "name_fact",
+    "new_cut_refusal",
     "own_ids_fact",
     "own_ids_refusal",
     "signed_fact",
@@ -249,6 +251,8 @@ def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
         return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
     if spec.folded in policies.signed:
         return f"{spec.name} is {SIGNED}, and its seals speak of whole tables; create another table"
+    if spec.id_column:
+        return f"{spec.name} is {KEEP_BOTH}, which finds a row by its insert and not by its key; create another table"
     if not spec.lacks_primary_key and column not in {each.folded for each in spec.key}:
         return (
             f"the primary key of {spec.name} does not contain {column}, so two areas could each have a row of one key; make"
@@ -257,6 +261,22 @@ def area_refusal(spec: TableSpec, column: str, policies: Policies) -> str:
     if len(spec.folded) > CUT_NAME_CHARS_MAX:
         return f"its name has {len(spec.folded)} characters; a table with areas may have {CUT_NAME_CHARS_MAX}"
     return ""
+
+
+def has_equal_texts(spec: TableSpec, column: str) -> bool:
+    """Return True if a column of the primary key has values that are one key and different texts, such as 7 and 7.0."""
+    return any(each.folded == column and (each.collation != "BINARY" or each.affinity == "BLOB") for each in spec.key)
+
+
+def new_cut_refusal(spec: TableSpec, column: str) -> str:
+    """Return why nobody decides any more that a column cuts a table, "" if it can; earlier versions may have."""
+    if not has_equal_texts(spec, column):
+        return ""
+    collation = next(each.collation for each in spec.key if each.folded == column)
+    how = f"by {collation}" if collation != "BINARY" else "values of any type, as 7 and 7.0"
+    return (
+        f"{spec.name}.{column} compares {how}, so one key has several texts; create a table where it is INTEGER or TEXT"
+    )
 
 
 def moving_refusal(spec: TableSpec, column: str) -> str:

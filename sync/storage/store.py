@@ -304,8 +304,9 @@ class Store:
         self._enlisted.append(member)
 
     def dismiss(self, member: Enlisted) -> None:
-        """End what `enlist` began."""
-        self._enlisted.remove(member)
+        """End what `enlist` began; nothing happens if it has ended: of a table whose making is rolled back, two parts say so."""
+        if member in self._enlisted:
+            self._enlisted.remove(member)
 
     def finish_with(self, act: Callable[[], None]) -> None:
         """Call `act` at the end of every later transaction, before its commit."""

@@ -7,11 +7,13 @@ import random
 import apsw
 import pytest
 
-from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.admin import decisions
+from mycomesh.sync.errors import DatabaseError, PolicyError
 from mycomesh.sync.events import CommitSeen
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.schema.policy import area_fact
 from mycomesh.sync.storage.moved_rows import mixed_site
+from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.stories.test_areas import AREAS, KEYED, Fleet, History, interest
 from tests.sync.exchanges import Node
@@ -428,3 +430,64 @@ def test_random_histories_agree_on_areas_cut_late(whole, seed, definition):
     for _ in range(120):
         history.step()
     history.finish([None, ("1",), ("2",), ("1", "2", "3")])
+
+
+def test_full_disk_while_a_table_is_cut_at_opening(tmp_path, monkeypatch):
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.sql("CREATE TABLE t(area INTEGER, uid TEXT, n, PRIMARY KEY(area, uid)); INSERT INTO t VALUES(1, 'a', 0)")
+    peer.drain()
+    peer.replica.decisions.decide_area("t", "area")
+    peer.close()
+    peer.config = ReplicaConfig(interest=interest(None))
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_commit", full)
+        with pytest.raises(DatabaseError, match="the disk is full"):
+            peer.open()
+    peer.open()
+    assert peer.replica.tables["t"].areas_by == "area"
+    peer.close()
+
+
+def full(_):
+    raise apsw.FullError("the disk is full")
+
+
+def test_keys_with_several_texts_cut_nothing(whole):
+    fleet = whole([None], "CREATE TABLE t(area, uid TEXT, n, PRIMARY KEY(area, uid))")
+    with pytest.raises(
+        PolicyError, match=r"t\.area compares values of any type, as 7 and 7\.0, so one key has several texts"
+    ):
+        fleet.divide(0)
+    fleet.write(fleet.nodes[0], "CREATE TABLE u(area TEXT COLLATE NOCASE, uid TEXT, PRIMARY KEY(area, uid))")
+    with pytest.raises(PolicyError, match=r"u\.area compares by NOCASE"):
+        fleet.nodes[0].peer.replica.decisions.decide_area("u", "area")
+
+
+def test_another_text_of_one_key_ends_no_link(whole, monkeypatch):
+    """Earlier versions cut such tables: an honest update makes a row of one area whose key says another one."""
+    fleet = whole([None, None], "CREATE TABLE t(area, uid TEXT, n, PRIMARY KEY(area, uid)); CREATE TABLE u(x)")
+    monkeypatch.setattr(decisions, "new_cut_refusal", lambda *_: "")
+    fleet.divide(0)
+    fleet.run(5_000)
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(7, 'a', 0)")
+    fleet.run(2_000)
+    fleet.write(fleet.nodes[0], "UPDATE t SET area = 7.0")
+    fleet.run(30_000)
+    fleet.write(fleet.nodes[0], "INSERT INTO u VALUES('goes on')")
+    fleet.run(30_000)
+    assert fleet.nodes[1].sql("SELECT x FROM u") == [("goes on",)]
+    assert [node.dropped for node in fleet.nodes] == [[], []]
+
+
+def test_a_table_with_areas_takes_no_other_policy(whole):
+    fleet = whole([None])
+    fleet.divide(0)
+    decide = fleet.nodes[0].peer.replica.decisions.decide_policy
+    for policy in ("signed", "keep-both"):
+        with pytest.raises(PolicyError, match=f"t is cut into areas, which a {policy} table cannot be"):
+            decide("t", policy)
+    fleet.write(fleet.nodes[0], "CREATE TABLE u(id INTEGER PRIMARY KEY, v)")
+    decide("u", "keep-both")
+    fleet.do(fleet.nodes[0], CommitSeen())
+    with pytest.raises(PolicyError, match="u is keep-both, which finds a row by its insert"):
+        fleet.nodes[0].peer.replica.decisions.decide_area("u", "id")

@@ -7,6 +7,7 @@ import pytest
 from mycomesh.mesh.node.snapshot import area_views, areas_warning
 from mycomesh.sync.events import CommitSeen, CoverageRequested, RightsKnown
 from mycomesh.sync.exchange.acknowledgements import write_position
+from mycomesh.sync.exchange.area_comparison import LISTED_MAX
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.wire.interest import Interest
 from mycomesh.sync.wire.units import unit_name
@@ -83,6 +84,23 @@ def test_areas_tell_who_keeps_them_and_who_is_equal(world_of):
     assert areas_warning(views).startswith("area 3 of Track is kept by 1 member(s), and 2 should: ")
     assert areas_warning(views[1:]) == ""
     assert [link.equal for link in world.nodes[0].exchange.links(world.now)] == [True, True]
+
+
+def test_links_with_many_equal_areas_are_equal(world_of):
+    """More areas than digests list one by one: a summary of them is no table that the other side lacks."""
+    world = world_of(Interest({}), Interest({}))
+    world.write(
+        world.nodes[0], f"INSERT INTO Track VALUES{', '.join(f'({area}, 1)' for area in range(LISTED_MAX + 1))}"
+    )
+    world.run(60_000)
+    for node in world.nodes:
+        (link,) = node.exchange.links(world.now)
+        assert (link.equal, link.behind) == (True, ())
+        assert "track" in dict(link.equal_ms)
+    world.publishing = False
+    world.write(world.nodes[0], "INSERT INTO Track VALUES(3, 2)")
+    (link,) = world.nodes[0].exchange.links(world.now)
+    assert (link.equal, link.behind) == (False, ("track",))
 
 
 def test_an_unequal_area_makes_its_table_unequal(world_of):

@@ -33,17 +33,22 @@ def world(tmp_path):
 def transactions(monkeypatch):
     """How many tables each transaction has taken in, in order."""
     taken = []
-    register, refresh = catalog.Registry.register, catalog.Catalog.refresh
+    register, refresh, apply_facts = catalog.Registry.register, catalog.Catalog.refresh, catalog.Catalog.apply_facts
 
     def refreshing(self, drain, **most):
         taken.append(0)
         refresh(self, drain, **most)
+
+    def applying(self, drain):
+        taken.append(0)
+        apply_facts(self, drain)
 
     def registering(self, spec):
         taken[-1] += 1
         return register(self, spec)
 
     monkeypatch.setattr(catalog.Catalog, "refresh", refreshing)
+    monkeypatch.setattr(catalog.Catalog, "apply_facts", applying)
     monkeypatch.setattr(catalog.Registry, "register", registering)
     return taken
 
