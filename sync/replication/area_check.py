@@ -69,7 +69,7 @@ def _is_of(unit: Unit, group: Group, *, strict: bool) -> bool:
             raise DecodeError(f"{spec.name}: a row of another area than its section's")
     if strict and group.kind is Kind.INSERT and areas.column not in group.columns:
         return spec.kind is KeyKind.KEYED and group.keys is not None  # else the column's default would say the area
-    return True if group.keys is None else all(_is_known(unit, key, strict=strict) for key in group.keys)
+    return group.keys is None or all(_is_known(unit, key, group.site, strict=strict) for key in group.keys)
 
 
 def _is_of_moved(unit: Unit, group: Group) -> bool:
@@ -113,12 +113,17 @@ def _distinct(value: Any) -> Any:
     return "raw" if type(value) is list else (type(value), value)
 
 
-def _is_known(unit: Unit, key: Any, *, strict: bool) -> bool:
-    """Return False for a key that is the stamp of an insert which may be of any area."""
+def _is_known(unit: Unit, key: Any, writer: bytes, *, strict: bool) -> bool:
+    """Return False for a key that is the stamp of an insert which may be of any area.
+
+    A row of the `writer` itself, the site of the change, is of its area: a site is of one.
+    """
     if type(key) is not bytes or key[:1] != b"\x00" or len(key) != INSERT_KEY_SIZE:
         return True  # its values, or a later check, say what it is
     site, areas = insert_stamp(key)[0], unit.table.areas
     assert areas is not None
+    if site == writer and unit.has_site(site):
+        return True
     number = unit.table.store.site_number(site)
     area = None if number is None else areas.of(number)
     if area is not None or (number is not None and unit.table.coverage.staged.ranges(site)):

@@ -97,6 +97,19 @@ def test_rows_of_the_own_area_come_by_rounds_too(world_of):
     assert one.sql(ROWS) == other.sql(ROWS) == [(7, "mine", 1)]
 
 
+def test_delete_of_a_row_that_nobody_got_comes(world_of):
+    """Its insert is gone with it, so nobody but its writer, whose site is in its name, says of which area it was."""
+    world = world_of(KEYLESS)
+    one, limited, other = world.nodes
+    world.publishing = False
+    world.write(limited, "INSERT INTO track VALUES(7, 'gone', 1)")
+    world.write(limited, "DELETE FROM track")
+    world.write(limited, "INSERT INTO track VALUES(7, 'mine', 1)")
+    world.run(60_000)
+    assert one.sql(ROWS) == other.sql(ROWS) == [(7, "mine", 1)]
+    assert len({node.peer.replica.digest_pairs()[unit_name("track", "7")] for node in world.nodes}) == 1
+
+
 def test_another_area_may_be_the_exception(world_of):
     world = world_of(KEYLESS, NOT_EIGHT)
     one, limited, _ = world.nodes
