@@ -4,7 +4,8 @@ Urgent work is local commits, live batches and requests of people; bulk work is 
 as a slow disk applies it, without end, so each kind gets a share of the thread: urgent and bulk work take turns of `TURN_MS`,
 and within urgent work live batches alternate with everything else. The caller holds the lock.
 
-Invariant: the opening of a link comes out before anything that arrives over that link.
+Invariants: what members may do comes out before all that they send after it is known; the opening of a link before anything that
+arrives over that link.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.sync.events import BatchesReceived, BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
+from mycomesh.sync.events import (
+    BatchesReceived,
+    BatchReceived,
+    CommitSeen,
+    Event,
+    LinkOpened,
+    MessageReceived,
+    RightsKnown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +60,7 @@ class WorkQueue:
     """Events and jobs, handed out in the order in which the thread must run them."""
 
     def __init__(self) -> None:
+        self._rights: deque[RightsKnown] = deque()  # before all else
         self._urgent: deque[Event | Job] = deque()
         self._live: deque[BatchReceived] = deque()  # as urgent, but a job must not wait behind thousands
         self._live_turn = False
@@ -61,7 +71,7 @@ class WorkQueue:
         self._bulk_turn = False  # True: bulk work has the turn
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._live) + len(self._bulk)
+        return len(self._rights) + len(self._urgent) + len(self._live) + len(self._bulk)
 
     def put(self, event: Event) -> bool:
         """Queue one event; return False if a batch or message would exceed `BACKLOG_BYTES_MAX` and was not queued."""
@@ -70,6 +80,8 @@ class WorkQueue:
                 if not self._commit_waits:  # one drain covers every commit before it
                     self._commit_waits = True
                     self._urgent.append(event)
+            case RightsKnown():
+                self._rights.append(event)
             case LinkOpened():
                 self._urgent.appendleft(event)
             case BatchReceived():
@@ -86,6 +98,8 @@ class WorkQueue:
 
     def next(self, now_ms: int) -> Event | Job:
         """Remove and return the next event or job; the queue must not be empty. `now_ms` is monotonic."""
+        if self._rights:
+            return self._rights.popleft()
         if self._bulk_is_next(now_ms):
             event = self._bulk.popleft()
             if isinstance(event, MessageReceived):
@@ -110,6 +124,7 @@ class WorkQueue:
     def clear(self) -> list[Job]:
         """Discard all events; return the jobs, because their callers wait for an outcome."""
         jobs = [work for work in self._urgent if isinstance(work, Job)]
+        self._rights.clear()
         self._urgent.clear()
         self._live.clear()
         self._bulk.clear()

@@ -15,6 +15,7 @@ from mycomesh.sync.events import (
     LinkClosed,
     LinkOpened,
     MessageReceived,
+    RightsKnown,
     ScrubRequested,
 )
 
@@ -46,6 +47,15 @@ def test_local_commit_live_batch_and_question_overtake_rounds(queue):
     put(queue, *bulk, CommitSeen(), batch())
     queue.put_job(job)
     assert taken_out(queue) == [CommitSeen(), batch(), job, *bulk]
+
+
+def test_rights_overtake_whatever_waits(queue):
+    rights = [RightsKnown(b"n" * 16, ((b"m" * 16, ((table, "r"),)),)) for table in ("a", "b")]
+    waiting = [batch(), CommitSeen(), LinkOpened(1, b"p" * 16)]
+    put(queue, MessageReceived(1, b"a"), waiting[0], rights[0], *waiting[1:], rights[1])
+    out = taken_out(queue)
+    assert out[:2] == rights
+    assert len(out) == 6
 
 
 def test_nothing_overtakes_the_opening_of_its_own_link(queue):
