@@ -32,7 +32,9 @@ CREATE TABLE IF NOT EXISTS missions(id INTEGER PRIMARY KEY, birth TEXT, target T
 CREATE TABLE IF NOT EXISTS alerts(id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign TEXT UNIQUE);
 """
-KEYED = SCHEMA.replace("altitude, timestamp)", "altitude, timestamp, PRIMARY KEY(drone_id, timestamp))")
+KEYED = SCHEMA.replace("drone_id,", "drone_id INTEGER,").replace(
+    "altitude, timestamp)", "altitude, timestamp, PRIMARY KEY(drone_id, timestamp))"
+)
 STOCK = """
 CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0);
 """

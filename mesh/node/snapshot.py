@@ -122,7 +122,7 @@ def areas_warning(areas: Iterable[AreaView]) -> str:
     more = f", and {len(few) - 1:,} more area(s) by too few" if len(few) > 1 else ""
     return (
         f"area {first.area} of {first.table} is kept by {first.holders} member(s), and {first.wanted} should{more}: add it to"
-        " [keep] on another node, or set 'copies' there"
+        " [keep] of another node, or lower 'copies' in [keep] of this one"
     )
 
 

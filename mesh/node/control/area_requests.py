@@ -71,7 +71,9 @@ def _shown(replica: Replica, table: Table) -> dict[str, Any]:
     blank = {"table": table.spec.name, "by": column, "areas": [], "more": 0, "no_area": 0}
     if areas is None or not column:
         return blank
-    listing = f"SELECT {quoted(column)}, count(*) FROM {quoted(table.spec.name)} GROUP BY 1 ORDER BY 1"
+    # 7, '7' and 7.0 may be one group otherwise, and they are of two areas.
+    name = quoted(column)
+    listing = f"SELECT {name}, count(*) FROM {quoted(table.spec.name)} GROUP BY typeof({name}), {name} COLLATE BINARY"
     rows: dict[str | None, int] = {}
     for value, count in replica.store.db.execute(listing):
         area = area_of(value)
