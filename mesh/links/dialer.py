@@ -358,7 +358,8 @@ class Dialer:
             entry = self._waiting(address, ticket)
             if self._dialling >= self._config.dials_max:
                 break
-            if entry is not None:
+            # A later hint may have forgotten whose address it is.
+            if entry is not None and entry.node_id in self.sought:
                 if rank >= _UNPROVEN and not self._take_token(now_ms):
                     break  # a token comes with time
                 self._dial(address, entry, now_ms, dials)  # its place among those that are ready is void

@@ -272,3 +272,17 @@ def test_what_was_avoided_is_dialled_once_it_is_not():
     scene.dialler.avoided = frozenset()
     scene.run(11_000)
     assert scene.times(kin)
+
+
+def test_an_address_that_became_anybodys_is_not_sought():
+    names = addresses(MeshConfig().dials_max + 1)
+    dialler = Dialer(MeshConfig(), random.Random(1))
+    dialler.links_wanted, dialler.sought = 0, frozenset((MEMBER,))
+    for address in names:
+        dialler.on_address_found(address, 0, node_id=MEMBER)
+    dialled = [address for ms in range(0, 60_000, 500) for address in dialler.start_dials(ms)]
+    assert len(dialled) == MeshConfig().dials_max  # they are under way, and the last one waits for a slot
+    (last,) = set(names) - set(dialled)
+    dialler.on_address_found(last, 60_000)  # a node announces it without saying who it is
+    dialler.on_dial_failed(dialled[0], 60_000)
+    assert last not in dialler.start_dials(60_000)
