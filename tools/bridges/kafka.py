@@ -144,7 +144,7 @@ class KafkaScheme(Scheme):
             return SchemeError(
                 f"{server} refuses the name or the password; name a credentials file with the right ones"
             )
-        if code == KafkaError._SSL or "ssl handshake" in text.lower():  # noqa: SLF001
+        if code == KafkaError._SSL or any(said in text.lower() for said in ("ssl handshake", "ssl routines")):  # noqa: SLF001
             return SchemeError(f'TLS with {server} fails: {_short(text)}; name the certificates to trust: ca = "FILE"')
         if code == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 -- it says nothing when a broker hangs up
             text += ' (it may want TLS: ca = "FILE", or a name and a password: credentials = "FILE")'

@@ -390,6 +390,22 @@ def test_a_kafka_that_is_away_is_not_refused(tmp_path, monkeypatch):
     run(story())
 
 
+def test_kafka_reports_an_error_of_tls_as_transport(tmp_path):
+    """One try in fifty is reported so, and may be the last that is reported before the metadata are given up."""
+    scheme = kafka.KafkaScheme(
+        Options("kafka://localhost:1", "b", ca=str(certificate(tmp_path)[0]), more=kafka.KafkaScheme.settings)
+    )
+    why = "error:0A000086:SSL routines::certificate verify failed (after 4ms in state SSL_HANDSHAKE)"
+    scheme._on_error(
+        kafka.KafkaError(kafka.KafkaError._SSL, f"ssl://localhost:1/bootstrap: SSL handshake failed: {why}")
+    )
+    scheme._on_error(kafka.KafkaError(kafka.KafkaError._TRANSPORT, f"ssl://localhost:1/bootstrap: {why}"))
+    given_up = kafka.KafkaException(kafka.KafkaError(kafka.KafkaError._TRANSPORT, "Failed to get metadata"))
+    refusal = scheme._refusal("localhost:1", given_up)
+    assert isinstance(refusal, SchemeError)
+    assert "certificate verify failed" in str(refusal)
+
+
 @pytest.mark.parametrize(
     ("more", "kind", "said"),
     [
