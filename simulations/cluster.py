@@ -27,6 +27,7 @@ from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.schema.policy import OWN_IDS
 from mycomesh.sync.storage.horizon import RetainRule
+from mycomesh.sync.storage.wal import WAL_PAGES_MAX
 from mycomesh.sync.wire.interest import Interest
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ UNDRAINED_US = 2 * SECOND
 # After this time a write of a reachable member is everywhere, even if a link breaks meanwhile.
 SPREAD_US = 10 * SECOND
 ORDER_AGAIN_US = SECOND // 4
+LOGS_PAGES_MAX = 1 << 18  # 1 GiB: of the write-ahead logs of all replicas together, which lie in memory
 
 
 @dataclass(slots=True)
@@ -212,6 +214,7 @@ class Cluster:
             self._paced,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
+        host.shell.replica.store.wal.pages_max = min(WAL_PAGES_MAX, LOGS_PAGES_MAX // len(self.hosts))
         for table in self._signed if first and creates else ():
             host.shell.replica.decisions.decide_policy(table, "signed")
         if self.retain_ms and first and creates:

@@ -28,27 +28,27 @@ Route = tuple[bytes, ...]
 
 
 class MeshGraph:
-    """The mesh as the link-states describe it, but with this node's actual `links`, of which some are `circuits`."""
+    """The mesh as the link-states describe it, but with this node's actual `links`, of which some are `circuits`.
 
-    __slots__ = ("_circuits", "_edges", "_neighbours", "links", "own")
+    A search sees a small part of a large mesh, so a link-state is read when the search comes to its node.
+    """
+
+    __slots__ = ("_circuits", "_edges", "_neighbours", "_states", "links", "own")
 
     def __init__(
         self, own: bytes, links: Iterable[bytes], states: Iterable[LinkState], circuits: Iterable[bytes] = ()
     ) -> None:
         self.own = own
         self.links = dict.fromkeys(sorted(links))
+        self._states = {each.node_id: each for each in states}
         self._neighbours: dict[bytes, dict[bytes, None]] = {}
         self._circuits = {own: dict.fromkeys(circuits)}
-        for each in states:
-            self._neighbours[each.node_id] = dict.fromkeys(n.node_id for n in each.neighbours)
-            if each.node_id != own:
-                self._circuits[each.node_id] = {n.node_id: None for n in each.neighbours if n.is_circuit}
         self._edges: dict[bytes, list[bytes]] = {}
 
     @property
     def nodes(self) -> Iterable[bytes]:
         """The nodes that have a link-state."""
-        return self._neighbours
+        return self._states
 
     def edges(self, node_id: bytes) -> list[bytes]:
         """Return the nodes that a node is linked with.
@@ -62,24 +62,33 @@ class MeshGraph:
 
     def carriers(self, node_id: bytes) -> list[bytes]:
         """Return the nodes that a node is linked with, without circuits: a circuit through a circuit passes some link twice."""
-        nothing: dict[bytes, None] = {}
-        inside = self._circuits.get(node_id, nothing)
-        return [
-            each
-            for each in self.edges(node_id)
-            if each not in inside and node_id not in self._circuits.get(each, nothing)
-        ]
+        inside = self._circuits_of(node_id)
+        return [each for each in self.edges(node_id) if each not in inside and node_id not in self._circuits_of(each)]
 
     def _both(self, node_id: bytes) -> list[bytes]:
         if node_id == self.own:
             return list(self.links)
-        nothing: dict[bytes, None] = {}
         both = [
-            each
-            for each in sorted(self._neighbours.get(node_id, nothing))
-            if each != self.own and node_id in self._neighbours.get(each, nothing)
+            each for each in self._neighbours_of(node_id) if each != self.own and node_id in self._neighbours_of(each)
         ]
         return [*both, self.own] if node_id in self.links else both
+
+    def _neighbours_of(self, node_id: bytes) -> dict[bytes, None]:
+        """Return the nodes that a node's link-state names, in order."""
+        known = self._neighbours.get(node_id)
+        if known is None:
+            state = self._states.get(node_id)
+            named = () if state is None else sorted(each.node_id for each in state.neighbours)
+            known = self._neighbours[node_id] = dict.fromkeys(named)
+        return known
+
+    def _circuits_of(self, node_id: bytes) -> dict[bytes, None]:
+        known = self._circuits.get(node_id)
+        if known is None:
+            state = self._states.get(node_id)
+            named = () if state is None else state.neighbours
+            known = self._circuits[node_id] = {each.node_id: None for each in named if each.is_circuit}
+        return known
 
 
 class CircuitPlan:

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-__all__ = ["WAL_KEPT_BYTES_MAX", "Wal"]
+__all__ = ["WAL_KEPT_BYTES_MAX", "WAL_PAGES_MAX", "Wal"]
 
 WAL_PAGES_MAX = 4_096  # 16 MiB: a larger one is copied after the transaction
 # A WAL keeps that much of the disk at rest: the size at which SQLite itself writes it from its beginning again, 1,000 pages.
@@ -27,6 +27,7 @@ class Wal:
         self._db = db
         self._path = Path(f"{path}-wal")
         self._wait_for_locks = wait_for_locks
+        self.pages_max = WAL_PAGES_MAX  # less where many replicas lie in memory
         self._pages = 0
         self._requested = False
         db.set_wal_hook(self._on_commit)
@@ -34,7 +35,7 @@ class Wal:
     @property
     def is_due(self) -> bool:
         """True if a checkpoint was requested, or the log has grown large."""
-        return self._requested or self._pages > WAL_PAGES_MAX
+        return self._requested or self._pages > self.pages_max
 
     def request_checkpoint(self) -> None:
         """Checkpoint after this transaction: GDAL and `file` read the header of the file itself, past SQLite and its WAL."""

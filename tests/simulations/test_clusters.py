@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.simulations import cluster
 from mycomesh.simulations.checkers import contents_of
 from mycomesh.simulations.cluster import Cluster
 from mycomesh.simulations.errors import ScenarioError
@@ -19,6 +20,7 @@ from mycomesh.simulations.oracle import tokens_in
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import CATALOGUE, build
 from mycomesh.simulations.world import EPOCH_MS, Clock
+from mycomesh.sync.storage.wal import Wal
 from tests.sync.scale import SCALE, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,23 @@ def test_after_trouble_all_are_equal_and_nothing_is_lost(name, nodes, seed, stru
     result = run(build(name, seed=seed, nodes=nodes, duration_s=30), seed)
     check(result)
     assert result.faults[struck] > 0, "the fault that this scenario is about never struck"
+
+
+def test_the_logs_of_all_replicas_share_their_memory(monkeypatch):
+    """Those of a thousand nodes would take 16 GB, as each may have 4,096 pages; two with 50 pages for both must copy theirs."""
+    copied = []
+    checkpoint = Wal.checkpoint
+
+    def counted(wal):
+        copied.append(wal.pages_max)
+        checkpoint(wal)
+
+    monkeypatch.setattr(Wal, "checkpoint", counted)
+    check(run(build("two-nodes", seed=1, duration_s=20), 1))
+    before = len(copied)
+    monkeypatch.setattr(cluster, "LOGS_PAGES_MAX", 50)
+    check(run(build("two-nodes", seed=1, duration_s=20), 1))
+    assert copied.count(25) > before
 
 
 @pytest.mark.slow
