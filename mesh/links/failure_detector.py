@@ -2,7 +2,7 @@
 
 The detector does not use a fixed timeout. It declares a peer dead once the silence is too improbable under the gaps seen so far,
 so a lossy radio gets more time than a cable. Any traffic counts as a sign of life. An idle link carries one Ping and one Pong in
-two heartbeats.
+some two heartbeats.
 
 A suspected peer is probed several times a second before it is declared dead. Each probe, and each reply, is one more TCP segment
 behind the lost one, so TCP repairs the loss at once (RFC 8985) and does not wait for its own timer.
@@ -25,17 +25,15 @@ __all__ = ["FailureDetector", "LinkMetrics"]
 
 PHI_DEAD = 8.0  # a living peer is declared dead once in 10^8 gaps, if gaps are normally distributed (section 4.4)
 SAMPLES_MAX = 64  # gaps kept: a minute of an idle link
-IDLE_AFTER = (
-    2.0  # heartbeats without a message to the peer after which a ping goes: pings are most bytes of an idle link
-)
+# Heartbeats without a message to the peer after which a ping goes. Pings are most bytes of an idle link.
+IDLE_AFTER = 2.09
 # And this much longer at the end that got the last Ping. So the same end goes on pinging, and the other end's TCP, which has a
 # reply to send after each segment, learns to send no segment for the acknowledgement alone.
 REPLY_LAG = 0.05
-DEVIATION_MIN = (
-    0.165  # of a heartbeat; with IDLE_AFTER, REPLY_LAG and PHI_DEAD it makes 2.98 heartbeats on a perfect link
-)
+# Of a heartbeat; with IDLE_AFTER, REPLY_LAG and PHI_DEAD it makes 2.98 heartbeats on a perfect link.
+DEVIATION_MIN = 0.15
 DEAD_MAX = 10  # heartbeats of silence after which a peer is dead, however irregular the link
-PROBE_AFTER = 2.1  # heartbeats of silence after which probing begins: an ordinary gap and its jitter
+PROBE_AFTER = 2.2  # heartbeats of silence after which probing begins: an ordinary gap and its jitter
 PROBE_EVERY = 0.18  # heartbeats between probes: five of them before a peer can be declared dead
 MEASURE_EVERY = 30  # heartbeats between pings on a link that is never idle, so that round trip and offset stay current
 PINGS_MAX = 16  # unanswered pings whose send times are kept
@@ -130,7 +128,7 @@ class FailureDetector:
         self._clock_samples.append((rtt_ms, clock_ms))
 
     def is_ping_due(self, now_ms: int) -> bool:
-        """Return True if a Ping is due: this node sent nothing for two heartbeats, or the peer is suspiciously silent."""
+        """Return True if a Ping is due: this node sent nothing for `IDLE_AFTER`, or the peer is suspiciously silent."""
         return now_ms >= self._ping_ms()
 
     def is_dead(self, now_ms: int) -> bool:
