@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import importlib
 import inspect
+import itertools
 import json
 import os
 import resource
@@ -22,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ERROR", "main"]
+__all__ = ["ERROR", "RESULTS_MAX", "main"]
 
 ERROR = "_error"  # the key of an answer that says why a function has failed
 ERROR_CHARS = 2_000  # of the text of an exception
 READ_BYTES = 1 << 20
+RESULTS_MAX = 10_000  # of one row
 PR_SET_PDEATHSIG = 1
 
 
@@ -91,7 +93,7 @@ async def _all(function: Callable[[dict[str, Any]], Any], rows: list[dict[str, A
 
 def _line(result: Any) -> bytes:
     if inspect.isgenerator(result):
-        result = list(result)
+        result = list(itertools.islice(result, RESULTS_MAX + 1))  # one without end is as one with too many rows
     return json.dumps(result, default=_plain).encode() + b"\n"
 
 

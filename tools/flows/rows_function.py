@@ -15,7 +15,7 @@ import apsw
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.tools.bridges.bodies import BodyError, sql_value
 from mycomesh.tools.flows.keys import dot_of
-from mycomesh.tools.flows.launch import ERROR
+from mycomesh.tools.flows.launch import ERROR, RESULTS_MAX
 from mycomesh.tools.flows.sql_function import FunctionError, SqlFunction
 from mycomesh.tools.flows.worker import Failure, Worker
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["RowsFunction"]
 
 PAUSES_S = (0.1, 0.5)  # before a row is tried again
-RESULTS_MAX = 10_000  # of one row
 
 
 class RowError(ValueError):
