@@ -70,10 +70,14 @@ def _cells_for(differences: int) -> int:
 
 
 def cells_after(cells: int, estimate: int) -> int:
-    """Return the number of cells for the next sketch, after one of `cells` did not peel and gave that estimate."""
+    """Return the number of cells for the next sketch, after one of `cells` did not peel and gave that estimate.
+
+    It is always larger: two ids that share all their cells cancel in the estimate, and would share them again in another
+    sketch of that size.
+    """
     wanted = _cells_for(round((_SURE_FIRST if cells < CELLS_SECOND else _SURE) * estimate))
-    if cells == CELLS_FIRST:
-        return CELLS_SECOND if wanted > CELLS_SECOND * 3 // 2 else wanted
+    if cells == CELLS_FIRST and wanted > CELLS_SECOND * 3 // 2:
+        return CELLS_SECOND
     return max(wanted, cells * 3 // 2 // 3 * 3)
 
 
