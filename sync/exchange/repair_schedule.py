@@ -85,19 +85,23 @@ class RepairSchedule:
     # ---- this side
 
     def on_digests(self, number: int, theirs: Digests, compared: Callable[[str], bool] | None, turn: Turn) -> bool:
-        """Start the repair of each damaged table, on the side with the lower site; of those alone that were `compared`, or all.
+        """Start the repair of each damaged table; of those alone that were `compared`, or all.
 
-        Return True if a difference is new, so that the caller should compare again soon.
+        The side with the lower site starts it, and of a table that one side may not write, that side: the other does not believe
+        its digests. Return True if a difference is new, so that the caller should compare again soon.
         """
-        link = self._links[number]
-        if self._replica.site[:SITE_PREFIX] > link.peer[:SITE_PREFIX]:
+        link, rights = self._links[number], self._replica.rights
+        is_lower = self._replica.site[:SITE_PREFIX] <= link.peer[:SITE_PREFIX]
+        if not is_lower and not rights.is_limited(rights.own):
             return False
         is_new = False
         mine = self._replica.digest_pairs()
         for name, (vector, entries) in mine.items():
             if compared is not None and not ((name in theirs or name in link.suspects) and compared(name)):
                 continue
-            reported = theirs.get(name) if self._replica.rights.may_write(link.peer, name) else None
+            if not is_lower and rights.may_write(rights.own, name):
+                continue
+            reported = theirs.get(name) if rights.may_write(link.peer, name) else None
             if (
                 reported is None
                 or reported[0] != vector

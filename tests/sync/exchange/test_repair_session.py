@@ -7,6 +7,7 @@ import json
 import apsw
 import pytest
 
+from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.attackers import FILL, all_equal, chained
 from tests.sync.peers import WALL_MS
@@ -40,6 +41,34 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     assert "repair.done" in [notice for each in world.nodes for notice in each.noticed()]
 
 
+def lose_rows_and_meet(world, node):
+    """Take 40 of 100 rows, and what is known of them, from a node's file; it has them again after it has met the other."""
+    table = node.peer.replica.tables["t"]
+    with node.peer.replica.store.transaction() as db:
+        for stored_entries in table.log.entries_of_rows(range(1, 41)).values():
+            table.log.remove(*stored_entries)
+        table.log.flush()
+        db.execute("DELETE FROM t WHERE id <= 40")
+    assert not world.equal()
+    world.link(*world.nodes)
+    world.run(60_000)
+    all_equal(world)
+    assert len(node.sql("SELECT * FROM t")) == 100
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_member_that_may_only_read_is_repaired(world_of, damaged):
+    world = world_of(2)
+    world.write(world.nodes[0], FILL, 1, 100)
+    (link,) = chained(world)
+    world.cut(link)
+    node = world.nodes[damaged]
+    grants = ((node.peer.node_id, (("t", "r"), ("*", "rw"))),)
+    for each in world.nodes:
+        each.peer.replica.set_rights(Rights(each.peer.node_id, grants))
+    lose_rows_and_meet(world, node)
+
+
 def test_a_keep_both_table_is_repaired_too(world_of):
     world = world_of(2)
     node = world.nodes[1]
@@ -47,17 +76,7 @@ def test_a_keep_both_table_is_repaired_too(world_of):
     world.nodes[0].peer.replica.decisions.decide_policy("t", "keep-both")
     (link,) = chained(world)
     world.cut(link)
-    damaged = node.peer.replica.tables["t"]
-    with node.peer.replica.store.transaction() as db:
-        for stored_entries in damaged.log.entries_of_rows(range(1, 41)).values():
-            damaged.log.remove(*stored_entries)
-        damaged.log.flush()
-        db.execute("DELETE FROM t WHERE id <= 40")
-    assert not world.equal()
-    world.link(*world.nodes)
-    world.run(60_000)
-    all_equal(world)
-    assert len(node.sql("SELECT * FROM t")) == 100
+    lose_rows_and_meet(world, node)
 
 
 def test_a_number_becoming_its_equal_keeps_replicas_equal(world_of):
