@@ -40,6 +40,7 @@ from mycomesh.sync.replication.site import Site
 from mycomesh.sync.replication.table_settings import TableSetting
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.facts import read_ahead
+from mycomesh.sync.schema.migration import ended_rules
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.versions import Version
@@ -336,7 +337,9 @@ class Replica:
                 f"this node's certificate gives no right to write {SCHEMA_TABLE}: run it on a node that may"
             )
         if dry_run:
-            return Plan.of(self.store.db, script).lines()
+            plan = Plan.of(self.store.db, script)
+            plan.consequences += ended_rules(self.registry, plan)
+            return plan.lines()
         sections: list[Section] = []
         lines: list[str] = []
 

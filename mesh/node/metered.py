@@ -21,6 +21,7 @@ SAVE_S = 60.0  # a kill loses the count of this long
 BUDGET_BYTES_MAX = 10**15
 INTERFACES_MAX = 64
 _UNITS = {"b": 1, "kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG]?B)")
 _KEYS = ("budget", "daily", "metered")
 
 
@@ -53,18 +54,22 @@ def _is_pattern(value: Any) -> bool:
 
 
 def amount(where: str, key: str, text: Any, suffix: str) -> int:
-    """Return the bytes that a text such as "50 kB" states, followed by `suffix`.
+    """Return the bytes that a text such as "50 kB" states, followed by `suffix`; K, m and g stand for k, M and G.
 
     Raises:
-        ConfigError: the text has another form, or states nothing or too much.
+        ConfigError: the text has another form, or states too much.
     """
-    found = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*([kMG]?B){suffix}\s*", text) if isinstance(text, str) else None
-    size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
-    if not 0 < size <= BUDGET_BYTES_MAX:
+    found = _AMOUNT.fullmatch(text.strip().removesuffix(suffix)) if isinstance(text, str) else None
+    if found is None or not text.strip().endswith(suffix):
         raise ConfigError(
-            f"{where}: '{key}' must be an amount such as \"50 kB{suffix}\" (B, kB, MB or GB), not {text!r}"
+            f"{where}: '{key}' must be an amount such as \"50 kB{suffix}\" (B, kB, MB or GB with digits 0-9 before them;"
+            f" a small b would be bits), not {text!r}"
         )
-    return size
+    size = float(found[1]) * _UNITS[found[2].lower()]
+    if size > BUDGET_BYTES_MAX:
+        most = BUDGET_BYTES_MAX // _UNITS["gb"]
+        raise ConfigError(f"{where}: '{key}' must be at most {most} GB{suffix}, not {text[:80]!r}")
+    return int(size)
 
 
 class MeteredBytes:

@@ -36,6 +36,7 @@ from mycomesh.mesh.node.snapshot import (
     areas_warning,
     budget_view,
     equal_on,
+    keep_warning,
     mailbox_states,
     peer_states,
     peer_views,
@@ -150,6 +151,7 @@ class ServingNode:
             loop.call_soon_threadsafe(self._on_report, done)
 
         self._replica = ReplicaThread(file, identity, config, clock_notes, report)
+        self._kept = tuple(config.keep.tables)
         self.virtual_links = VirtualLinks(self._replica.submit)
         self.readers = Readers(self._replica, self.names_by_site)
         self.hooks = HookCommands(config.hooks, self.readers, callbacks.on_notice)
@@ -210,14 +212,16 @@ class ServingNode:
         now_ms, wall_ms = clock()
         mesh_clock = self._mesh.mesh_clock
         peers = peer_views(self._mesh.peers(now_ms), links)
+        tables = table_views(status, links)
+        warning = mesh_clock.warning or status.warning or areas_warning(areas) or keep_warning(self._kept, tables)
         return Snapshot(
             status.site,
             status.pending,
-            table_views(status, links),
+            tables,
             peers,
             self._shell.port,
             mesh_clock.offset_ms,
-            ISOLATED if self._shell.isolated else mesh_clock.warning or status.warning or areas_warning(areas),
+            ISOLATED if self._shell.isolated else warning,
             scrub_view(status.scrubbed, wall_ms),
             self._replica.lock_held_ms,
             trouble_view(self._replica.trouble, wall_ms),

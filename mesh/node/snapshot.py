@@ -49,6 +49,7 @@ __all__ = [
     "areas_warning",
     "budget_view",
     "equal_on",
+    "keep_warning",
     "mailbox_states",
     "peer_states",
     "peer_views",
@@ -124,6 +125,17 @@ def areas_warning(areas: Iterable[AreaView]) -> str:
         f"area {first.area} of {first.table} is kept by {first.holders} member(s), and {first.wanted} should{more}: add it to"
         " [keep] of another node, or lower 'copies' in [keep] of this one"
     )
+
+
+def keep_warning(kept: Iterable[str], tables: Iterable[TableView]) -> str:
+    """Return one line about a table that [keep] names (folded) and that nothing cuts, "" if all are cut."""
+    cut = {fold(each.name): each.areas_by for each in tables}
+    name = next((name for name in kept if not cut.get(name)), None)
+    if name is None:
+        return ""
+    if name not in cut:
+        return f"[keep] names {name}, and this file has no such table yet; mycomesh area lists those that are cut"
+    return f"[keep] names {name}, which is not cut into areas, so all of it is kept; cut it with: mycomesh area {name} BY COLUMN"
 
 
 def area_states(areas: Iterable[AreaStatus]) -> tuple[AreaState, ...]:

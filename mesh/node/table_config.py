@@ -8,7 +8,7 @@ from mycomesh.mesh.node.disk_space import MB
 from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.metered import amount
 from mycomesh.sync.replication.table_settings import TableSetting
-from mycomesh.sync.wire.units import area_pattern
+from mycomesh.sync.wire.units import area_pattern, pattern_fault
 
 __all__ = ["TABLES_MAX", "TABLE_BYTES_DAY_MIN", "TABLE_BYTES_S_MIN", "parse_tables"]
 
@@ -37,6 +37,8 @@ def _setting(name: str, value: dict[str, Any]) -> TableSetting:
     unknown = next((key for key in value if key not in _KEYS), None)
     if unknown is not None or not value:
         raise ConfigError(f"{where} takes {', '.join(_KEYS)}" + (f", not {unknown!r}" if unknown is not None else ""))
+    if fault := pattern_fault(name, classes=True):
+        raise ConfigError(f"{where}: {fault}")
     bytes_s = amount(where, "budget", value["budget"], "/s") if "budget" in value else None
     bytes_day = amount(where, "daily", value["daily"], "") if "daily" in value else None
     if bytes_s is not None and bytes_s < TABLE_BYTES_S_MIN:

@@ -76,6 +76,7 @@ class Retention:
         self._site = site
         self._outbox = outbox
         self._followed: Policies | None = None  # what `refresh` has last followed
+        self._lacking: dict[str, tuple[RetainRule, str]] = {}  # rules whose column this file lacks, and what that means
         self._retained: list[Table] = []  # the tables with a horizon, by name
         self._to_tell: set[str] = set()  # tables whose horizon is beyond what a rule that has come says
         self._passes: dict[str, _Pass] = {}
@@ -94,17 +95,19 @@ class Retention:
         if self._followed is policies:  # each pass over the schema reads them again
             return
         self._followed = policies
-        if not policies.retain and not self._retained:
+        if not policies.retain and not self._retained and not self._lacking:
             return
-        lines = {}
+        lacking = {}
         tables = [table for name, table in sorted(self._registry.tables.items()) if name != SCHEMA_TABLE]
         for table in tables:
             rule = policies.retain.get(table.spec.folded)
             if rule is not None and rule.by and rule.by not in table.columns.local_names:
-                lines[table.spec.folded] = f"its rows stay: they go by the time in {rule.by!r}, which this file lacks"
+                note = f"its rows stay: they go by the time in {rule.by!r}, which this file lacks"
+                lacking[table.spec.folded] = rule, note
                 rule = None
             self._follow(table, rule)
-        self._registry.notes.replace(Source.RETAIN, lines)
+        self._lacking = lacking
+        self._registry.notes.replace(Source.RETAIN, {name: note for name, (_, note) in lacking.items()})
         self._retained = [table for table in tables if table.coverage.horizon is not None]
         names = {table.spec.folded for table in self._retained}
         self._passes = {name: each for name, each in self._passes.items() if name in names}
@@ -147,6 +150,17 @@ class Retention:
         """Return the tables with a horizon, by name."""
         self.refresh()
         return self._retained
+
+    def ruled(self) -> list[Table]:
+        """Return the tables with a horizon or a rule, by name, also those whose rule this file cannot follow."""
+        horizons = {table.spec.folded for table in self.retained()}
+        tables = sorted(self._registry.tables.items())
+        return [table for name, table in tables if name in horizons or name in self._lacking]
+
+    def lacking(self, table: Table) -> tuple[RetainRule, str] | None:
+        """Return the rule of a table whose column this file lacks, and what that means; None without."""
+        self.refresh()
+        return self._lacking.get(table.spec.folded)
 
     def is_cutting(self, name: str) -> bool:
         """Return True while rows of the table of a unit may be left that are older than the horizon of this file."""

@@ -23,7 +23,7 @@ from mycomesh.sync.sqlite.table_spec import UnsupportedTable
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["migrate"]
+__all__ = ["ended_rules", "migrate"]
 
 
 def migrate(store: Store, registry: Registry, script: str) -> Plan:
@@ -33,6 +33,7 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
         MigrationError: a statement that cannot be run, or a replicated table with another key; the caller rolls back.
     """
     plan = Plan.of(store.db, script)
+    plan.consequences += ended_rules(registry, plan)
     here = {fold(table.spec.name): table for table in registry.tables.values()}
     altered = [(here[name], alteration) for name, alteration in plan.tables.items() if name in here]
     for table, alteration in altered:
@@ -64,6 +65,21 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
         if alteration.name:
             _reload(store, registry, table, alteration)
     return plan
+
+
+def ended_rules(registry: Registry, plan: Plan) -> list[str]:
+    """Return a line for each table whose rows go by the time in a column that the plan drops; before the script runs."""
+    lines = []
+    for table in registry.tables.values():
+        alteration = plan.tables.get(fold(table.spec.name))
+        rule = registry.policies.retain.get(table.spec.folded)
+        if alteration is not None and alteration.name and rule and rule.by in _dropped_columns(table, alteration):
+            here = next(column.name for column in table.spec.columns if column.folded == rule.by)
+            lines.append(
+                f"ends that rows of {alteration.name} go with time: they went by {here}; 'mycomesh retain {alteration.name}"
+                " 7d BY COLUMN' names another column, 'off' ends the rule"
+            )
+    return lines
 
 
 def _check_columns(table: Table, dropped: Collection[str]) -> None:

@@ -62,11 +62,15 @@ class Alteration:
 
 @dataclass(slots=True)
 class Plan:
-    """The effect of a script: alterations by the folded table names from before, created tables, and dropped indexes."""
+    """The effect of a script: alterations by the folded table names from before, created tables, and dropped indexes.
+
+    consequences: lines on what follows from that, which only decisions of the mesh tell.
+    """
 
     tables: dict[str, Alteration] = field(default_factory=dict)
     created: tuple[str, ...] = ()
     indexes_dropped: tuple[str, ...] = ()
+    consequences: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, db: Any, script: str) -> Plan:
@@ -100,7 +104,7 @@ class Plan:
                 lines.append(f"renames {before} to {after.name}")
             if after.rebuilt:
                 lines.append(f"rebuilds {after.name}")
-        return lines + [f"drops index {name}" for name in self.indexes_dropped]
+        return lines + [f"drops index {name}" for name in self.indexes_dropped] + self.consequences
 
 
 def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) -> None:

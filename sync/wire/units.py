@@ -18,6 +18,7 @@ __all__ = [
     "area_pattern",
     "is_area_name",
     "matches",
+    "pattern_fault",
     "shown_unit",
     "split_unit",
     "summary_name",
@@ -104,6 +105,31 @@ def area_pattern(pattern: str) -> tuple[str, str] | None:
     """Return the patterns of table and area in `telemetry[7]`, None for a pattern of tables."""
     table, bracket, rest = pattern.partition("[")
     return (table, rest[:-1]) if bracket and rest.endswith("]") else None
+
+
+def pattern_fault(pattern: str, *, classes: bool = False) -> str:
+    """Return why a pattern that a person has just written would match nothing, "" if it is fine.
+
+    With `classes`, brackets within the name of a table may be a set of characters, as in config.toml. Patterns of old
+    certificates do not come here: they go on being read as they are.
+    """
+    plain, colon, right = pattern.rpartition(":")
+    if colon and right in ("rw", "r", "w", "-") and not (classes and not plain.endswith("]")):
+        return f"{pattern!r} ends with a right, which does not belong to a pattern: write {plain!r}"
+    table, bracket, rest = pattern.partition("[")
+    if not bracket:
+        return ""
+    if "]" not in rest:
+        closed = f"{pattern}]" if table and rest else "telemetry[7]"
+        return f"{pattern!r} lacks the closing bracket: write {closed!r} for an area"
+    if rest == "]" or (not table and rest.endswith("]")):
+        table = table or "telemetry"
+        return f"{pattern!r} needs a table and an area: write {table}[7], or {table}[*] for all areas"
+    if not classes and not rest.endswith("]"):
+        return (
+            f"{pattern!r} goes on after the bracket: write telemetry[7] for an area, ? for a bracket in a table's name"
+        )
+    return ""
 
 
 def _literal(pattern: str) -> str:

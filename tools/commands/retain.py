@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.commands.deciding import add_file, decide
 from mycomesh.tools.render import add_json, duration, print_json, print_table, tell
@@ -85,6 +86,8 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
             return asked | {"age_ms": args.age}
         case [word, column] if word.upper() == "BY" and args.age:
             return asked | {"age_ms": args.age, "by": column}
+        case _ if not args.age:
+            raise exits.UsageError(f"{_OFF} takes no BY and no column: retain {args.table} {_OFF}")
         case _:
             raise exits.UsageError(f"after the age comes BY and a column: retain {args.table} 7d BY at")
 
@@ -123,4 +126,11 @@ def _show(tables: list[dict[str, Any]]) -> None:
         )
         for each in tables
     ]
+    notes = [
+        f"{each['table']}: {note}; 'mycomesh retain {each['table']} 7d BY COLUMN' names another column, 'off' ends the rule"
+        for each in tables
+        if (note := each.get("note"))  # a node of an earlier version has none
+    ]
     print_table(("TABLE", "AGE", "BY", "HERE", "HORIZON", "CUT", "REFUSED", "NO TIME"), rows)
+    for line in notes:
+        print(printable(line))

@@ -18,6 +18,7 @@ from mycomesh.mesh.node.errors import KeystoreError, NodeError
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore
 from mycomesh.mesh.node.shell import clock
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.wire.units import pattern_fault
 
 if TYPE_CHECKING:
     from mycomesh.mesh.membership.certificate import Certificate
@@ -100,7 +101,7 @@ def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[st
     grants += tuple((pattern, "r") for pattern in reads if pattern not in writes)
     if not writes and not reads:
         grants = (("*", "r"),) if roles == ("read-only",) else GRANTS_ALL
-    fault = rights_fault(roles, grants)
+    fault = rights_fault(roles, grants) or next(filter(None, map(pattern_fault, (*writes, *reads))), "")
     if fault:
         raise NodeError(f"no member can have these rights: {fault}")
     return roles, grants

@@ -36,7 +36,7 @@ def prepare(request: dict[str, Any]) -> Callable[[Replica], dict[str, Any]]:
     if type(by) is not str or (table is not None and type(table) is not str):
         raise NodeError("a request needs text for 'table' and 'by'; use the same version for node and command")
     if table is None:
-        return lambda replica: {"tables": [_shown(each) for each in replica.retention.retained()]}
+        return lambda replica: {"tables": [_shown(replica, each) for each in replica.retention.ruled()]}
     return lambda replica: _decide(replica, table, age_ms, by, local_ms)
 
 
@@ -58,19 +58,23 @@ def _decide(replica: Replica, name: str, age_ms: int | None, by: str, local_ms: 
         if refusal:
             raise PolicyError(f"not kept by time: {refusal}")
         replica.retention.decide(table, RetainRule(age_ms, column) if age_ms else None, clock()[1])
-        return {"tables": [_shown(table) | {"table": table.spec.name, "age_ms": age_ms, "by": by if age_ms else ""}]}
+        decided = {"table": table.spec.name, "age_ms": age_ms, "by": by if age_ms else "", "note": ""}
+        return {"tables": [_shown(replica, table) | decided]}
     if local_ms is not None:
         replica.retention.pin(table, local_ms)
-    replica.retention.refresh()
-    return {"tables": [_shown(table)] if table.coverage.horizon is not None else []}
+    return {"tables": [_shown(replica, each) for each in replica.retention.ruled() if each is table]}
 
 
-def _shown(table: Table) -> dict[str, Any]:
-    """Return the rule of a table and what it has done here; a table without one has age 0."""
-    horizon = table.coverage.horizon
+def _shown(replica: Replica, table: Table) -> dict[str, Any]:
+    """Return the rule of a table and what it has done here; a table without one has age 0. `note` says why rows stay."""
+    horizon, lacking = table.coverage.horizon, replica.retention.lacking(table)
+    blank: dict[str, Any] = dict.fromkeys(("age_ms", "local_ms", "cut", "refused", "untimed"), 0)
+    blank = {"table": table.spec.name, "by": "", "horizon": "", "cutting": False, **blank, "note": ""}
+    if lacking is not None:
+        rule, note = lacking
+        return blank | {"age_ms": rule.age_ms, "by": rule.by, "note": note}
     if horizon is None:
-        blank = dict.fromkeys(("age_ms", "local_ms", "cut", "refused", "untimed"), 0)
-        return {"table": table.spec.name, "by": "", "horizon": "", "cutting": False, **blank}
+        return blank
     here = {column.folded: column.name for column in table.spec.columns}
     return {
         "table": table.spec.name,
@@ -82,4 +86,5 @@ def _shown(table: Table) -> dict[str, Any]:
         "cut": horizon.figures.cut,
         "refused": horizon.figures.refused,
         "untimed": horizon.figures.untimed,
+        "note": "",
     }

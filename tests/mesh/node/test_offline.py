@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.mesh.membership.certificate import rights_fault
+from mycomesh.mesh.membership.enrolment import Invitation
 from mycomesh.mesh.node.home import FileLock, Home
 from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.storage.horizon import RetainRule
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 
@@ -177,3 +180,83 @@ def test_a_file_of_a_limited_member_decides_nothing(home, tmp_path, capsys):
     for request in (["counter", "t", "n"], ["policy", "t", "own-ids"], ["retain", "t", "7d"]):
         assert run(limited, path, *request) == exits.FAILED
         assert "no right to write mycomesh_schema" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("request_", [["ticket", "drone", "-o"], ["invite", "--expires"]], ids=["ticket", "code"])
+@pytest.mark.parametrize("option", ["--write", "--read"])
+@pytest.mark.parametrize("pattern", ["telemetry[7]:rw", "telemetry[7", "telemetry:r"])
+def test_patterns_of_no_table_get_one_line(home, tmp_path, capsys, request_, option, pattern):
+    ticket = tmp_path / "drone.ticket"
+    value = str(ticket) if request_[0] == "ticket" else "1h"
+    capsys.readouterr()
+    assert main(["--home", str(home), *request_, value, option, pattern]) == exits.FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no member can have these rights" in line
+    assert f"write {'telemetry' if pattern == 'telemetry:r' else 'telemetry[7]'!r}" in line
+    assert not ticket.exists()
+
+
+def test_old_grants_of_no_table_are_read(home, tmp_path):
+    """Earlier versions gave such patterns; the members that have them stay members, and get their certificates renewed."""
+    keystore = Keystore(Home.locate(home, {}))
+    entropy, wall_ms = os.urandom, 1_800_000_000_000
+    grants = (("telemetry[7]:rw", "rw"), ("telemetry[7", "rw"), ("*", "r"))
+    _, invitation = keystore.invite(
+        expires_s=60, uses=1, wall_ms=wall_ms, entropy=entropy, roles=("member",), grants=grants
+    )
+    assert Invitation.decode(invitation.encode()).grants == grants
+    assert rights_fault(("member",), grants) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("off", "BY", "n"), "off takes no BY and no column: retain t off"),
+        (("off", "n"), "off takes no BY and no column: retain t off"),
+        (("7d", "BY"), "after the age comes BY and a column: retain t 7d BY at"),
+        (("7d", "n"), "after the age comes BY and a column: retain t 7d BY at"),
+    ],
+)
+def test_retain_says_what_may_follow_the_age(home, file, capsys, words, text):
+    assert main(["--home", str(home), "retain", "--file", str(file), "t", *words]) == exits.USAGE
+    assert text in capsys.readouterr().err
+
+
+def test_a_rule_whose_column_was_dropped_is_shown(home, file, tmp_path, capsys):
+    with sqlite3.connect(file) as db:
+        db.execute('ALTER TABLE t ADD COLUMN "At" INTEGER')
+    script = tmp_path / "drop.sql"
+    script.write_text("ALTER TABLE t DROP COLUMN at")
+    assert run(home, file, "retain", "t", "7d", "BY", "at") == exits.DONE
+    for words in (["--dry-run"], []):
+        capsys.readouterr()
+        assert run(home, file, "migrate", str(script), *words) == exits.DONE
+        drops, ends = capsys.readouterr().out.splitlines()
+        assert drops == "drops t.at and its values"
+        assert ends.startswith("ends that rows of t go with time: they went by At; 'mycomesh retain t 7d BY COLUMN'")
+    for words in (["t"], []):
+        assert run(home, file, "retain", *words) == exits.DONE
+        _, row, note = capsys.readouterr().out.splitlines()
+        assert row.split()[:3] == ["t", "7d", "at"]
+        assert note.startswith("t: its rows stay: they go by the time in 'at', which this file lacks; ")
+    assert run(home, file, "retain", "t", "--json") == exits.DONE
+    (shown,) = json.loads(capsys.readouterr().out)["tables"]
+    assert (shown["age_ms"], shown["by"]) == (7 * 86_400_000, "at")
+    assert shown["note"] == "its rows stay: they go by the time in 'at', which this file lacks"
+    assert run(home, file, "retain", "t", "off") == exits.DONE
+    capsys.readouterr()
+    assert run(home, file, "retain", "t") == exits.DONE
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_note_goes_with_the_rule(home, file):
+    replica = served(home, file)
+    replica.retention.decide(replica.tables["t"], RetainRule(86_400_000, "gone"), 1)
+    replica.drain(1)
+    assert [table.spec.name for table in replica.retention.ruled()] == ["t"]
+    assert "'gone', which this file lacks" in replica.registry.notes.by_name()["t"]
+    replica.retention.decide(replica.tables["t"], None, 2)
+    replica.drain(2)
+    assert replica.retention.ruled() == []
+    assert "t" not in replica.registry.notes.by_name()
+    replica.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mycomesh.mesh.node.snapshot import account_views
-from mycomesh.mesh.node.status import PeerView
+from mycomesh.mesh.node.snapshot import account_views, keep_warning
+from mycomesh.mesh.node.status import PeerView, TableView
 from mycomesh.sync.admin.status import ReplicaStatus
 from mycomesh.sync.storage.accounts import Account
 
@@ -22,3 +22,12 @@ def test_accounts_of_members_have_name_and_whole_id():
         "b",
     )
     assert (stranger.node_id, stranger.name, stranger.rows) == ("cd" * 8, "", 9)
+
+
+def test_names_in_keep_that_cut_nothing_are_told():
+    tables = [TableView(name, 0, "", 0, 0, "", areas_by=by) for name, by in (("Telemetry", "drone"), ("alerts", ""))]
+    assert keep_warning(("telemetry",), tables) == ""
+    assert keep_warning(("telemetry", "alerts"), tables).startswith(
+        "[keep] names alerts, which is not cut into areas, so all"
+    )
+    assert keep_warning(("telemtry",), tables).startswith("[keep] names telemtry, and this file has no such table yet")

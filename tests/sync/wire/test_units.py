@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from mycomesh.sync.sqlite.identifiers import NAME_MAX, is_reserved
 from mycomesh.sync.wire.bundle import Bundle, Section
-from mycomesh.sync.wire.units import AREA_CHARS_MAX, CUT_NAME_CHARS_MAX, area_of, split_unit, topic_of, unit_name
+from mycomesh.sync.wire.units import (
+    AREA_CHARS_MAX,
+    CUT_NAME_CHARS_MAX,
+    area_of,
+    pattern_fault,
+    split_unit,
+    topic_of,
+    unit_name,
+)
 from tests.sync.scale import examples
 
 names = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=40)
@@ -67,3 +75,35 @@ def test_values_beyond_the_limit_name_no_area():
 
 def test_the_longest_names_fit_a_message():
     assert len(unit_name("t" * CUT_NAME_CHARS_MAX, "x" * AREA_CHARS_MAX)) <= NAME_MAX
+
+
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("telemetry[7]:rw", "write 'telemetry[7]'"),
+        ("telemetry[7]:r", "write 'telemetry[7]'"),
+        ("alerts*:rw", "write 'alerts*'"),
+        ("telemetry[7", "write 'telemetry[7]'"),
+        ("telemetry[", "write 'telemetry[7]'"),
+        ("telemetry[]", "telemetry[*] for all areas"),
+        ("[7]", "needs a table and an area"),
+        ("telemetry[7]x", "goes on after the bracket"),
+        ("*", ""),
+        ("alerts*", ""),
+        ("a:b", ""),
+        ("telemetry[7]", ""),
+        ("telemetry[a:rw]", ""),
+        ("t*[a]b]", ""),
+    ],
+)
+def test_patterns_that_match_nothing_get_advice(pattern, advice):
+    fault = pattern_fault(pattern)
+    assert (fault == "") is (advice == "")
+    assert advice in fault
+
+
+def test_settings_may_have_sets_of_characters():
+    assert pattern_fault("sensor_[ab]_x", classes=True) == ""
+    assert pattern_fault("a:r", classes=True) == ""
+    assert "closing bracket" in pattern_fault("sensor_[ab", classes=True)
+    assert "does not belong to a pattern" in pattern_fault("telemetry[7]:rw", classes=True)
