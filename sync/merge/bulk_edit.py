@@ -23,6 +23,7 @@ from mycomesh.sync.merge.restored import note_restored_many
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
     GROUP_WEIGHT,
+    LOOK_WEIGHT,
     MANY_CONFLICTS_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     WorkBudget,
@@ -167,7 +168,11 @@ class _Edits:
         self._take_entries(stored_entries, mask, alive, other)
         if self._conflicts:
             kept = {number for number in self._conflicts.numbers if alive[number] and not other[number]}
-            self.later.update(self._conflicts.keep(kept, max(1, budget.room // MANY_CONFLICTS_WEIGHT)))
+            # Those for which there is no room have been looked up alone: the rest of what they were to cost is room for others.
+            spared = PLAIN_EDIT_WEIGHT - LOOK_WEIGHT
+            room = budget.room + spared * len(kept)
+            self.later.update(self._conflicts.keep(kept, max(1, room // (MANY_CONFLICTS_WEIGHT + spared))))
+            budget.spend(-spared * len(self.later))
             for number in (*self.later, *self._conflicts.losers):
                 other[number] = 1
         if 0 not in alive and 1 not in other:

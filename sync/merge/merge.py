@@ -10,7 +10,7 @@ write which had not seen it is recorded in `mycomesh_conflicts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mycomesh.sync import codec
@@ -88,7 +88,7 @@ def merge_rows(
         views[0] = _view_without(table, rows[0], (group.hlcs[0], group.site), mask)
     # Views read in advance are valid only if no earlier change of the group touches the same row.
     elif len(set(rows)) == len(rows):
-        ahead = RowView.read_ahead(table, rows)
+        ahead = RowView.read_ahead(table, rows[: budget.room // _least_weight(table, group.columns) + 1])
         views[: len(ahead)] = ahead
     stale = False
     for number, hlc in enumerate(group.hlcs):
@@ -116,7 +116,8 @@ def merge_rows(
         budget.spend(weight)
         if displaced:  # at most one row for each index
             budget.spend(PARK_WEIGHT * max(1, len(table.spec.unique)))
-        budget.spend(CONFLICT_WEIGHT * (merged.conflicts - before[0]) + PARK_WEIGHT * (merged.parked - before[1]))
+        conflicts, parked = merged.conflicts - before[0], merged.parked - before[1]
+        budget.spend(PARK_WEIGHT * parked + ((CONFLICT_WEIGHT * conflicts + len(change.values)) if conflicts else 0))
     return len(group.hlcs), None
 
 
@@ -129,11 +130,16 @@ def _view_without(table: Table, row: Row, stamp: tuple[int, bytes], mask: int) -
     return RowView.read(table, row, unread=table.columns.local_names.intersection(table.columns.names_of(mask)))
 
 
+def _least_weight(table: Table, columns: Collection[str]) -> int:
+    """Return the weight of merging a change of these columns into a row, without its bytes and entries."""
+    weight = EDIT_WEIGHT + (ID_WEIGHT if table.spec.id_column else 0)
+    return weight + (len(columns) + len(table.columns.local)) // CELLS_A_UNIT
+
+
 def _weight(view: RowView, change: Change) -> int:
     """Return the weight of merging one change into its row, without what it is refused for."""
-    weight = EDIT_WEIGHT + (ID_WEIGHT if view.table.spec.id_column else 0)
+    weight = _least_weight(view.table, change.values)
     weight += ENTRY_WEIGHT * len(view.stored) + len(change.prior or b"") // PRIOR_BYTES
-    weight += (len(change.values) + len(view.table.columns.local)) // CELLS_A_UNIT
     weight += bytes_weight(change.values.values())
     return weight if view.present is None else weight + bytes_weight(view.present.values())
 

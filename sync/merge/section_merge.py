@@ -33,6 +33,7 @@ from mycomesh.sync.merge.work_budget import (
     GROUP_WEIGHT,
     KEY_WEIGHT,
     LONG_KEY_BYTES,
+    MANY_CONFLICTS_WEIGHT,
     PLAIN_EDIT_WEIGHT,
     RANGE_WEIGHT,
     SECTION_WEIGHT,
@@ -106,6 +107,8 @@ class SectionMerge:
         self._weighs_values = weighs_values
         self._looks_at_keys = looks_at_keys
         self._stepped: Table | None = None  # the table of the last step
+        # What conflicts add to the weight of an edit, if they are as many as among the last edits.
+        self._conflict_weight = 0
 
     @property
     def done(self) -> bool:
@@ -271,6 +274,8 @@ class SectionMerge:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
         weight = EDIT_WEIGHT if rest.alone or rest.put_off else fast_weight(group)
+        if group.kind is not Kind.INSERT:
+            weight += self._conflict_weight
         budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
         most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
         end = min(start + most, len(group.hlcs))
@@ -347,6 +352,9 @@ class SectionMerge:
             edits = merge_edits(table, group, site_number, keys, wall_ms, budget)
             merged.add(Merged(edits.changes, conflicts=edits.conflicts))
             later, left = edits.later, edits.rest
+            # Without room for their conflicts, edits would be looked up once more in the next transaction.
+            share = MANY_CONFLICTS_WEIGHT * edits.conflicts // len(keys)
+            self._conflict_weight = MANY_CONFLICTS_WEIGHT if later is not None else min(MANY_CONFLICTS_WEIGHT, share)
         if later is not None:
             self._groups.appendleft(_Rest(later))
         return left

@@ -25,6 +25,7 @@ __all__ = [
     "ID_WEIGHT",
     "KEY_WEIGHT",
     "LONG_KEY_BYTES",
+    "LOOK_WEIGHT",
     "MANY_CONFLICTS_WEIGHT",
     "MANY_PARKED_WEIGHT",
     "PARK_WEIGHT",
@@ -48,10 +49,11 @@ CHUNK_BYTES_MAX = 1 << 20
 # An update or a delete that is looked up on its own: 12 times the work of a new row in a drain, 20 to 30 times in a merge.
 EDIT_WEIGHT = 32
 PLAIN_EDIT_WEIGHT = 3  # one that is looked up with many others
+LOOK_WEIGHT = 1  # of that, what looking it up takes
 # A batch of an honest node is one chunk at its writer. Where each of its edits loses, or is refused here, it costs three.
 TRANSACTION_WEIGHT_MAX = 3 * CHUNK_ROWS_MAX
 CONFLICT_WEIGHT = 16
-MANY_CONFLICTS_WEIGHT = 4  # each of those that are recorded at once
+MANY_CONFLICTS_WEIGHT = 8  # each of those that are recorded at once
 MANY_PARKED_WEIGHT = 8  # each of the new rows that are parked at once
 # A refused row is tried, the rows in its way are looked up, its values are held, and the refusal is recorded.
 PARK_WEIGHT = 48

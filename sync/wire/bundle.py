@@ -282,7 +282,12 @@ def _decode_section(value: Any, sites: list[bytes]) -> Section:
         require(is_array(item, 3) and is_int(item[0], 0, len(sites) - 1), "malformed range")
         require(is_int(item[1]) and is_int(item[2], item[1]), "malformed range")
         covered.append((sites[item[0]], item[1], item[2]))
-    return Section(table, covered, [_decode_group(group, sites) for group in groups])
+    names: dict[tuple[str, ...], tuple[str, ...]] = {}
+    # Each takes the place of what it was decoded from, and names are kept once: thousands of groups may have a row each.
+    for number, item in enumerate(groups):
+        group = groups[number] = _decode_group(item, sites)
+        group.columns = names.setdefault(group.columns, group.columns)
+    return Section(table, covered, groups)
 
 
 def _decode_group(value: Any, sites: list[bytes]) -> Group:

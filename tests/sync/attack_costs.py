@@ -36,7 +36,7 @@ BEYOND = {
     "one_blob_of_16_mb_inserted": _VALUE,
     "one_blob_of_16_mb_in_an_edit": _VALUE,
     "rebuild_of_100000_rows": "a table is rebuilt in one transaction, up to 100,000 rows",
-    "facts_of_10_tables_of_800_columns": "a table is made in one transaction, and takes 2.6 KB of memory a column",
+    "facts_of_10_tables_of_800_columns": "a table is made in one transaction; 50 to 59 ms where other work shares the caches",
 }
 ROUNDS = {}
 

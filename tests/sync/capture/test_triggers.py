@@ -446,6 +446,26 @@ def test_a_value_arrives_as_it_is(both, expression):
     handed_over(first, second)
 
 
+@pytest.mark.parametrize("columns", [255, 256, 300])
+def test_edits_of_wide_tables_merge_by_column(both, columns):
+    first, second = both
+    names = ", ".join(f"c{number} DEFAULT 0" for number in range(1, columns))  # and id
+    first.shell(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {names}); INSERT INTO t(id) VALUES(1), (2), (3);")
+    converge([first, second])
+    last = columns - 1
+    first.shell(f"UPDATE t SET c1 = 1, c64 = 1, c129 = 1, c{last} = 1 WHERE id = 1; UPDATE t SET c3 = c3 WHERE id = 2;")
+    second.shell(
+        f"UPDATE t SET c2 = 2, c63 = 2, c130 = 2, c{last - 1} = 2 WHERE id = 1; ALTER TABLE t DROP COLUMN c200;"
+    )
+    second.shell("UPDATE t SET c5 = 2 WHERE id = 3;")
+    converge([first, second])
+    for peer in both:
+        (row,) = peer.sql(f"SELECT c1, c64, c129, c{last}, c2, c63, c130, c{last - 1}, c4 FROM t WHERE id = 1")
+        assert row == (1, 1, 1, 1, 2, 2, 2, 2, 0)
+        assert peer.sql("SELECT c5 FROM t WHERE id = 3") == [(2,)]
+        assert peer.recorded("mycomesh_conflicts") == []
+
+
 def test_a_blob_of_16_mib_arrives(both):
     first, second = both
     first.shell("CREATE TABLE t(id INTEGER PRIMARY KEY, b); INSERT INTO t VALUES(1, zeroblob(16777216)), (2, 'small');")

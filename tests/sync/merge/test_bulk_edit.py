@@ -15,6 +15,7 @@ from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.merge import bulk_edit, section_merge
 from mycomesh.sync.merge.merge import merge_rows
 from mycomesh.sync.storage.change_log import unpack_mask
+from tests.sync import lock_holds
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
 TABLES = """
@@ -269,6 +270,25 @@ def test_conflicts_beyond_the_budget_are_merged_later(tmp_path, monkeypatch):
     assert not any(each.rest for each in merges)
     for peer in peers:
         peer.close()
+
+
+def test_conflicts_are_looked_up_little_more_than_once(monkeypatch):
+    file = lock_holds.filled(8_000).sql("UPDATE d SET v = 'mine'")
+    looked_up, recorded = [], []
+    merge = section_merge.merge_edits
+
+    def counted(table, group, *rest):
+        looked_up.append(len(group.hlcs))
+        merged = merge(table, group, *rest)
+        recorded.append(merged.conflicts)
+        return merged
+
+    monkeypatch.setattr(section_merge, "merge_edits", counted)
+    file.take(lock_holds.batch(file, lock_holds.updates(file, ("v",), [["w"]] * 8_000)))
+    assert sum(recorded) == 8_000
+    assert max(recorded) <= 700  # a transaction of some 25 ms
+    assert sum(looked_up) <= 1.25 * 8_000
+    file.close()
 
 
 @pytest.mark.parametrize("late", ["whole", "part"])

@@ -149,6 +149,14 @@ def one_group(**changes):
     return codec.encode([1, [SITE_A], [["t", [[0, 0, 5]], [list(group.values())]]]])
 
 
+def test_groups_of_the_same_columns_share_their_names():
+    """A message of 600 kB may have 20,000 groups of a row each."""
+    groups = [Group(SITE_A, Kind.UPDATE, ("a", "b"), [number], [number], [[1, 2]], None) for number in range(1, 4)]
+    (section,) = Bundle.decode(Bundle([Section("t", [(SITE_A, 0, 3)], groups)]).encode()).sections
+    assert section.groups == groups
+    assert len({id(group.columns) for group in section.groups}) == 1
+
+
 def test_the_plain_group_is_accepted():
     assert Bundle.decode(one_group()).sections[0].groups[0].hlcs == [5]
 
