@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -52,6 +53,7 @@ BYTES = (
     "tests/mesh/session/",
 )
 QUICK_PARAMETERS_MAX = 1  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
+ID_CHARS_MAX = 120  # of a parameter in a test's id; one test had ids of 100 MB
 REWRITTEN_LATER_MAX = 50  # test files whose assertions each worker may rewrite by itself
 WORKERS_PER_CPU = 2.5  # half of the time, tests of real processes wait for one; a worker's own cost is 3 s to collect
 
@@ -164,6 +166,13 @@ def _sampled(config, items):
             tests.setdefault(item.nodeid.partition("[")[0], {})[item] = row
     left_out = {item for rows in tests.values() for item in rows.keys() - each_value(rows)}
     return [item for item in items if item not in left_out]
+
+
+def pytest_make_parametrize_id(val):
+    """Name a long value by its length and a checksum: each worker sends the ids of all tests, and each report has one."""
+    if isinstance(val, bytes | str) and len(val) > ID_CHARS_MAX:
+        return f"{type(val).__name__}{len(val)}-{zlib.crc32(val if isinstance(val, bytes) else val.encode(errors='replace')):08x}"
+    return None
 
 
 def pytest_collection_modifyitems(config, items):

@@ -119,7 +119,7 @@ def tried(peer, script):
         peer.sql(script)
 
 
-@examples(60)
+@examples(60, sample=30)
 @given(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3), key=st.sampled_from(KEYS), steps=STEPS)
 def test_concurrent_columns_end_equal_and_lose_nothing(clocks, key, steps):
     columns = Columns(clocks, key)

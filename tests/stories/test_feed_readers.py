@@ -183,4 +183,4 @@ class Readers(RuleBasedStateMachine):
 
 
 TestReaders = Readers.TestCase
-TestReaders.settings = examples(25, stateful_step_count=30)
+TestReaders.settings = examples(25, sample=15, stateful_step_count=30)

@@ -251,7 +251,7 @@ class Replicas(Mail):
 
 
 def test_replicas_end_equal_and_nothing_is_lost():
-    run_state_machine_as_test(Replicas, settings=examples(60, stateful_step_count=30))
+    run_state_machine_as_test(Replicas, settings=examples(60, sample=40, stateful_step_count=30))
 
 
 def test_a_displaced_row_that_is_rewritten_keeps_its_values(trio):

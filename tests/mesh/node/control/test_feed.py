@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -124,10 +125,14 @@ def test_a_request_that_is_malformed_is_refused(within, words):
 
 
 def test_pages_wait_for_their_acknowledgement_up_to_the_limit(within, tmp_path):
+    def insert():  # on a thread: as beside another program, the node's event loop goes on while this waits for a lock
+        with contextlib.closing(apsw.Connection(str(tmp_path / "f.db"))) as db:
+            db.set_busy_timeout(10_000)
+            db.execute("INSERT INTO t VALUES(4), (5)")
+
     async def story(node):
         requests = feed.FeedRequests()
-        with apsw.Connection(str(tmp_path / "f.db")) as db:
-            db.execute("INSERT INTO t VALUES(4), (5)")
+        await asyncio.to_thread(insert)
         pages = [rows(await requests.answer(node, request(cursor="c", rows=1))) for _ in range(feed.PAGES_MAX)]
         # Rows that were there come from a site of their own; the order between sites depends on when the node looks.
         assert len({row for [row] in pages}) == feed.PAGES_MAX
