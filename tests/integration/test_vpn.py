@@ -30,9 +30,10 @@ def tunnel(lab, name, number, key, peer, folder):
     """Bring up wg0 of one host, by the kernel's module or by wireguard-go."""
     if lab.run(name, "ip", "link", "add", "wg0", "type", "wireguard").returncode != 0:
         go = program("wireguard-go")
-        lab.popen(name, go, "-f", f"wg0{number}", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: lab.run(name, "ip", "link", "show", f"wg0{number}").returncode == 0, "wireguard-go is up")
         device = f"wg0{number}"
+        lab.popen(name, go, "-f", device, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The device is there before the socket by which it is set up.
+        eventually(lambda: lab.run(name, "wg", "show", device).returncode == 0, "wireguard-go takes its settings")
     else:
         device = "wg0"
     config = folder / f"{name}.conf"
