@@ -166,10 +166,10 @@ class MeshCore:
                 self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
                 self._dialer.on_event(event, now_ms)
-            case SendMessage(conn, payload, priority, optional):
+            case SendMessage(conn, payload, priority, optional, deferrable):
                 link = self.links.conns.get(conn)
                 if link is not None and link.hello is not None:
-                    self._queue(link, App(payload, optional), priority, turn)
+                    self._queue(link, App(payload, optional), priority, turn, deferrable=deferrable)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), turn)
             case RevokeMembers(node_ids):
@@ -521,11 +521,13 @@ class MeshCore:
                 case _:
                     assert_never(result)
 
-    def _queue(self, link: Link, message: Message, priority: int, turn: Turn) -> None:
+    def _queue(self, link: Link, message: Message, priority: int, turn: Turn, *, deferrable: bool = False) -> None:
         if link.is_overfull(self._context.config.queue_bytes_max):
             self._drop(link, "the peer does not read what it is sent", turn)
-            return
-        self._send(link, message, priority)
+        elif deferrable:
+            link.send(message, priority)
+        else:
+            self._send(link, message, priority)
 
     def _send(self, link: Link, message: Message, priority: int) -> None:
         link.send(message, priority)

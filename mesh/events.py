@@ -135,13 +135,15 @@ class PublishBatch:
 class SendMessage:
     """Send one opaque application message on one link; the core discards it if that link has ended.
 
-    A peer whose version does not know of `optional` messages ignores it.
+    A peer whose version does not know of `optional` messages ignores it. A `deferrable` one leaves with the next message of the
+    link: on an idle one with the next Ping or Pong, as a segment of its own would be most of its bytes.
     """
 
     link: int
     payload: bytes
     priority: int
     optional: bool = False
+    deferrable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,12 +176,16 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send one anti-entropy message on one link; a peer of an older version ignores an `optional` one."""
+    """Send one anti-entropy message on one link; a peer of an older version ignores an `optional` one.
+
+    A `deferrable` one may leave with the next message of the link, on an idle one with the next heartbeat.
+    """
 
     link: int
     payload: bytes
     priority: int = 2
     optional: bool = False
+    deferrable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

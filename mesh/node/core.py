@@ -144,8 +144,8 @@ class NodeCore:
                 case sync_events.Publish(payload, priority):
                     step = mesh_events.PublishBatch(payload, priority)
                     done += self._routed(self.mesh.handle(step, now_ms, wall_ms))
-                case sync_events.Send(link, payload, priority, optional):
-                    message = mesh_events.SendMessage(link, payload, priority, optional)
+                case sync_events.Send(link, payload, priority, optional, deferrable):
+                    message = mesh_events.SendMessage(link, payload, priority, optional, deferrable)
                     done += self._routed(self.mesh.handle(message, now_ms, wall_ms))
                 case sync_events.InterestsStated(own, members, held, copies):
                     stated = mesh_events.StateInterests(own, members, held, copies)

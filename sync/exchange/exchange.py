@@ -504,13 +504,15 @@ class Exchange:
         if self._replica.registry.policies.areas:
             link.on_compare(mine, partial(self._replica.shares, link.peer))
         link.compare_at = self._jittered(turn.now_ms, link.period_ms(self._config.compare_ms))
+        repeats = link.sent == mine and link.compared_at is not None
         link.sent = mine
         link.sent_at = turn.now_ms
         tables = [(name, *digest) for name, digest in mine.items()]
         if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
             tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
         message = wire.Digests(tuple(tables), self._fetcher.take_outdated(number) or answer)
-        turn.send(number, message, urgent=link.compared_at is None and self._replica.priority.has_urgent)
+        urgent = link.compared_at is None and self._replica.priority.has_urgent
+        turn.send(number, message, urgent=urgent, deferrable=repeats and not message.answer)
 
     def _digests_for(self, number: int, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         """Return the digests of the tables that the peer of a link may read, and of areas as far as it keeps them."""

@@ -35,16 +35,17 @@ class Turn:
     changed: bool = False  # a change was stamped or merged: compare with the peers once changes have settled
     covered_more: bool = False  # a round has extended a vector: send digests to every peer at once
 
-    def send(self, link: int, message: wire.Message, *, urgent: bool = False) -> int:
+    def send(self, link: int, message: wire.Message, *, urgent: bool = False, deferrable: bool = False) -> int:
         """Send one message on one link, in parts if it is long; return its size in bytes.
 
-        An `urgent` one may overtake others that were sent before it, and waits for no budget.
+        An `urgent` one may overtake others that were sent before it, and waits for no budget. A `deferrable` one may leave with
+        the next message of the link, on an idle one with the next heartbeat.
         """
         size = 0
         for piece in cut(message):
             payload = wire.encode(piece)
             priority = URGENT if urgent else ROUND
-            self.actions.append(Send(link, payload, priority, optional=isinstance(piece, wire.Part)))
+            self.actions.append(Send(link, payload, priority, isinstance(piece, wire.Part), deferrable))
             size += len(payload)
         return size
 

@@ -36,6 +36,7 @@ class Node:
         self.notices = []
         self.dropped = []  # (link, reason)
         self.sent = []  # (virtual ms, link, message bytes)
+        self.deferrable = []  # (virtual ms, message bytes) of those that may wait for a heartbeat
         self.wake_at = None
 
     def begin(self):
@@ -88,6 +89,8 @@ class World:
                     self._publish(node, payload)
                 case Send(link, payload):
                     node.sent.append((self.now, link, payload))
+                    if action.deferrable:
+                        node.deferrable.append((self.now, payload))
                     self._carry(link, payload)
                 case DropLink(link, reason):
                     node.dropped.append((link, reason))

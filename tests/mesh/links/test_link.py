@@ -7,6 +7,7 @@ from mycomesh.mesh.events import (
     LinkDown,
     LinkReady,
     SendMessage,
+    Write,
 )
 from tests.mesh.meshes import meshed
 
@@ -58,3 +59,28 @@ def test_a_peer_that_never_reads_loses_its_link_early():
         if left.links:
             pipes.feed(left, SendMessage(link, bytes(100_000), 2))
     assert [action.reason for action in left.seen(LinkDown)] == ["the peer does not read what it is sent"]
+
+
+def test_deferrable_messages_leave_with_the_next_heartbeat():
+    pipes, (left, right) = meshed(2)
+    pipes.run(60_000)
+    link = left.link_to(right)
+    before = len(left.seen(Write))
+    pipes.feed(left, SendMessage(link, b"equal", 2, deferrable=True))
+    assert len(left.seen(Write)) == before
+    pipes.run_until(lambda: right.messages() == [b"equal"], limit_ms=2_200)
+    (write,) = left.seen(Write)[before:]
+    pings = {len(each.data) for each in left.seen(Write)[before - 10 : before]}
+    assert len(write.data) > min(pings) + len(b"equal"), "the heartbeat and the message are one frame"
+
+
+def test_deferrable_messages_keep_their_place_among_others():
+    pipes, (left, right) = meshed(2)
+    pipes.run(60_000)
+    link = left.link_to(right)
+    for deferrable, payload in ((True, b"first"), (False, b"second"), (True, b"third")):
+        pipes.feed(left, SendMessage(link, payload, 2, deferrable=deferrable))
+    pipes.run(10)
+    assert right.messages() == [b"first", b"second"]
+    pipes.run(2_200)
+    assert right.messages() == [b"first", b"second", b"third"]

@@ -50,6 +50,23 @@ def test_idle_equal_replicas_only_compare_from_time_to_time(world_of):
         assert not [notice for notice in node.noticed() if notice.startswith("repair")]
 
 
+def test_only_comparisons_that_say_nothing_new_may_wait(world_of):
+    world = world_of(2)
+    chained(world, ms=20_000)
+    start = world.now
+    world.run(300_000)
+    for node in world.nodes:
+        at_rest = [(at, payload) for at, _, payload in node.sent if at >= start]
+        assert len(at_rest) > 5
+        assert [each for each in node.deferrable if each[0] >= start] == at_rest
+    start = world.now
+    world.publishing = False
+    world.write(world.nodes[0], "INSERT INTO t VALUES(1, 'lost on the way')")
+    world.run(2_000)
+    all_equal(world)
+    assert all(at < start for node in world.nodes for at, _ in node.deferrable)
+
+
 def test_a_peer_with_one_table_more_is_not_equal(world_of):
     """The file of the second has a view of that name, so it cannot create the table, and has no digest of it."""
     world = world_of(2)
