@@ -90,7 +90,6 @@ class CatchUpStream:
             for name in have
             if (setting := replica.priority.settings.of(name)) is not None and setting.score
         }
-        self._by_score = False  # whether the last chunk was in the order of scores
         self._bytes_max = FEED_BYTES_MAX  # of the next chunk
         self._sent = {name: vector.copy() for name, vector in have.items()}
         self._ahead = EntriesAhead(have)
@@ -192,8 +191,7 @@ class CatchUpStream:
 
     def _send_by_score(self, chunk: StreamChunk, name: str, unit: Unit, bytes_max: int) -> bool:
         """Fill every second chunk of a table with the rows of the greatest scores; return whether there are any."""
-        self._by_score = name in self._scores and not self._by_score
-        groups = self._scores[name].next(unit, self._sent[name], bytes_max) if self._by_score else []
+        groups = self._scores[name].next(unit, self._sent[name], bytes_max) if name in self._scores else []
         if groups:
             chunk.rows += sum(len(group.hlcs) for group in groups)
             self._finish(chunk, [Section(name, [], groups)])

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import Any
-
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
@@ -27,6 +25,8 @@ LOOKED_AT_MAX = 1_024
 WAITING_MAX = 65_536
 ROWS_AT_ONCE = 64
 
+_Stamp = tuple[bytes, int]  # site, clock
+
 
 @dataclass(slots=True)
 class ScoreOrder:
@@ -34,20 +34,27 @@ class ScoreOrder:
 
     column: str  # its name here
     _seen: dict[int, int] = field(default_factory=dict)  # site number -> the clock up to which entries were looked at
-    _waiting: list[tuple[float, int, Any]] = field(default_factory=list)  # (-score, count, row), a heap
+    # A heap of (-score, count, row, stamp of the row's newest entry among those looked at).
+    _waiting: list[tuple[float, int, Row, _Stamp]] = field(default_factory=list)
     _count: int = 0
-    _sent: set[tuple[bytes, int]] = field(default_factory=set)  # stamps
+    _sent: set[_Stamp] = field(default_factory=set)  # that no window has passed yet
+    _is_due: bool = False  # the next chunk of the table is one of these rows
 
     def next(self, unit: Unit, have: Vector, bytes_max: int) -> list[Group]:
-        """Return the entries of the next rows, at most so many bytes or one row; empty if no row with a score waits."""
+        """Return the entries of the next rows, at most so many bytes or one row.
+
+        Empty at every second call, when the windows go on, and if no row with a score waits.
+        """
+        self._is_due = not self._is_due
         column = next((each for each in unit.table.spec.columns if each.folded == fold(self.column)), None)
-        if column is None:
+        if column is None or not self._is_due:
             return []
         self._look(unit, have, quoted(column.name))
-        first: dict[Row, tuple[float, int, Any]] = {}
+        first: dict[Row, tuple[float, int, Row, _Stamp]] = {}
         while self._waiting and len(first) < ROWS_AT_ONCE:
             item = heapq.heappop(self._waiting)
-            first.setdefault(item[2], item)
+            if item[3] not in self._sent and not have.covers(*item[3]):
+                first.setdefault(item[2], item)
         if not first:
             return []
         parts, count = read_rows(unit.table, list(first), bytes_max=bytes_max)
@@ -61,12 +68,13 @@ class ScoreOrder:
         """Return the groups of a window without the changes that have gone before."""
         if not self._sent:
             return groups
-        left = (filtered(group, [(group.site, hlc) not in self._sent for hlc in group.hlcs]) for group in groups)
+        left = [filtered(group, [(group.site, hlc) not in self._sent for hlc in group.hlcs]) for group in groups]
+        self._sent.difference_update((group.site, hlc) for group in groups for hlc in group.hlcs)
         return [group for group in left if group.hlcs]
 
-    def _wait(self, score: float, row: Row) -> None:
+    def _wait(self, score: float, row: Row, stamp: _Stamp) -> None:
         self._count += 1
-        heapq.heappush(self._waiting, (-score, self._count, row))
+        heapq.heappush(self._waiting, (-score, self._count, row, stamp))
         if len(self._waiting) > WAITING_MAX:
             self._waiting = heapq.nsmallest(WAITING_MAX // 2, self._waiting)  # sorted, so still a heap
 
@@ -82,8 +90,9 @@ class ScoreOrder:
             room -= len(found)
             if found:
                 self._seen[number] = found[-1][1]
-                for row, score in _scores(table, column, list(dict.fromkeys(each[2] for each in found))):
-                    self._wait(score, row)
+                newest = {each[2]: each[1] for each in found}
+                for row, score in _scores(table, column, list(newest)):
+                    self._wait(score, row, (site, newest[row]))
 
 
 def _scores(table: Table, column: str, rows: list[Row]) -> list[tuple[Row, float]]:

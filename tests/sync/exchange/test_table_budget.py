@@ -202,6 +202,24 @@ def test_rows_of_great_score_go_first_and_once(tmp_path, definition):
         two.close()
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another table"])
+def test_chunks_by_score_and_by_clock_alternate_without_repeats(world_of, others):
+    world, one, two = world_of(TableSetting("telemetry", bytes_s=10_000, score="score"))
+    if not others:
+        meter(world, one, two)
+        world.run(5_000)
+    world.write(one, FILL, 600)
+    if others:
+        meter(world, one, two)
+    world.run(60_000)
+    assert world.equal()
+    bundles = [wire.decode(payload).bundle for _, _, payload in one.sent if isinstance(wire.decode(payload), wire.Chunk)]
+    sections = [each for bundle in bundles for each in Bundle.decode(bundle).sections if each.table == "telemetry"]
+    assert sum(len(group.hlcs) for section in sections for group in section.groups) == 600
+    by_clock = [bool(section.ranges) for section in sections[:40]]
+    assert by_clock == [bool(number % 2) for number in range(40)], "low scores do not starve"
+
+
 def test_table_takes_in_no_rows_below_its_floor(tmp_path):
     setting = TableSetting("telemetry", free_bytes_min=1_000)
     one, two = (Peer(tmp_path / f"{number}.db", number, config=ReplicaConfig(tables=(setting,))) for number in range(2))
@@ -227,7 +245,7 @@ def test_table_takes_in_no_rows_below_its_floor(tmp_path):
 def test_rows_that_wait_for_their_score_are_limited():
     order = ScoreOrder("score")
     for number in range(WAITING_MAX + 1):
-        order._wait(float(number), number)
+        order._wait(float(number), number, (b"site", number))
     assert len(order._waiting) == WAITING_MAX // 2
     assert order._waiting[0][2] == WAITING_MAX
     assert min(-item[0] for item in order._waiting) > WAITING_MAX // 2 - 1
