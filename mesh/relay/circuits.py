@@ -59,6 +59,7 @@ NOTICE_MS = 3_600_000  # between two notices that members wait
 PLAN_MS = 1_000  # between two plans, while there is a link with a relay, or circuits for topics are missing
 PLAN_NODE_MS = 5  # and this long for each node of a large mesh, whose plan takes longer
 RETRY_MS = 5_000  # before the next circuit to the same member: the time of a whole handshake
+AVOID_MS = TURN_MS  # for which a member with which no circuit came about is asked only if no other one will do
 REDUNDANT_MS = 10_000  # minimum age of a circuit that is closed because members join its ends: routes may be flapping
 # Bytes that may wait at a relay for one of its links: eight windows of a link. Above this the relay refuses frames, which ends
 # their circuit long before the link itself would be dropped.
@@ -82,8 +83,8 @@ class Circuits:
     """A `MeshCore` with connections through relays; it has the interface of the core itself."""
 
     __slots__ = (
-        "_by_conn", "_by_peer", "_changes", "_core", "_links", "_notice_ms", "_opened", "_plan_ms", "_planned", "_relayed",
-        "_retry_ms", "_waits",
+        "_avoid_ms", "_by_conn", "_by_peer", "_changes", "_core", "_links", "_notice_ms", "_opened", "_plan_ms", "_planned",
+        "_relayed", "_retry_ms", "_waits",
     )  # fmt: skip
 
     def __init__(self, core: MeshCore) -> None:
@@ -95,6 +96,7 @@ class Circuits:
         self._changes = 0  # of links
         self._planned: object = None  # the state of the mesh in which no circuit for topics was missing
         self._retry_ms: dict[bytes, int] = {}
+        self._avoid_ms: dict[bytes, int] = {}  # member with which no circuit came about -> until when it is avoided
         self._opened = 0
         self._plan_ms = 0
         self._waits = False  # some member waits for a circuit
@@ -284,7 +286,10 @@ class Circuits:
         graph = MeshGraph(self._core.roster.own_id, members, self._core.topology(), carried)
         plan = CircuitPlan(graph, self._is_relay_member)
         routes = plan.routes_to_open() if self._relayed else []
-        topics = None if state is None else TopicPlan(graph, self._core.interests, self._is_relay_member)
+        self._expire_tries(now_ms)
+        topics = (
+            None if state is None else TopicPlan(graph, self._core.interests, self._is_relay_member, self._avoid_ms)
+        )
         missing = [] if topics is None else topics.routes_to_open()
         for route in (*routes, *missing):
             todo += self._begin(route, now_ms)
@@ -306,6 +311,14 @@ class Circuits:
             kept = True
         self._planned = None if missing or kept else state  # else there is something to do after a while
 
+    def _expire_tries(self, now_ms: int) -> None:
+        """Forget tries that are over; avoid members with which no circuit came about, since theirs may all be taken."""
+        self._avoid_ms = {peer: until for peer, until in self._avoid_ms.items() if until > now_ms}
+        for peer in [peer for peer, due_ms in self._retry_ms.items() if due_ms <= now_ms]:
+            del self._retry_ms[peer]
+            if peer not in self._core.links.members:
+                self._avoid_ms[peer] = now_ms + AVOID_MS
+
     def _begin(self, route: Route, now_ms: int) -> list[Event]:
         """Return the events that open a circuit, or that ask its lower end to; nothing if that was tried a moment ago."""
         peer, first = route[-1], self._core.links.members.get(route[1])
@@ -315,7 +328,7 @@ class Circuits:
             return []
         if len(self._by_conn) >= CIRCUITS_MAX:
             return self._give_turn(now_ms)
-        self._retry_ms = {each: due for each, due in self._retry_ms.items() if due > now_ms}
+        self._expire_tries(now_ms)
         self._retry_ms[peer] = now_ms + RETRY_MS
         if route[0] > peer:
             return [SendMessage(first.conn, CircuitFrame(FrameKind.ASK, 0, route, 1).encode(), PRIORITY)]

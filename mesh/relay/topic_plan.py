@@ -9,7 +9,11 @@ a star.
 A member that holds batches of a topic that it does not want, its own writes, hands them on: it opens circuits to the nearest
 members that want the topic.
 
-Invariant: the plan follows from link-states and interests alone, so all members of a group compute the same circuit.
+A base has a limited number of circuits, and is the nearest member of every group that has no link with it. So a member with which
+no circuit came about is avoided for a while, and another member of the topic takes its place.
+
+Invariant: the plan follows from link-states and interests alone, so all members of a group compute the same circuit, until it
+does not come about; then the member that tried opens another one.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX
 from mycomesh.mesh.relay.circuit_plan import CircuitPlan, MeshGraph, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from mycomesh.mesh.config import Topic
     from mycomesh.mesh.events import Wishes
@@ -34,10 +38,18 @@ __all__ = ["TopicPlan"]
 class TopicPlan:
     """The circuits of one node for topics. `is_relay` returns whether a node is a relay, or None if it is not a member."""
 
-    __slots__ = ("_graph", "_interests", "_is_relay", "_keepers", "_wishes")
+    __slots__ = ("_avoided", "_graph", "_interests", "_is_relay", "_keepers", "_wishes")
 
-    def __init__(self, graph: MeshGraph, interests: Interests, is_relay: Callable[[bytes], bool | None]) -> None:
+    def __init__(
+        self,
+        graph: MeshGraph,
+        interests: Interests,
+        is_relay: Callable[[bytes], bool | None],
+        avoided: Collection[bytes] = (),
+    ) -> None:
+        """Plan for one node; with the members `avoided` no circuit has come about a while ago."""
         self._graph = graph
+        self._avoided = frozenset(avoided)
         self._interests = interests
         self._is_relay = is_relay
         # Of the members that have stated something; a version that knows no topics opens no such circuits.
@@ -53,13 +65,17 @@ class TopicPlan:
         routes: dict[bytes, Route] = {}
         for keepers in self._keepers:
             group = CircuitPlan(self._graph, self._roles(keepers)).group(self._graph.own)
-            found = self._nearest(group, keepers, 1) if len(group) < len(keepers) else []
-            routes |= {route[-1]: route for route in found if route[0] == self._graph.own}
+            others = keepers.difference(group)
+            found = self._nearest(group, keepers, others, 1) if others else []
+            found = [route for route in found if route[0] == self._graph.own]
+            if any(route[-1] in self._avoided for route in found):  # nobody else of the group knows
+                found = self._nearest((self._graph.own,), keepers, others - self._avoided, 1) or found
+            routes |= {route[-1]: route for route in found}
         for topic in self._interests.held:
             wanting = self._wanting(topic)
             others = wanting.difference(self._graph.links)
             missing = min(self._interests.copies, len(wanting)) - (len(wanting) - len(others))
-            found = self._nearest((self._graph.own,), others, missing) if missing > 0 else []
+            found = self._nearest((self._graph.own,), others, others, missing) if missing > 0 else []
             routes |= {route[-1]: route for route in found}
         return list(routes.values())
 
@@ -88,25 +104,26 @@ class TopicPlan:
 
     # ---- the search
 
-    def _nearest(self, group: Iterable[bytes], keepers: frozenset[bytes], count: int) -> list[Route]:
-        """Return routes from a group to the `count` nearest of the other keepers, through nodes that pass frames on alone."""
+    def _nearest(
+        self, starts: Iterable[bytes], keepers: frozenset[bytes], ends: frozenset[bytes], count: int
+    ) -> list[Route]:
+        """Return routes from any of some keepers to the `count` nearest of others, through nodes that pass frames on alone."""
         role = self._roles(keepers)
-        inside = dict.fromkeys(group)
         seen: dict[bytes, None] = {}
         found: dict[bytes, Route] = {}
-        front: list[Route] = [(node_id,) for node_id in sorted(inside)]
+        front: list[Route] = [(node_id,) for node_id in sorted(starts)]
         for _ in range(RELAYS_MAX + 1):
-            ends: list[Route] = []
+            reached: list[Route] = []
             following: list[Route] = []
             for route in front:
                 for each in self._graph.carriers(route[-1]):
                     kind = role(each)
-                    if kind is False and each not in inside and each not in found and len(route) > 1:
-                        ends.append((*route, each))
+                    if kind is False and each in ends and each not in found and len(route) > 1:
+                        reached.append((*route, each))
                     elif kind and each not in seen:
                         seen[each] = None
                         following.append((*route, each))
-            for route in sorted(ends, key=_tie):
+            for route in sorted(reached, key=_tie):
                 found.setdefault(route[-1], route)
             if len(found) >= count:
                 break

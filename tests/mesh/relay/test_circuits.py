@@ -381,6 +381,27 @@ def test_circuits_that_others_open_are_bounded():
     assert len(target._by_conn) <= 1 + 1, "none of them finished a handshake"
 
 
+def test_members_join_without_a_base_that_is_full(monkeypatch):
+    """One and two are linked with left and right, these with each other and the base."""
+    star = Line("mmmmm", [(0, 2), (1, 3), (2, 3), (2, 4), (3, 4)])
+    star.run()
+    on_frame, base = Circuits._on_frame, star.nodes[4].core
+
+    def refuse(self, link, frame, todo, now_ms):
+        if self is not base:
+            on_frame(self, link, frame, todo, now_ms)
+        elif frame.kind is FrameKind.OPEN:
+            todo.append(SendMessage(link, frame.refusal().encode(), 1))
+
+    monkeypatch.setattr(Circuits, "_on_frame", refuse)
+    monkeypatch.setattr(
+        base.__class__, "_begin", lambda self, *args, begin=Circuits._begin: [] if self is base else begin(self, *args)
+    )
+    state(star, [keeps("1"), keeps("1"), keeps("2"), keeps("3"), {}])
+    star.run(20_000)
+    assert (0, 1) in star.circuits()
+
+
 def test_beyond_the_limit_circuits_take_turns(monkeypatch):
     members = (0, 2, 3, 4)
     star = Line("mrmmm", [(1, at) for at in members])

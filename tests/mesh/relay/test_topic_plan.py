@@ -45,7 +45,7 @@ class Mesh:
             for state in states(*self.edges, *self.circuits)
         ]
 
-    def plan(self, own):
+    def plan(self, own, avoided=()):
         interests = Interests(of_everything, NoWays())
         others = {
             node_id[:8]: wishes for node_id, wishes in self.wishes.items() if node_id != own and wishes is not None
@@ -53,7 +53,7 @@ class Mesh:
         interests.state(StateInterests(self.wishes[own], others, self.held.get(own, ()), 2))
         circuits = [node for pair in self.circuits if own in pair for node in pair if node != own]
         return TopicPlan(
-            MeshGraph(own, self.near(own), self.told(), circuits), interests, lambda node: node in self.relays
+            MeshGraph(own, self.near(own), self.told(), circuits), interests, lambda node: node in self.relays, avoided
         )
 
     def chosen(self):
@@ -103,6 +103,20 @@ def test_a_chain_joins_the_ends_that_want_the_same():
     assert mesh.settle() == [(one, base)]
     assert mesh.plan(one).needs(base)
     assert not mesh.plan(one).needs(two)
+
+
+def test_member_that_refuses_circuits_gives_way_to_next():
+    one, two, far, left, right, base = map(member, range(6))
+    edges = [(one, left), (left, base), (base, right), (right, two), (left, right), (right, far)]
+    wishes = {one: keeps("1"), two: keeps("1"), far: keeps("1"), left: keeps("2"), right: keeps("3"), base: {}}
+    mesh = Mesh(edges, wishes)
+    assert mesh.plan(one).routes_to_open() == [(one, left, base)]
+    (route,) = mesh.plan(one, {base}).routes_to_open()
+    assert route[:-1] == (one, left, right)
+    assert route[-1] in (two, far)
+    (other,) = mesh.plan(one, {base, route[-1]}).routes_to_open()
+    assert {route[-1], other[-1]} == {two, far}
+    assert mesh.plan(one, {base, two, far}).routes_to_open() == [(one, left, base)], "all refuse: the nearest again"
 
 
 def test_a_full_mesh_opens_nothing():
