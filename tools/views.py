@@ -121,9 +121,10 @@ def show_budget(budget: BudgetView) -> None:
         *([] if budget.bytes_day is None else [f"{byte_count(budget.bytes_day)} in 24 h"]),
     ]
     waits = f", {budget.waiting} of them waiting" if budget.waiting else ""
+    own = f" (for its own budget: {', '.join(budget.tables)})" if budget.tables else ""
     print(
-        f"metered links: {budget.links}{waits}; {byte_count(budget.spent_bytes)} in the last 24 h; limits:"
-        f" {', '.join(limits)}"
+        f"metered links: {budget.links}{waits}{own}; {byte_count(budget.spent_bytes)} in the last 24 h; limits:"
+        f" {', '.join(limits) or 'those of single tables'}"
     )
 
 

@@ -181,7 +181,8 @@ class Daemon:
             self._on_notice, self._on_failure, self._on_membership, self._on_commit, self._mailboxes
         )
         counts = self._home.state / "metered"
-        metered = MeteredBytes.load(counts) if self._config.link is not None else ()
+        has_budget = self._config.link_budget is not None
+        metered = MeteredBytes.load(counts) if has_budget else ()
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks, metered)
         metered_bytes = MeteredBytes(counts, node.metered_hours)
         await node.start(known)
@@ -197,7 +198,7 @@ class Daemon:
             if self._config.children:
                 self._start_children()
             self._start_gateway(node)
-            if self._config.link is not None:
+            if has_budget:
                 metered_bytes.start(self._home_watch.store)
             await self._ending.requested
         finally:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MeteredBytes", "amount", "parse_budget"]
 
-SAVE_S = 60.0  # a kill loses the count of this long
+SAVE_S = 60.0  # a kill loses the count of this long, or of what is less:
+SAVE_BYTES = 100_000
+LOOK_S = 2.0  # between two looks at whether so much has gone
 BUDGET_BYTES_MAX = 10**15
 INTERFACES_MAX = 64
 _UNITS = {"b": 1, "kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
@@ -73,7 +75,7 @@ def amount(where: str, key: str, text: Any, suffix: str) -> int:
 
 
 class MeteredBytes:
-    """The count of metered bytes in a file of the home: written once a minute while links carry some, and at the end."""
+    """The count of metered bytes in a file of the home: written after each `SAVE_BYTES`, each minute, and at the end."""
 
     def __init__(self, path: Path, hours: Callable[[], tuple[tuple[int, int], ...]]) -> None:
         """Keep what `hours` returns in the file at `path`."""
@@ -96,9 +98,13 @@ class MeteredBytes:
         self._task = asyncio.get_running_loop().create_task(self._save_often(store))
 
     async def _save_often(self, store: Callable[[Callable[[], None]], None]) -> None:
+        looks = round(SAVE_S / LOOK_S)
         try:
             while True:
-                await asyncio.sleep(SAVE_S)
+                for _ in range(looks):
+                    await asyncio.sleep(LOOK_S)
+                    if _total(self._hours()) >= _total(self._saved) + SAVE_BYTES:
+                        break
                 store(self.save)
         finally:
             store(self.save)
@@ -115,3 +121,7 @@ class MeteredBytes:
         if hours != self._saved:
             write_private(self._path, json.dumps(hours).encode())
             self._saved = hours
+
+
+def _total(hours: tuple[tuple[int, int], ...]) -> int:
+    return sum(size for _, size in hours)

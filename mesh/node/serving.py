@@ -228,7 +228,7 @@ class ServingNode:
             free_bytes(self._file),
             account_views(status, peers),
             await self.cursors(),
-            budget_view(self._mesh.links, wall_ms),
+            budget_view(self._mesh.links, links, wall_ms),
             areas,
             traffic_views(self._mesh.links),
         )

@@ -156,14 +156,19 @@ def area_states(areas: Iterable[AreaStatus]) -> tuple[AreaState, ...]:
     )
 
 
-def budget_view(links: LinkTable, wall_ms: int) -> BudgetView | None:
+def budget_view(links: LinkTable, statuses: Iterable[LinkStatus], wall_ms: int) -> BudgetView | None:
     """Return the budget of metered links and what they have carried; None without a budget."""
     if links.budget is None:
         return None
     metered = links.metered()
-    waiting = sum(link.paced_ms is not None and link.session.outbox.queued > 0 for link in metered)
+    tables_of = {status.peer: status.waiting for status in statuses if status.waiting}
+    waiting = sum(
+        (link.paced_ms is not None and link.session.outbox.queued > 0) or link.peer_info().node_id in tables_of
+        for link in metered
+    )
     spent = links.day.total(wall_ms)
-    return BudgetView(len(metered), waiting, links.budget.bytes_s, links.budget.bytes_day, spent)
+    tables = tuple(sorted({name for names in tables_of.values() for name in names}))
+    return BudgetView(len(metered), waiting, links.budget.bytes_s, links.budget.bytes_day, spent, tables)
 
 
 def traffic_views(links: LinkTable) -> tuple[TrafficView, ...]:

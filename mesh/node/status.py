@@ -281,7 +281,7 @@ class TroubleView:
 class BudgetView:
     """The budget of metered links: bytes a second of each, bytes in 24 hours of all, and how many went; None for no limit.
 
-    `waiting` counts the links on which something waits for the budget.
+    `waiting` counts the links on which something waits for a budget, `tables` are those that wait for their own.
     """
 
     links: int
@@ -289,6 +289,7 @@ class BudgetView:
     bytes_s: int | None
     bytes_day: int | None
     spent_bytes: int
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,12 +359,16 @@ def from_json(value: dict[str, Any]) -> Status:
             "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "children": tuple(ChildView(**_known(ChildView, each)) for each in value.get("children", ())),
             "mailboxes": tuple(_mailbox(each) for each in value.get("mailboxes", ())),
-            "metered": None if value.get("metered") is None else BudgetView(**_known(BudgetView, value["metered"])),
+            "metered": None if value.get("metered") is None else _budget(value["metered"]),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})
     except (KeyError, TypeError) as error:
         raise NodeError(f"the node's status lacks a field that this command shows ({error}); {REMEDY}") from error
+
+
+def _budget(value: dict[str, Any]) -> BudgetView:
+    return BudgetView(**{**_known(BudgetView, value), "tables": tuple(value.get("tables", ()))})
 
 
 def _scrub(value: dict[str, Any]) -> ScrubView:

@@ -86,6 +86,7 @@ class Link:
         now_ms: int,
         *,
         streaming: bool,
+        waiting: Collection[str] = (),
         cut: Collection[str] = (),
     ) -> LinkStatus:
         """Return the link for the operator.
@@ -98,6 +99,7 @@ class Link:
             progress: that of the round from the peer, None without one.
             now_ms: monotonic.
             streaming: whether a stream to the peer is under way.
+            waiting: the tables of it that wait for their budget.
             cut: tables without a unit of their name.
         """
         shared = {name: digest for name, digest in mine.items() if split_unit(name) is None or admitted(name)}
@@ -124,4 +126,5 @@ class Link:
             progress,
             None if self.compared_at is None else now_ms - self.compared_at,
             tuple(sorted(since.items())),
+            tuple(dict.fromkeys(shown(table_of(name)) for name in waiting)),
         )

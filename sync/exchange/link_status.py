@@ -32,6 +32,7 @@ class LinkStatus:
     behind: the tables that were not equal.
     rows_sent, rows_received: changes that rounds have carried.
     streaming: whether a catch-up stream to the peer is under way.
+    waiting: the tables of which rows for the peer wait for their budget.
     fetching, progress: whether a round from the peer is under way, and its progress.
     compared_ms_ago: milliseconds since the last comparison; None before the first.
     equal_ms: for each equal table, how many milliseconds it has been equal.
@@ -47,3 +48,4 @@ class LinkStatus:
     progress: Progress | None = None
     compared_ms_ago: int | None = None
     equal_ms: tuple[tuple[str, int], ...] = ()
+    waiting: tuple[str, ...] = ()

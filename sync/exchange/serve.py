@@ -42,6 +42,7 @@ class _Link:
     metered: bool = False
     hold_ms: int = 0  # when a budget has room for what the stream waits for
     starved_ms: int | None = None  # since when nothing but tables without room is left
+    starved: tuple[str, ...] = ()  # the tables without room, at the last look
     delivered: dict[str, Vector] = field(default_factory=dict)  # vectors of the streams that this peer received whole
     rows: int = 0
 
@@ -71,6 +72,10 @@ class CatchUpServer:
     def is_streaming(self, number: int) -> bool:
         """Return True while a stream on a link has not ended."""
         return self._links[number].stream is not None
+
+    def waiting(self, number: int, now_ms: int) -> list[str]:
+        """Return the tables whose rows wait for their budget on a link."""
+        return [name for name in self._links[number].starved if self._budgets.room(number, name, now_ms) == 0]
 
     @property
     def ready(self) -> bool:
@@ -147,6 +152,7 @@ class CatchUpServer:
     def _send_next(self, number: int, link: _Link, stream: CatchUpStream, turn: Turn) -> None:
         chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.size))
         turn.publish(chunk.published)
+        link.starved = chunk.starved
         if chunk.bundle is None and chunk.starved:
             link.starved_ms = turn.now_ms if link.starved_ms is None else link.starved_ms
             link.hold_ms = min(self._budgets.next_ms(number, name, turn.now_ms) for name in chunk.starved)

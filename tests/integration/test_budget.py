@@ -71,6 +71,11 @@ def test_a_table_keeps_its_budget_beside_others(machines):
     drone.sql("INSERT INTO missions VALUES(1, 'go')")
     ground.shows("SELECT x FROM missions", "go\n")
     assert ground.sql("SELECT count(*) FROM telemetry") != f"{ROWS}\n", "the other table does not wait"
+    eventually(lambda: "for its own budget: telemetry" in drone.done("status"), lambda: drone.done("status"))
     ground.shows("SELECT count(*) FROM telemetry", f"{ROWS}\n")
     spent, elapsed_s = metered(drone)["spent_bytes"] - before, time.monotonic() - started
     assert 100 * ROWS < spent <= RATE * (elapsed_s + 1) + 100_000
+    assert "limits: those of single tables" in drone.done("status")
+    drone.terminate()
+    drone.up("--port", "0")
+    eventually(lambda: metered(drone).get("spent_bytes", 0) >= spent, lambda: f"the day is known: {metered(drone)}")

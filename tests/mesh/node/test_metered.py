@@ -8,9 +8,10 @@ import re
 import pytest
 
 from mycomesh.mesh.link_budget import BUDGET_BYTES_DAY_MIN, BUDGET_BYTES_S_MIN, Budget
+from mycomesh.mesh.node import metered as module
 from mycomesh.mesh.node.config import load
 from mycomesh.mesh.node.errors import ConfigError
-from mycomesh.mesh.node.metered import BUDGET_BYTES_MAX, INTERFACES_MAX, MeteredBytes, parse_budget
+from mycomesh.mesh.node.metered import BUDGET_BYTES_MAX, INTERFACES_MAX, SAVE_BYTES, MeteredBytes, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,28 @@ def test_the_count_outlives_a_restart(tmp_path):
     assert MeteredBytes.load(path) == ()
     path.unlink()
     assert MeteredBytes.load(path) == ()
+
+
+def test_a_kill_loses_no_more_than_a_stated_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_S", 0.001)
+    path, carried = tmp_path / "metered", [0]
+
+    async def life():
+        metered, saved = MeteredBytes(path, lambda: ((490_000, carried[0]),)), asyncio.Event()
+
+        def write(save):
+            save()
+            saved.set()
+
+        metered.start(write)
+        for carried[0] in (SAVE_BYTES, SAVE_BYTES + 1, 2 * SAVE_BYTES):
+            saved.clear()
+            if carried[0] % SAVE_BYTES:
+                await asyncio.sleep(0.05)
+                assert not saved.is_set(), "a byte is not worth a write"
+            else:
+                await asyncio.wait_for(saved.wait(), 10)
+                assert MeteredBytes.load(path) == ((490_000, carried[0]),)
+        await metered.close()
+
+    asyncio.run(life())

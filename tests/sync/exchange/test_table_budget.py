@@ -213,7 +213,9 @@ def test_chunks_by_score_and_by_clock_alternate_without_repeats(world_of, others
         meter(world, one, two)
     world.run(60_000)
     assert world.equal()
-    bundles = [wire.decode(payload).bundle for _, _, payload in one.sent if isinstance(wire.decode(payload), wire.Chunk)]
+    bundles = [
+        wire.decode(payload).bundle for _, _, payload in one.sent if isinstance(wire.decode(payload), wire.Chunk)
+    ]
     sections = [each for bundle in bundles for each in Bundle.decode(bundle).sections if each.table == "telemetry"]
     assert sum(len(group.hlcs) for section in sections for group in section.groups) == 600
     by_clock = [bool(section.ranges) for section in sections[:40]]
