@@ -118,7 +118,7 @@ class Replica:
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
         self.purges = Purges(store, catalog.registry, site, self.outbox)
         self.retention = Retention(store, catalog, site, self.outbox)
-        self.releases = Releases(store, catalog.registry, site, self.outbox)
+        self.releases = Releases(store, catalog.registry, site, self.outbox, self.holds)
         self.drop_guard = DropGuard(catalog.registry, site.unseen_after)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
@@ -253,6 +253,11 @@ class Replica:
         if table is not None and table.areas is not None and table.areas.moved is not None:
             known = known and "\0" in name and not table.areas.idle  # the whole table is no unit any more
         return known and self.registry.keeps(name) and self.rights.may_read(self.rights.own, name)
+
+    def holds(self, name: str) -> bool:
+        """Return True if this node keeps what it has of a unit: it wants that, and has not lost all rights to it."""
+        rights = self.rights
+        return self.registry.keeps(name) and (rights.may_read(rights.own, name) or rights.may_write(rights.own, name))
 
     def wants(self, node: bytes, name: str) -> bool:
         """Return True if a member, by its node id, is to get the changes of a unit: it may read it, and may keep it.

@@ -70,13 +70,13 @@ class Acknowledgements:
         """Tell a peer how far this replica covers a site from a clock on, in the units that it keeps and the peer may read.
 
         A file writes each area under a site that follows from its own. A peer asks about such a site itself if it relies on
-        this file to hold what it covers (`area_release`).
+        this file to hold what it covers (`area_release`), also if it has lost the right to read the area: else its rows stay.
         """
         peer, registry = self._links[number], self._replica.registry
         tops = [
             (unit.name, max(_held_upto(unit, site, after), unit.vector.upto(unit.own_site(site), after)))
             for unit in registry.units()
-            if self._replica.rights.may_read(peer, unit.name) and registry.keeps(unit.name)
+            if registry.keeps(unit.name) and (unit.area is not None or self._replica.rights.may_read(peer, unit.name))
         ]
         turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top), after))
 

@@ -97,7 +97,7 @@ class AreaAudit:
         require(asked.after < reply.reached <= asked.upto, "replies to another audit request")
         link.asked = None
         unit = self._replica.registry.unit(reply.table)
-        if unit is None or self._replica.registry.keeps(reply.table):
+        if unit is None or self._replica.holds(reply.table):
             return True
         found: list[Row] = []
         turn.publish(self._replica.outbox.read_drained(turn.wall_ms, lambda: found.extend(_in_part(unit, reply))))

@@ -49,17 +49,21 @@ class AreaRelease:
         self._links: dict[int, _Link] = {}
         self._others: tuple[bytes, ...] | None = None  # other members; None before the mesh has named them
         self._said: dict[str, dict[bytes, Vector]] = {}  # unit -> member that keeps it -> what it covers of the unit
-        self._interest = replica.registry.interest
+        self._kept_by = self._state()
         self._rotation = 0
         self._ask_at = 0
         self.held: tuple[
             tuple[str, str], ...
         ] = ()  # (table, area) that this node holds and does not keep, at the last look
-        self._step_at: int | None = None if self._interest is None else 0
+        self._step_at: int | None = None if replica.registry.interest is None else 0
 
     def next_deadline(self) -> int | None:
         """Return when `on_timer` is due: at once if this node has begun to keep other areas."""
-        return self._step_at if self._interest is self._replica.registry.interest else 0
+        return self._step_at if self._kept_by == self._state() else 0
+
+    def _state(self) -> tuple[object, object]:
+        """Return by what this node keeps areas or not: its interest, and its rights."""
+        return self._replica.registry.interest, self._replica.rights.own_grants
 
     def wake(self, now_ms: int) -> None:
         """Look soon whether some area is to be released; without a table that is cut, nothing is ever due."""
@@ -121,8 +125,8 @@ class AreaRelease:
         if due is None or turn.now_ms < due:
             return
         self._step_at = turn.now_ms + self._config.busy_ms  # after an error of the file
-        if self._interest is not self._replica.registry.interest:
-            self._interest = self._replica.registry.interest
+        if self._kept_by != self._state():
+            self._kept_by = self._state()
             self._said.clear()  # what was said before this node ceased to keep an area does not count
             self._audit.forget()
         held = list(self._replica.releases.held())

@@ -71,7 +71,7 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.parts import PART_TABLES_MAX
-from mycomesh.sync.wire.units import summary_table, table_of
+from mycomesh.sync.wire.units import split_unit, summary_table, table_of
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
@@ -243,9 +243,13 @@ class Exchange:
             mine |= dict.fromkeys(unequal, UNEQUAL)
             rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
-            streaming = self._server.is_streaming(number)
+            streaming, waiting = self._server.is_streaming(number), self._server.waiting(number, now_ms)
             admitted = partial(self._replica.shares, link.peer)
-            result.append(link.status(mine, shown, admitted, rows, progress, now_ms, streaming=streaming, cut=cut))
+            result.append(
+                link.status(
+                    mine, shown, admitted, rows, progress, now_ms, streaming=streaming, waiting=waiting, cut=cut
+                )
+            )
         return tuple(result)
 
     def areas(self, members: Collection[bytes], now_ms: int = 0) -> tuple[AreaStatus, ...]:
@@ -447,7 +451,7 @@ class Exchange:
     def _on_audit_request(self, number: int, request: wire.AuditRequest, turn: Turn) -> None:
         if not self._links[number].requests.take(turn.now_ms):
             turn.drop(number, "requests audits too often")
-        elif self._replica.rights.may_read(self._links[number].peer, request.table):
+        elif split_unit(request.table) or self._replica.rights.may_read(self._links[number].peer, request.table):
             tombstone_audit.serve(self._replica, number, request, turn)
 
     def _on_met(self, peer: bytes, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
@@ -515,10 +519,15 @@ class Exchange:
         turn.send(number, message, urgent=urgent, deferrable=repeats and not message.answer)
 
     def _digests_for(self, number: int, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
-        """Return the digests of the tables that the peer of a link may read, and of areas as far as it keeps them."""
+        """Return the digests of the tables that the peer of a link may read, and of areas as far as it keeps them.
+
+        A table to which this node has no right any more is left out: its peers would differ for ever.
+        """
         peer, rights = self._links[number].peer, self._replica.rights
         pairs = self._replica.table_pairs(remember=remember)
         read = {name: pair for name, pair in pairs.items() if rights.may_read(peer, name)}
+        if rights.is_limited(rights.own):
+            read = {name: pair for name, pair in read.items() if self._replica.holds(name)}
         return read | self._areas.outline(number) if self._replica.registry.policies.areas else read
 
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:

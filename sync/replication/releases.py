@@ -1,15 +1,15 @@
 """Releases areas that this node does not keep, once enough members that keep them cover what it holds of them.
 
-An area is held that the node does not keep if it has written there, or has kept it before. A release gives up the coverage first
-and the entries after that, some in each transaction, so it goes on after a crash where it was. How far this site had published
-stays on record: its next batch must not claim what it holds no longer.
+An area is held that the node does not keep if it has written there, has kept it before, or had the right to it. A release gives
+up the coverage first and the entries after that, some in each transaction, so it goes on after a crash where it was. How far
+this site had published stays on record: its next batch must not claim what it holds no longer.
 
 Invariant: entries that this file covers go only together with the coverage of the area (tests/stories/test_areas.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
@@ -39,7 +39,11 @@ class ReleaseStep:
 class Releases:
     """The releases of one file."""
 
-    def __init__(self, store: Store, registry: Registry, site: Site, outbox: Outbox) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, site: Site, outbox: Outbox, keeps: Callable[[str], bool]
+    ) -> None:
+        """Take what returns whether this node keeps what it has of a unit, by name."""
+        self._keeps = keeps
         self._store = store
         self._registry = registry
         self._site = site
@@ -48,7 +52,7 @@ class Releases:
     def held(self) -> Iterator[Unit]:
         """Yield the areas that this node holds and does not keep, by name."""
         for unit in self._registry.areas():
-            if not self._registry.keeps(unit.name) and (unit.has_entries or unit.vector.count):
+            if not self._keeps(unit.name) and (unit.has_entries or unit.vector.count):
                 yield unit
 
     def give_up(self, unit: Unit, covered: Vector, wall_ms: int) -> list[bytes] | None:
@@ -69,7 +73,7 @@ class Releases:
         assert unit.area is not None
         numbers = areas.numbers(unit.area)
         ranges = {site: coverage.staged.ranges(site) for site in map(self._store.site, numbers)}
-        if self._registry.keeps(unit.name) or Vector(ranges).missing_from(covered):
+        if self._keeps(unit.name) or Vector(ranges).missing_from(covered):
             return False  # a program has written to it meanwhile
         areas.keep_top(unit.own_site(self._site.id))
         for site in ranges:
@@ -94,7 +98,7 @@ class Releases:
         return step
 
     def _drop(self, unit: Unit, step: ReleaseStep) -> None:
-        if self._registry.keeps(unit.name):
+        if self._keeps(unit.name):
             return
         covered = unit.table.coverage.staged
         found = unit.scan(-1, 0, RELEASED_MAX)

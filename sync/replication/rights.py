@@ -27,6 +27,11 @@ class Rights:
         self.own = own
         self._grants = dict(grants)
 
+    @property
+    def own_grants(self) -> tuple[tuple[str, str], ...] | None:
+        """The grants of this node; None if it has all rights."""
+        return self._grants.get(self.own)
+
     def may_write(self, node: bytes, name: str) -> bool:
         """Return True if other nodes accept changes of a table, or of a unit by its name on the wire, from that node."""
         grants = self._grants.get(node)

@@ -307,6 +307,36 @@ def test_an_area_leaves_free_space_of_its_own(fleet_of, monkeypatch):
     fleet.check_shared()
 
 
+@pytest.mark.parametrize("kept", [None, ("2",)], ids=["kept all", "had stopped to keep it"])
+def test_rows_of_an_area_whose_right_is_lost_go(fleet_of, kept):
+    fleet = fleet_of([None, None, kept and ("1", "2")])
+    member = fleet.nodes[2]
+    fleet.write(fleet.nodes[0], "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)")
+    fleet.write(member, "INSERT INTO t VALUES(1, 'own', 0)")
+    fleet.run(20_000)
+    assert [uid for _, uid, _ in fleet.rows(2)] == ["a", "own", "b"]
+    member.sql("INSERT INTO t VALUES(1, 'refused', 0)")  # before it knows, so nobody takes it
+    grants = ((member.peer.node_id, (("t[2]", "r"), ("mycomesh_schema", "r"))),)
+    for node in fleet.nodes:
+        node.peer.replica.set_rights(Rights(node.peer.node_id, grants))
+    if kept:
+        fleet.keep(2, kept)
+    fleet.do(member, CommitSeen())
+    fleet.run(60_000)
+    assert [uid for _, uid, _ in fleet.rows(2, 1)] == ["a", "own", "refused"], "others do not have all of it"
+    member.sql("DELETE FROM t WHERE uid = 'refused'")
+    for node in fleet.nodes:
+        node.peer.replica.set_rights(Rights(node.peer.node_id))
+    fleet.do(member, CommitSeen())
+    fleet.run(5_000)
+    for node in fleet.nodes:
+        node.peer.replica.set_rights(Rights(node.peer.node_id, grants))
+    fleet.write(fleet.nodes[0], "UPDATE t SET n = 1")
+    fleet.run(120_000)
+    assert fleet.rows(2) == [(2, "b", 1)]
+    assert [uid for _, uid, _ in fleet.rows(0)] == [uid for _, uid, _ in fleet.rows(1)] == ["a", "own", "b"]
+
+
 def test_liars_count_only_where_they_may_write(fleet_of):
     fleet = fleet_of([None, None, None, ("3",)])
     writer, liars = fleet.nodes[3], fleet.nodes[1:3]

@@ -141,3 +141,21 @@ def test_a_node_without_read_rights_learns_nothing(world_of):
     assert not [each for each in answers if isinstance(each, wire.Chunk)]
     told = [each for _, _, payload in one.sent if isinstance(each := wire.decode(payload), wire.Digests)]
     assert all("logs" not in [table for table, *_ in each.tables] for each in told)
+
+
+@pytest.mark.parametrize("grants", [(("alerts*", "rw"), ("mycomesh_schema", "rw")), (("logs", "-"), ("*", "rw"))])
+def test_table_without_any_right_makes_nobody_unequal(world_of, grants):
+    world = world_of(2, {})
+    one, other = world.nodes
+    world.link(one, other)
+    world.write(one, "INSERT INTO logs VALUES(1, 'old')")
+    world.run(30_000)
+    assert rows(other, "logs") == ["old"]
+    for node in world.nodes:
+        world.do(node, RightsKnown(node.peer.node_id, ((other.peer.node_id, grants),)))
+    world.write(one, "INSERT INTO logs VALUES(2, 'secret'); INSERT INTO alerts VALUES(1, 'for all')")
+    world.run(60_000)
+    assert (rows(other, "logs"), rows(other, "alerts")) == (["old"], ["for all"])
+    for node in world.nodes:
+        (link,) = node.exchange.links(world.now)
+        assert (link.equal, link.behind) == (True, ())
