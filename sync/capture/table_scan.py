@@ -31,9 +31,9 @@ from mycomesh.sync.storage.pending_log import (
     LOOK_AGAIN,
     OP_EVICT,
     OP_INSERT,
-    WORD_BITS,
     key_names,
     look_statement,
+    mask_words,
     pending_name,
     word_names,
 )
@@ -199,10 +199,7 @@ def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: Backfill
     if not names:
         return ScanCursor(_ENTRIES)
     db, spec = table.store.db, table.spec
-    words: dict[int, int] = {}
-    for name in written:
-        word, bit = divmod(table.columns.bits[name], WORD_BITS)
-        words[word] = words.get(word, 0) | 1 << bit
+    words = mask_words(table.columns.bits, written)
     low, high = names[0], names[-1]
     # If the change log knows a row of this range, rows are compared: an insert would stamp a known row again.
     known = isinstance(low, int) and spec.kind is not KeyKind.KEYED and table.log.any_row_between(low, high)

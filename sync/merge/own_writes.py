@@ -5,21 +5,28 @@ Triggers do not fire for the node's own connection, so each of these logs its ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
+from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement, mask_words
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["delete_row", "insert_row", "key_cells", "log_row", "update_row"]
 
 
-def log_row(table: Table, row: Row, operation: int = LOOK_AGAIN) -> None:
-    """Log a row of the user's table in the pending log."""
+def log_row(table: Table, row: Row, operation: int = LOOK_AGAIN, written: Iterable[str] = ()) -> None:
+    """Log a row of the user's table in the pending log, as an update of the columns `written` if there are any.
+
+    A look at a row does not find a written column that no entry owns, as a purge leaves them: there is no digest to compare.
+    """
     found = table.rows.condition(row)
     assert found is not None, "the row is in the user's table"
-    table.store.db.execute(look_statement(table.spec, table.table_id, operation, found[0]), found[1])
+    words = mask_words(table.columns.bits, written)
+    what = words.pop(0, operation)
+    table.store.db.execute(look_statement(table.spec, table.table_id, what, found[0], words), found[1])
+    table.pending.unread = True
 
 
 def insert_row(table: Table, row: Row, values: dict[str, Any]) -> Row:
@@ -34,7 +41,7 @@ def insert_row(table: Table, row: Row, values: dict[str, Any]) -> Row:
 def update_row(table: Table, row: Row, values: dict[str, Any]) -> None:
     """Set columns of a row."""
     table.rows.update(row, values)
-    log_row(table, row)
+    log_row(table, row, written=values)
 
 
 def delete_row(table: Table, row: Row) -> None:

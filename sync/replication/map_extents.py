@@ -18,11 +18,11 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.merge.own_writes import update_row
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
-from mycomesh.sync.storage.pending_log import LOOK_AGAIN, look_statement
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["MAP_CONTENTS", "MapExtents", "root_box"]
@@ -53,11 +53,7 @@ class MapExtents:
         with contextlib.suppress(DatabaseBusyError, *REFUSALS), self._store.transaction():  # the next merge tries again
             for (name, _), sides in wider:
                 row = encode_key(contents.spec, (name,))
-                contents.rows.update(row, sides)
-                found = contents.rows.condition(row)
-                assert found is not None, "the row was read a moment ago"
-                self._store.db.execute(look_statement(contents.spec, contents.table_id, LOOK_AGAIN, found[0]), found[1])
-            contents.pending.unread = True
+                update_row(contents, row, sides)
 
     def _layers(self, merged: Collection[str]) -> list[tuple[str, str]]:
         """Return the layers that a merge may concern: (name in gpkg_contents, name of the R-tree)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
@@ -19,6 +19,7 @@ __all__ = [
     "PendingLog",
     "key_names",
     "look_statement",
+    "mask_words",
     "pending_name",
     "word_names",
 ]
@@ -56,6 +57,15 @@ class PendingLog:
 def pending_name(table_id: int) -> str:
     """Return the name of the table's pending log."""
     return f"mycomesh_pending_{table_id}"
+
+
+def mask_words(bits: Mapping[str, int], names: Iterable[str]) -> dict[int, int]:
+    """Return the words of a mask of columns, by number, without those that are 0."""
+    words: dict[int, int] = {}
+    for name in names:
+        word, bit = divmod(bits[name], WORD_BITS)
+        words[word] = words.get(word, 0) | 1 << bit
+    return words
 
 
 def word_names(bits: Mapping[str, int]) -> list[str]:

@@ -131,6 +131,7 @@ def test_two_networks_meet_only_at_a_server(joined, tmp_path):
             lab.popen("hub", server, "-a", "0.0.0.0", "-p", "4222", stderr=subprocess.DEVNULL)
             eventually(lambda: "d2|of bravo" in rows(alpha), "the write came after the server's return")
             assert rows(alpha) == rows(bravo)
+            eventually(lambda: alpha.run("verify").returncode == 0, lambda: alpha.run("verify").stderr)
             found = json.loads(alpha.done("verify", "--json"))
             assert found["converged"]
             assert [each["equal"] for each in found["peers"]] == [True]

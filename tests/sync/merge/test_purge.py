@@ -223,6 +223,33 @@ def test_purged_rows_can_be_restored(world):
     assert rows(one) == rows(two) == [(2, "right", "right", "right"), (3, "good", "good", "good")]
 
 
+@pytest.mark.parametrize(
+    "definition",
+    [KEYED, "CREATE TABLE t(id, a, b, c)", f"CREATE TABLE t(id, {', '.join(f'x{n}' for n in range(70))}, a)"],
+)
+def test_purged_cell_that_is_restored_spreads(world, definition):
+    """Nobody owns the cell after the order, so that only the columns that the restore writes tell of it."""
+    one, two, thief = world.nodes
+    link_all(world)
+    world.write(one, definition)
+    world.write(one, "INSERT INTO t(id, a) VALUES(1, 'good')")
+    world.run(PERIOD_MS)
+    since = now(world)
+    world.write(thief, "UPDATE t SET a = 'late'")
+    world.run(PERIOD_MS)
+    order(world, thief, since)
+    settle(world)
+    cell = "SELECT id, a FROM t"
+    assert rows(one, cell) == rows(two, cell) == [(1, None)]
+    which = one.peer.replica.conflicts.latest(1)[0].id
+    for write, value in ((one.peer.replica.conflicts.restore, "late"), (one.peer.replica.conflicts.undo, None)):
+        write(*((which, now(world)) if value else (which,)))
+        world.do(one, CommitSeen())
+        world.run(PERIOD_MS)
+        assert rows(one, cell) == rows(two, cell) == [(1, value)]
+        assert one.peer.digests() == two.peer.digests()
+
+
 @pytest.mark.slow
 def test_keyless_rows_and_counts(world):
     one, two, thief = world.nodes
