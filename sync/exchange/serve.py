@@ -43,6 +43,7 @@ class _Link:
     hold_ms: int = 0  # when a budget has room for what the stream waits for
     starved_ms: int | None = None  # since when nothing but tables without room is left
     starved: tuple[str, ...] = ()  # the tables without room, at the last look
+    paced: int = 0  # how many chunks had gone on all links when the last one of a table with a budget went here
     delivered: dict[str, Vector] = field(default_factory=dict)  # vectors of the streams that this peer received whole
     rows: int = 0
 
@@ -55,6 +56,7 @@ class CatchUpServer:
         self._budgets = TableBudgets(replica.priority.settings)
         self._links: dict[int, _Link] = {}
         self._now_ms = 0
+        self._paced = 0  # chunks of tables with budgets, on all links
 
     def on_link_opened(self, number: int, window: SendWindow, *, metered: bool = False) -> None:
         """Register a link, whose `window` limits the bytes under way; on a `metered` one tables have budgets."""
@@ -137,7 +139,8 @@ class CatchUpServer:
         """
         refusal: DatabaseError | None = None
         self._now_ms = turn.now_ms
-        for number, link in sorted(self._links.items()):
+        # All links share the bytes of a table's day: the link that has had none for longest comes first.
+        for number, link in sorted(self._links.items(), key=lambda each: (each[1].paced, each[0])):
             for _ in range(STEP_CHUNKS):
                 if link.stream is None or not self._may_send(link):
                     break
@@ -171,3 +174,5 @@ class CatchUpServer:
         link.window.record_sent(size, turn.now_ms)
         if link.metered and len(chunk.tables) == 1:
             self._budgets.spend(number, chunk.tables[0], size, turn.now_ms)
+            self._paced += 1
+            link.paced = self._paced

@@ -202,6 +202,8 @@ def test_old_rows_go_on_both_machines(pair):
     refused = alpha.run("retain", "track", "7d", "BY", "nowhere")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
     alpha.done("retain", "track", "off")
+    listed = [line.split()[1] for line in alpha.done("retain").splitlines() if line.startswith("track ")]
+    assert listed in ([], ["off"]), "until it has ended on this node"
     eventually(lambda: json.loads(bravo.done("retain", "--json")) == {"tables": []}, "the rule has ended")
 
 

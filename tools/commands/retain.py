@@ -18,6 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _OFF = "off"
+_AGE_MS_ENDED = 36_600 * _UNITS_MS["d"]  # 100 years; a rule of so long has ended, and is shown for what had gone by it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +99,7 @@ def _age_ms(text: str) -> int:
         return 0
     found = re.fullmatch(r"([1-9][0-9]{0,6})([smhdw])", text)
     age_ms = int(found[1]) * _UNITS_MS[found[2]] if found else 0
-    if not 0 < age_ms <= 36_600 * _UNITS_MS["d"]:
+    if not 0 < age_ms <= _AGE_MS_ENDED:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no age of at most 100 years; write 90s, 30m, 12h, 7d, 8w or {_OFF}"
         )
@@ -116,7 +117,7 @@ def _show(tables: list[dict[str, Any]]) -> None:
     rows = [
         (
             each["table"],
-            _age(each["age_ms"]),
+            _OFF if each["age_ms"] >= _AGE_MS_ENDED else _age(each["age_ms"]),
             each["by"] or "insert",
             _age(each["local_ms"]) if each["local_ms"] else "-",
             each["horizon"] or "-",

@@ -251,3 +251,24 @@ def test_rows_that_wait_for_their_score_are_limited():
     assert len(order._waiting) == WAITING_MAX // 2
     assert order._waiting[0][2] == WAITING_MAX
     assert min(-item[0] for item in order._waiting) > WAITING_MAX // 2 - 1
+
+
+def test_all_links_have_their_share_of_a_day(tmp_path):
+    """The day has room for some 60 chunks in the time of the test, and each of two peers gets half of them."""
+    settings = (TableSetting("telemetry", bytes_day=DAY_MS * 600 // 1_000),)
+    peers = [Peer(tmp_path / f"{number}.db", number, config=ReplicaConfig(tables=settings)) for number in range(3)]
+    world = World(peers)
+    try:
+        world.publishing = False
+        one, two, three = world.nodes
+        world.write(one, SCHEMA)
+        for other in (two, three):
+            meter(world, one, other)
+        world.run(5_000)
+        world.write(one, FILL, 2_000)
+        world.run(150_000)
+        counts = [node.sql("SELECT count(*) FROM telemetry")[0][0] for node in (two, three)]
+        assert min(counts) > 100
+        assert max(counts) - min(counts) < 60
+    finally:
+        world.close()
