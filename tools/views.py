@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.node.journal import printable
 from mycomesh.tools.render import byte_count, duration, print_table, say, short_hash, signed_ms
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def show_budget(budget: BudgetView) -> None:
         *([] if budget.bytes_day is None else [f"{byte_count(budget.bytes_day)} in 24 h"]),
     ]
     waits = f", {budget.waiting} of them waiting" if budget.waiting else ""
-    own = f" (for its own budget: {', '.join(budget.tables)})" if budget.tables else ""
+    own = f" (for its own budget: {printable(', '.join(budget.tables))})" if budget.tables else ""
     print(
         f"metered links: {budget.links}{waits}{own}; {byte_count(budget.spent_bytes)} in the last 24 h; limits:"
         f" {', '.join(limits) or 'those of single tables'}"

@@ -181,10 +181,10 @@ class Daemon:
             self._on_notice, self._on_failure, self._on_membership, self._on_commit, self._mailboxes
         )
         counts = self._home.state / "metered"
-        has_budget = self._config.link_budget is not None
-        metered = MeteredBytes.load(counts) if has_budget else ()
+        budget = self._config.link_budget
+        metered = MeteredBytes.load(counts) if budget is not None else ()
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks, metered)
-        metered_bytes = MeteredBytes(counts, node.metered_hours)
+        metered_bytes = MeteredBytes(counts, node.metered_hours, None if budget is None else budget.bytes_day)
         await node.start(known)
         self._node = node
         watchdog = Watchdog(node.check_alive)
@@ -198,7 +198,7 @@ class Daemon:
             if self._config.children:
                 self._start_children()
             self._start_gateway(node)
-            if has_budget:
+            if budget is not None:
                 metered_bytes.start(self._home_watch.store)
             await self._ending.requested
         finally:

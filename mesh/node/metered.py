@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MeteredBytes", "amount", "parse_budget"]
 
-SAVE_S = 60.0  # a kill loses the count of this long, or of what is less:
-SAVE_BYTES = 100_000
+SAVE_S = 60.0  # a kill loses the count of this long, or with a budget of the day of what is less:
+SAVES_A_DAY = 200  # this part of it, which is some writes a day to the card of a drone
 LOOK_S = 2.0  # between two looks at whether so much has gone
 BUDGET_BYTES_MAX = 10**15
 INTERFACES_MAX = 64
@@ -75,10 +75,16 @@ def amount(where: str, key: str, text: Any, suffix: str) -> int:
 
 
 class MeteredBytes:
-    """The count of metered bytes in a file of the home: written after each `SAVE_BYTES`, each minute, and at the end."""
+    """The count of metered bytes in a file of the home: written once a minute while links carry some, and at the end.
 
-    def __init__(self, path: Path, hours: Callable[[], tuple[tuple[int, int], ...]]) -> None:
+    With a budget of the day, it is also written after each part of that.
+    """
+
+    def __init__(
+        self, path: Path, hours: Callable[[], tuple[tuple[int, int], ...]], bytes_day: int | None = None
+    ) -> None:
         """Keep what `hours` returns in the file at `path`."""
+        self._save_bytes = None if bytes_day is None else bytes_day // SAVES_A_DAY
         self._path = path
         self._hours = hours
         self._saved: tuple[tuple[int, int], ...] = ()
@@ -98,16 +104,22 @@ class MeteredBytes:
         self._task = asyncio.get_running_loop().create_task(self._save_often(store))
 
     async def _save_often(self, store: Callable[[Callable[[], None]], None]) -> None:
-        looks = round(SAVE_S / LOOK_S)
         try:
             while True:
-                for _ in range(looks):
-                    await asyncio.sleep(LOOK_S)
-                    if _total(self._hours()) >= _total(self._saved) + SAVE_BYTES:
-                        break
+                await self._wait()
                 store(self.save)
         finally:
             store(self.save)
+
+    async def _wait(self) -> None:
+        """Return when the count is to be saved again."""
+        if self._save_bytes is None:
+            await asyncio.sleep(SAVE_S)
+            return
+        for _ in range(round(SAVE_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            if _total(self._hours()) >= _total(self._saved) + self._save_bytes:
+                return
 
     async def close(self) -> None:
         """Save a last time."""

@@ -10,6 +10,7 @@ from mycomesh.mesh.node.snapshot import mailbox_states
 from mycomesh.mesh.node.status import (
     AccountView,
     AreaView,
+    BudgetView,
     LinkView,
     MailboxView,
     PeerView,
@@ -24,7 +25,7 @@ from mycomesh.mesh.node.status import (
 from mycomesh.tools.cli import main
 from mycomesh.tools.top.model import Live
 from mycomesh.tools.top.screens import SCREENS, View, draw
-from mycomesh.tools.views import show_accounts, show_mailboxes, show_peers
+from mycomesh.tools.views import show_accounts, show_budget, show_mailboxes, show_peers
 
 
 def peer(name, state, seen_ms_ago):
@@ -128,3 +129,13 @@ def test_a_gateway_says_who_may_delete(capsys):
     ]
     (state,) = mailbox_states([denied])
     assert state.note == "this node's clock is 3 days behind; may not remove its old envelopes: access denied"
+
+
+def test_budgets_name_tables_that_wait_without_their_escapes(capsys):
+    show_budget(BudgetView(2, 1, 50_000, None, 7_700, ("tele\x1b[31mmetry", "video")))
+    show_budget(BudgetView(1, 0, None, None, 0))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in first
+    assert "1 of them waiting (for its own budget: tele" in first
+    assert first.endswith("limits: 50.0 kB/s each")
+    assert second.endswith("limits: those of single tables")

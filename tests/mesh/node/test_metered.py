@@ -11,7 +11,9 @@ from mycomesh.mesh.link_budget import BUDGET_BYTES_DAY_MIN, BUDGET_BYTES_S_MIN, 
 from mycomesh.mesh.node import metered as module
 from mycomesh.mesh.node.config import load
 from mycomesh.mesh.node.errors import ConfigError
-from mycomesh.mesh.node.metered import BUDGET_BYTES_MAX, INTERFACES_MAX, SAVE_BYTES, MeteredBytes, parse_budget
+from mycomesh.mesh.node.metered import BUDGET_BYTES_MAX, INTERFACES_MAX, SAVES_A_DAY, MeteredBytes, parse_budget
+
+PART = 100_000  # of the bytes of a day
 
 
 @pytest.mark.parametrize(
@@ -85,16 +87,16 @@ def test_a_kill_loses_no_more_than_a_stated_count(tmp_path, monkeypatch):
     path, carried = tmp_path / "metered", [0]
 
     async def life():
-        metered, saved = MeteredBytes(path, lambda: ((490_000, carried[0]),)), asyncio.Event()
+        metered, saved = MeteredBytes(path, lambda: ((490_000, carried[0]),), SAVES_A_DAY * PART), asyncio.Event()
 
         def write(save):
             save()
             saved.set()
 
         metered.start(write)
-        for carried[0] in (SAVE_BYTES, SAVE_BYTES + 1, 2 * SAVE_BYTES):
+        for carried[0] in (PART, PART + 1, 2 * PART):
             saved.clear()
-            if carried[0] % SAVE_BYTES:
+            if carried[0] % PART:
                 await asyncio.sleep(0.05)
                 assert not saved.is_set(), "a byte is not worth a write"
             else:
