@@ -14,6 +14,7 @@ import fcntl
 import os
 import pwd
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ class HomeLock:
 
     @classmethod
     def acquire(cls, home: Home) -> HomeLock:
-        """Take the lock, or raise `AlreadyServedError` without waiting."""
+        """Take the lock, or raise `AlreadyServedError` after half a second."""
         home.prepare()
         path = home.state / "lock"
         try:
@@ -108,7 +109,7 @@ class HomeLock:
         except OSError as error:
             raise HomeError(f"cannot open {path}: {error.strerror}; check its owner and permissions") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
@@ -141,7 +142,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock:
-        """Take the lock of an existing database, or raise `AlreadyServedError` without waiting."""
+        """Take the lock of an existing database, or raise `AlreadyServedError` after half a second."""
         try:
             real = path.resolve(strict=True)
             lock = real.with_name(f".{NAME}-{real.stat().st_ino:x}.lock")
@@ -151,7 +152,7 @@ class FileLock:
         for _ in range(LOCK_TRIES):
             descriptor = _open_lock(lock)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
             except BlockingIOError as error:
                 os.close(descriptor)
                 raise AlreadyServedError(
@@ -326,3 +327,16 @@ def _sync_dir(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file; raise `OSError` if another process has it locked for longer than an instant.
+
+    A node that is killed while it starts a command leaves a copy of itself, which has the lock until it becomes that command.
+    """
+    for pause_s in (0.01, 0.02, 0.04, 0.08, 0.16, 0.32):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause_s)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -239,6 +239,22 @@ def test_a_file_is_free_again_after_a_kill(tmp_path, holder):
     FileLock.acquire(file).release()
 
 
+@pytest.mark.parametrize("what", ["home", "file"])
+def test_lock_left_with_a_starting_child_is_awaited(home, tmp_path, what):
+    """A node that is killed between fork and exec leaves a child with its lock, for an instant."""
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+
+    def acquire():
+        return HomeLock.acquire(home) if what == "home" else FileLock.acquire(file)
+
+    lock = acquire()
+    child = subprocess.Popen(["sleep", "0.1"], pass_fds=(lock.descriptor,))
+    os.close(lock.descriptor)
+    acquire().release()
+    child.wait()
+
+
 def test_a_released_lock_leaves_nothing_beside_the_file(tmp_path):
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
