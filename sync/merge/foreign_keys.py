@@ -14,11 +14,11 @@ from typing import Any
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.keep_both import ChangedId, changed_ids, forget_changed_ids
 from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.merge.own_writes import log_row
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
-from mycomesh.sync.storage.pending_log import LOOK_AGAIN, look_statement
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Table
 
@@ -167,16 +167,8 @@ def _follow(child: Table, row: Row, column: str, changes: list[ChangedId]) -> bo
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
     db.execute(f"RELEASE {_SAVEPOINT}")
     if not refused:
-        _log(child, child.locate(view.key))
+        log_row(child, child.locate(view.key))
     return not refused
-
-
-def _log(child: Table, row: Row) -> None:
-    """Log an update of a row, for the next drain to stamp."""
-    found = child.rows.condition(row)
-    assert found is not None, "a visible row"
-    child.store.db.execute(look_statement(child.spec, child.table_id, LOOK_AGAIN, found[0]), found[1])
-    child.pending.unread = True
 
 
 def _current(value: Any, hlc: int, changes: Iterable[ChangedId]) -> Any:

@@ -228,7 +228,7 @@ def test_purged_rows_can_be_restored(world):
     [KEYED, "CREATE TABLE t(id, a, b, c)", f"CREATE TABLE t(id, {', '.join(f'x{n}' for n in range(70))}, a)"],
 )
 def test_purged_cell_that_is_restored_spreads(world, definition):
-    """Nobody owns the cell after the order, so that only the columns that the restore writes tell of it."""
+    """No entry owns the cell after the order. The restore says which columns it wrote."""
     one, two, thief = world.nodes
     link_all(world)
     world.write(one, definition)
