@@ -432,7 +432,7 @@ class Cluster:
 
     def _excuse_lost(self, host: Host, kept: str, since_us: int) -> None:
         """Excuse what is in the file of a host alone, which is about to be replaced by `kept`."""
-        self.oracle.excuse(host.index, since_us)
+        self.oracle.record_rollback(host.index, since_us)
         lost, there = (_kept_in(path) for path in (host.path, kept))
         self.oracle.excuse_records(token for token in lost if token not in there)
 

@@ -58,6 +58,7 @@ class Oracle:
         self.deletes: dict[int, Deleted] = {}
         self.made_up: dict[tuple[str, str], None] = {}  # rows (table, key) that a traitor wrote without its application
         self.excused: dict[int, None] = {}  # writes that may be lost without a violation
+        self.rolled_back: dict[int, None] = {}  # writes of nodes that went back to a backup from before them
         self.revoked_us: dict[int, int] = {}  # node -> virtual microseconds of its revocation
         self.traitors: dict[int, None] = {}  # nodes that lie, so that none of their writes has to be anywhere
         self.purged: dict[int, None] = {}  # nodes whose writes are dropped
@@ -101,13 +102,13 @@ class Oracle:
         self.counts[item] = self.counts.get(item, 0) + by
 
     def excuse(self, node: int, since_us: int) -> None:
-        """Excuse the loss of a node's writes since `since_us`: its file went back to its state at that time."""
-        for token, written in self.written.items():
-            if written.node == node and written.at_us >= since_us:
-                self.excused[token] = None
-        for token, (where, at_us, _) in self.deletes.items():
-            if where == node and at_us >= since_us:
-                self.excused[token] = None
+        """Excuse the loss of a node's writes since `since_us`."""
+        self.excused.update(dict.fromkeys(self._since(node, since_us)))
+
+    def record_rollback(self, node: int, since_us: int) -> None:
+        """Record that a node's file went back to its state at `since_us`: its later writes may be lost."""
+        self.rolled_back.update(dict.fromkeys(self._since(node, since_us)))
+        self.excuse(node, since_us)
 
     def excuse_records(self, tokens: Iterable[int]) -> None:
         """Excuse values of which a file that is lost had the record of a conflict: it may have been the only one."""
@@ -181,6 +182,14 @@ class Oracle:
         """Return the values that a write replaced or deleted which may be lost."""
         seen = self.written.items()
         return frozenset(token for token, written in seen if any(by in self.excused for by in written.seen_by))
+
+    def _since(self, node: int, since_us: int) -> list[int]:
+        """Return the writes and deletes of a node since a time."""
+        writes = [
+            token for token, written in self.written.items() if written.node == node and written.at_us >= since_us
+        ]
+        deletes = [token for token, made in self.deletes.items() if made.node == node and made.at_us >= since_us]
+        return writes + deletes
 
     def _record_seen(self, token: int, value: object) -> None:
         for old in tokens_in(value):

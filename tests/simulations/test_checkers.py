@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import apsw
 
-from mycomesh.simulations.checkers import contents_of, history_violations
+from mycomesh.simulations.checkers import contents_of, history_violations, strays
 from mycomesh.simulations.oracle import Oracle, Written, kept_tokens, text_of
 from mycomesh.simulations.workload import SCHEMA
 
@@ -154,3 +155,51 @@ def test_traces_are_found_in_conflicts_and_parked_rows():
     db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 'deleted elsewhere, as member x reports', '<w8>')""")
     db.execute("INSERT INTO mycomesh_parked VALUES (1, 2, x'643c77393e')")
     assert kept_tokens(db) == [7, 9]
+
+
+AREA = "7"
+
+
+class Stub(SimpleNamespace):
+    """Members of a run with one area: the first may write it, the second only read it."""
+
+    def __init__(self, oracle, writers, readers, *, restored=True):
+        def host(index, rows):
+            db = apsw.Connection(":memory:")
+            db.execute("CREATE TABLE drones(altitude, drone_id, note)")
+            db.executemany("INSERT INTO drones VALUES(1, 7, ?)", [(text_of(token),) for token in rows])
+            return SimpleNamespace(index=index, keeps=None, application=SimpleNamespace(db=db))
+
+        self.hosts = [host(0, writers), host(1, readers)]
+        faults = Counter(restore=int(restored))
+        super().__init__(oracle=oracle, writes=(None, ()), network=SimpleNamespace(faults=faults))
+
+    def members(self):
+        return self.hosts
+
+
+def strayed(oracle, writers, readers, **options):
+    cluster = Stub(oracle, writers, readers, **options)
+    assert not strays(cluster, cluster.hosts[0], AREA)
+    return strays(cluster, cluster.hosts[1], AREA)
+
+
+def test_reader_may_have_what_its_writer_lost_with_a_file():
+    oracle = Oracle()
+    kept = wrote(oracle)
+    oracle.record_rollback(1, 0)
+    lost = wrote(oracle, node=1)
+    assert not strayed(oracle, [kept], [kept, lost])
+    oracle.record_rollback(1, 5)
+    assert strayed(oracle, [kept], [kept, lost])
+    assert not strayed(oracle, [kept], [kept, lost], restored=False)
+
+
+def test_reader_may_lack_a_row_whose_delete_was_lost_with_a_file():
+    oracle = Oracle()
+    row, other = wrote(oracle), wrote(oracle)
+    oracle.record_delete(oracle.token(), 1, 9, (text_of(row),))
+    assert not strayed(oracle, [row, other], [other])
+    oracle.record_rollback(1, 9)
+    assert strayed(oracle, [row, other], [other])
+    assert not strayed(oracle, [row, other], [row])
