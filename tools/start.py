@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import signal
 
+from mycomesh.tools import lazy_dataclasses
+
 __all__ = ["main"]
 
 _INTERRUPTIBLE = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ^C is ignored, as under nohup
@@ -18,6 +20,7 @@ if _INTERRUPTIBLE:
 
 def main() -> int:
     """Load the command line and run it; return its exit code."""
+    lazy_dataclasses.install()
     cli = importlib.import_module("mycomesh.tools.cli")
     if _INTERRUPTIBLE:
         signal.signal(signal.SIGINT, signal.default_int_handler)
