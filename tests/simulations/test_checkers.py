@@ -184,7 +184,7 @@ def strayed(oracle, writers, readers, **options):
     return strays(cluster, cluster.hosts[1], AREA)
 
 
-def test_reader_may_have_what_its_writer_lost_with_a_file():
+def test_reader_may_have_what_a_lost_file_held():
     oracle = Oracle()
     kept = wrote(oracle)
     oracle.record_rollback(1, 0)
@@ -195,7 +195,7 @@ def test_reader_may_have_what_its_writer_lost_with_a_file():
     assert not strayed(oracle, [kept], [kept, lost], restored=False)
 
 
-def test_reader_may_lack_a_row_whose_delete_was_lost_with_a_file():
+def test_reader_may_lack_what_a_lost_file_deleted():
     oracle = Oracle()
     row, other = wrote(oracle), wrote(oracle)
     oracle.record_delete(oracle.token(), 1, 9, (text_of(row),))
