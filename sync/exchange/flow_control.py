@@ -21,8 +21,6 @@ WINDOW_BYTES = 1 << 20
 WINDOW_MIN = 16 << 10  # it takes 16 s on a radio with 1 kB/s; smaller chunks compress worse
 # At first, where no budget says that the link is slow. Twice as much would put a minute of rows into the queue of a radio.
 WINDOW_FIRST = 32 << 10
-# Most rows are compressed to a third. Chunks of one window of uncompressed bytes cut small repairs in two, at 6 % more bytes.
-COMPRESSED = 3
 # A message is acknowledged after the way there and back, which the fastest one shows, and what it waits for others. A shorter
 # wait doubles the window, a longer one halves it.
 FAST_MS = 1_000
@@ -45,11 +43,6 @@ class SendWindow:
     def has_room(self) -> bool:
         """True if one more message may be sent, even one that is larger than the rest of the window."""
         return self.unacked < min(self.size, WINDOW_BYTES)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """The uncompressed bytes of rows that make about one window of sent bytes."""
-        return COMPRESSED * self.size
 
     @property
     def waiting_since(self) -> int | None:

@@ -153,7 +153,7 @@ class CatchUpServer:
             raise refusal
 
     def _send_next(self, number: int, link: _Link, stream: CatchUpStream, turn: Turn) -> None:
-        chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.chunk_bytes))
+        chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.size))
         turn.publish(chunk.published)
         link.starved = chunk.starved
         if chunk.bundle is None and chunk.starved:
@@ -162,7 +162,7 @@ class CatchUpServer:
             if turn.now_ms < link.starved_ms + STARVED_MS:
                 return
             stream.leave(chunk.starved)
-            chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.chunk_bytes))
+            chunk = stream.next(turn.wall_ms, min(FEED_BYTES_MAX, link.window.size))
             turn.publish(chunk.published)
         if chunk.bundle is None:
             link.stream = None
