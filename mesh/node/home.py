@@ -101,7 +101,7 @@ class HomeLock:
 
     @classmethod
     def acquire(cls, home: Home) -> HomeLock:
-        """Take the lock, or raise `AlreadyServedError` after half a second."""
+        """Take the lock, or raise `AlreadyServedError` after 0.6 s."""
         home.prepare()
         path = home.state / "lock"
         try:
@@ -142,7 +142,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock:
-        """Take the lock of an existing database, or raise `AlreadyServedError` after half a second."""
+        """Take the lock of an existing database, or raise `AlreadyServedError` after 0.6 s."""
         try:
             real = path.resolve(strict=True)
             lock = real.with_name(f".{NAME}-{real.stat().st_ino:x}.lock")

@@ -228,7 +228,7 @@ def test_purged_rows_can_be_restored(world):
     [KEYED, "CREATE TABLE t(id, a, b, c)", f"CREATE TABLE t(id, {', '.join(f'x{n}' for n in range(70))}, a)"],
 )
 def test_purged_cell_that_is_restored_spreads(world, definition):
-    """No entry owns the cell after the order. The restore says which columns it wrote."""
+    """The order leaves the cell without an entry. The restore records which columns it wrote."""
     one, two, thief = world.nodes
     link_all(world)
     world.write(one, definition)
