@@ -80,11 +80,14 @@ def _areas_converged(cluster: Cluster) -> bool:
     for name, found in by_unit.items():
         area = (split_unit(name) or ("", None))[1]
         keepers = [host for host in cluster.members() if keeps(host, area) and not differs(cluster, host, area)]
-        if len({found.get(host.index) for host in keepers}) > 1:
-            keepers = [host for host in keepers if not strays(cluster, host, area)]
-            if len({found.get(host.index) for host in keepers}) > 1:
-                return False
+        if _differ(keepers, found) and _differ([host for host in keepers if not strays(cluster, host, area)], found):
+            return False
     return True
+
+
+def _differ(hosts: list[Host], found: dict[int, bytes]) -> bool:
+    """Return whether the digests of one unit differ between some nodes."""
+    return len({found.get(host.index) for host in hosts}) > 1
 
 
 def has_copies(cluster: Cluster, host: Host, area: str | None) -> bool:
@@ -116,12 +119,14 @@ def strays(cluster: Cluster, host: Host, area: str | None) -> bool:
         return False
     oracle = cluster.oracle
     here, there = (Counter(_rows_of(each, area)) for each in (host, writer))
-    return all(
-        token in oracle.rolled_back or token in oracle.duplicable for token in _tokens((here - there).elements())
-    ) and all(
+    if here == there:  # it may have rows that went with their deletes
+        return not oracle.deletes.keys().isdisjoint(oracle.rolled_back)
+    extra = all(token in oracle.rolled_back or token in oracle.duplicable for token in _tokens(here - there))
+    missing = all(
         token in oracle.duplicable or any(by in oracle.rolled_back for by in oracle.written[token].seen_by)
-        for token in _tokens((there - here).elements())
+        for token in _tokens(there - here)
     )
+    return extra and missing
 
 
 def _rows_of(host: Host, area: str | None) -> list[tuple[object, ...]]:

@@ -107,8 +107,9 @@ class Oracle:
 
     def record_rollback(self, node: int, since_us: int) -> None:
         """Record that a node's file went back to its state at `since_us`: its later writes may be lost."""
-        self.rolled_back.update(dict.fromkeys(self._since(node, since_us)))
-        self.excuse(node, since_us)
+        lost = dict.fromkeys(self._since(node, since_us))
+        self.rolled_back.update(lost)
+        self.excused.update(lost)
 
     def excuse_records(self, tokens: Iterable[int]) -> None:
         """Excuse values of which a file that is lost had the record of a conflict: it may have been the only one."""
