@@ -1,7 +1,7 @@
 """Lets dataclasses compile their methods at the first use, so that a process starts sooner and takes less memory.
 
 `dataclasses.dataclass` compiles five or six functions for each class. A node loads some 300 such classes at its start and needs
-a quarter of them by then: all together they were more than half of the time of its imports (ADR 99). The classes of mycomesh
+36 of them by then: all together they were half of the time of its imports (ADR 99). The classes of mycomesh
 get their `__init__`, `__repr__`, `__eq__` and `__hash__` from the standard library as before, when one of them is first called.
 
 Invariant: a class behaves as the standard library would make it, but that one without a docstring has none; what this module
@@ -59,8 +59,8 @@ def _lazy(cls: type, *, frozen: bool) -> type:
     body = dict(vars(cls))
     kinds: dict[str, str] = body["__annotations__"]
     given = {name: body.pop(name) for name in kinds if name in body}
-    for unwanted in ("__dict__", "__weakref__"):
-        body.pop(unwanted, None)
+    for name in ("__dict__", "__weakref__"):  # a class with slots has neither
+        body.pop(name, None)
     made: Any = type(cls)(
         cls.__name__, cls.__bases__, body | {"__slots__": tuple(kinds), "__match_args__": tuple(kinds)}
     )
@@ -78,12 +78,12 @@ def _lazy(cls: type, *, frozen: bool) -> type:
 
     for name in _COMPILED:
         setattr(made, name, _at_first(name, made, complete))
+    made.__dataclass_fields__ = _Fields(made, complete)
     if frozen:
         made.__setattr__, made.__delattr__ = _refuse_change, _refuse_delete
         made.__getstate__, made.__setstate__ = _state_of, _set_state
     else:
         made.__hash__ = None
-    made.__dataclass_fields__ = _Fields(made, complete)
     return made  # type: ignore[no-any-return]
 
 

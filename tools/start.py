@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 import signal
 
-from mycomesh.tools import lazy_dataclasses
-
 __all__ = ["main"]
 
 _INTERRUPTIBLE = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ^C is ignored, as under nohup
@@ -20,7 +18,8 @@ if _INTERRUPTIBLE:
 
 def main() -> int:
     """Load the command line and run it; return its exit code."""
-    lazy_dataclasses.install()
+    # Not imported above: it takes some ten milliseconds, in which ^C has to end the process silently.
+    importlib.import_module("mycomesh.tools.lazy_dataclasses").install()
     cli = importlib.import_module("mycomesh.tools.cli")
     if _INTERRUPTIBLE:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -34,7 +34,7 @@ for name, module in sorted(sys.modules.items()):
 print(json.dumps(found))
 """
 
-# One module of each kind of class, as this package writes them.
+# One class of each kind, as this package writes them, and two that derive from them.
 SAMPLES = '''
 from __future__ import annotations
 import copy, dataclasses, pickle
@@ -78,6 +78,16 @@ class Inner:
 class Ordered:
     """It has an order."""
     x: int
+
+@dataclass(frozen=True, slots=True)
+class Deeper(Point):
+    """A place with a depth."""
+    depth: int = 0
+
+class Loud(Tally):
+    """A plain class below a dataclass."""
+    def __init__(self):
+        super().__init__(7)
 
 def outcome(work):
     try:
@@ -127,6 +137,12 @@ TRIALS = [
     lambda: Inner(1, 2),
     lambda: Inner.kind,
     lambda: sorted([Ordered(2), Ordered(1)]),
+    lambda: Deeper(1, depth=3),
+    lambda: Deeper(1) == Deeper(1),
+    lambda: Deeper(-1),
+    lambda: change(Deeper(1)),
+    lambda: Loud(),
+    lambda: Loud() == Loud(),
     lambda: dataclasses.is_dataclass(Point),
     lambda: Point.__match_args__,
 ]
@@ -171,11 +187,11 @@ def test_methods_are_compiled_at_the_first_use_only(tmp_path):
     path.write_text(SAMPLES)
     program = RUN.format(lazy=True, order=1, path=str(path)).rsplit("said =", 1)[0]
     program += """
-before = module.Point.__init__.__qualname__
-module.Tally()
-between = module.Point.__init__.__qualname__
+before = module.Tally.__init__.__qualname__
 module.Point(1)
-after = module.Point.__init__.__qualname__
+between = module.Tally.__init__.__qualname__
+module.Tally()
+after = module.Tally.__init__.__qualname__
 print(json.dumps([before, between, after]))
 """
     before, between, after = printed(program)
