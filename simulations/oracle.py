@@ -106,7 +106,7 @@ class Oracle:
         self.excused.update(dict.fromkeys(self._since(node, since_us)))
 
     def record_rollback(self, node: int, since_us: int) -> None:
-        """Record that a node's file went back to its state at `since_us`: its later writes may be lost."""
+        """Record that a node's file went back to its state at `since_us`: its writes from then on may be lost."""
         lost = dict.fromkeys(self._since(node, since_us))
         self.rolled_back.update(lost)
         self.excused.update(lost)
@@ -185,7 +185,7 @@ class Oracle:
         return frozenset(token for token, written in seen if any(by in self.excused for by in written.seen_by))
 
     def _since(self, node: int, since_us: int) -> list[int]:
-        """Return the writes and deletes of a node since a time."""
+        """Return the writes and deletes of a node at a time and after it, in microseconds."""
         writes = [
             token for token, written in self.written.items() if written.node == node and written.at_us >= since_us
         ]
