@@ -330,7 +330,7 @@ def _sync_dir(directory: Path) -> None:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file; raise `OSError` if another process has it locked for longer than an instant.
+    """Lock a file; raise `BlockingIOError` if another process has it locked for 0.6 s, and `OSError` if it cannot be locked.
 
     A node that is killed while it starts a command leaves a copy of itself, which has the lock until it becomes that command.
     """
