@@ -1,11 +1,12 @@
 """Lets dataclasses compile their methods at the first use, so that a process starts sooner and takes less memory.
 
-`dataclasses.dataclass` compiles five or six functions for each class. A node loads some 300 such classes at its start and needs
-36 of them by then: all together they were half of the time of its imports (ADR 99). The classes of mycomesh
-get their `__init__`, `__repr__`, `__eq__` and `__hash__` from the standard library as before, when one of them is first called.
+`dataclasses.dataclass` compiles up to six functions for each class. A node loads some 300 dataclasses, which took half of the
+time of its imports, and has used 36 when it serves (ADR 99). Here a plain class of mycomesh gets stand-ins for `__init__`,
+`__repr__`, `__eq__` and `__hash__`. The first call of one has the standard library compile all four in their place.
 
-Invariant: a class behaves as the standard library would make it, but that one without a docstring has none; what this module
-does not know is left to that whole (tests/tools/test_lazy_dataclasses.py). A program that embeds a node does not call this.
+Invariant: objects behave as those of a class that the standard library makes at once (tests/tools/test_lazy_dataclasses.py), and
+a class that is not plain, or not valid, is made by it. Until the first use, `inspect.signature` shows the stand-in, and a class
+without a docstring never gets one. A program that embeds a node does not call this.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ _PACKAGE = "mycomesh."
 _OPTIONS = {"frozen", "slots"}
 _SPECIAL = ("ClassVar", "InitVar", "KW_ONLY")  # in an annotation: not a plain field
 _COMPILED = ("__init__", "__repr__", "__eq__", "__hash__")
-_METHODS = {*_COMPILED, "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__slots__"}
-_FROM_TWIN = (*_COMPILED, "__replace__", "__dataclass_fields__", "__dataclass_params__")
+_DESCRIPTIONS = ("__dataclass_fields__", "__dataclass_params__")
+_OWN = {*_COMPILED, "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__slots__", "__match_args__"}
+_FROM_TWIN = (*_COMPILED, *_DESCRIPTIONS, "__replace__")
 
 _standard = dataclasses.dataclass
 
@@ -43,15 +45,24 @@ def _dataclass(cls: type | None = None, /, **options: Any) -> Any:
 
 
 def _is_plain(cls: type) -> bool:
-    """Return whether a class of this package has no base, no such method of its own and only fields that `__init__` takes."""
+    """Return whether a class of this package has no base, no name of `_OWN`, and only valid fields that `__init__` takes."""
     body = vars(cls)
     kinds = body.get("__annotations__")
-    if not cls.__module__.startswith(_PACKAGE) or cls.__bases__ != (object,) or not kinds or _METHODS & body.keys():
+    if not cls.__module__.startswith(_PACKAGE) or cls.__bases__ != (object,) or not kinds or _OWN & body.keys():
         return False
     if any(not isinstance(kind, str) or special in kind for kind in kinds.values() for special in _SPECIAL):
         return False
-    given = (body.get(name) for name in kinds)
-    return all(value.init and value.kw_only is not True for value in given if isinstance(value, dataclasses.Field))
+    optional = False
+    for name in kinds:
+        value = body.get(name, dataclasses.MISSING)
+        given = value if isinstance(value, dataclasses.Field) else dataclasses.field(default=value)
+        if not given.init or given.kw_only is True or given.default.__class__.__hash__ is None:
+            return False
+        has_default = given.default is not dataclasses.MISSING or given.default_factory is not dataclasses.MISSING
+        if optional and not has_default:
+            return False
+        optional = has_default
+    return True
 
 
 def _lazy(cls: type, *, frozen: bool) -> type:
@@ -68,9 +79,8 @@ def _lazy(cls: type, *, frozen: bool) -> type:
 
     def complete() -> None:
         """Let the standard library make a class of the same fields, and take over what it compiled."""
-        twin_body = given | {"__annotations__": kinds, "__module__": made.__module__, "__doc__": made.__doc__}
-        if "__post_init__" in body:
-            twin_body["__post_init__"] = body["__post_init__"]
+        copied = ("__annotations__", "__module__", "__doc__", "__qualname__", "__post_init__")
+        twin_body = given | {name: getattr(made, name) for name in copied if hasattr(made, name)}
         twin: type = _standard(frozen=frozen)(type(made.__name__, (), twin_body))
         for name in _FROM_TWIN:
             if name in vars(twin):
@@ -78,7 +88,8 @@ def _lazy(cls: type, *, frozen: bool) -> type:
 
     for name in _COMPILED:
         setattr(made, name, _at_first(name, made, complete))
-    made.__dataclass_fields__ = _Fields(made, complete)
+    for name in _DESCRIPTIONS:
+        setattr(made, name, _Description(name, made, complete))
     if frozen:
         made.__setattr__, made.__delattr__ = _refuse_change, _refuse_delete
         made.__getstate__, made.__setstate__ = _state_of, _set_state
@@ -90,7 +101,7 @@ def _lazy(cls: type, *, frozen: bool) -> type:
 def _at_first(name: str, made: type, complete: Callable[[], None]) -> Callable[..., Any]:
     """Return a method that completes its class and calls the compiled method in its place."""
 
-    def method(self: object, *args: Any, **named: Any) -> Any:
+    def method(self: object, /, *args: Any, **named: Any) -> Any:
         complete()
         return getattr(made, name)(self, *args, **named)
 
@@ -98,16 +109,17 @@ def _at_first(name: str, made: type, complete: Callable[[], None]) -> Callable[.
     return method
 
 
-class _Fields:
-    """Takes the place of `__dataclass_fields__` until somebody looks at it, as `replace`, `fields` and `asdict` do."""
+class _Description:
+    """Takes the place of what describes a dataclass until somebody looks at it, as `replace`, `fields` and `asdict` do."""
 
-    def __init__(self, made: type, complete: Callable[[], None]) -> None:
+    def __init__(self, name: str, made: type, complete: Callable[[], None]) -> None:
+        self._name = name
         self._made = made
         self._complete = complete
 
     def __get__(self, instance: object, owner: type) -> Any:
         self._complete()
-        return self._made.__dataclass_fields__  # type: ignore[attr-defined]
+        return getattr(self._made, self._name)
 
 
 def _refuse_change(self: object, name: str, value: object) -> None:
@@ -124,9 +136,9 @@ def _refuse_delete(self: object, name: str) -> None:
 
 def _state_of(self: Any) -> list[Any]:
     """Return the values of a frozen object, for `copy` and `pickle`."""
-    return [getattr(self, name) for name in self.__slots__]
+    return [getattr(self, each.name) for each in dataclasses.fields(self)]
 
 
 def _set_state(self: Any, state: list[Any]) -> None:
-    for name, value in zip(self.__slots__, state, strict=True):
-        object.__setattr__(self, name, value)
+    for each, value in zip(dataclasses.fields(self), state, strict=True):
+        object.__setattr__(self, each.name, value)

@@ -1,6 +1,6 @@
 """Starts `mycomesh` commands as forks of a process that has imported their modules.
 
-Importing takes nearly all of the 0.35 s of CPU that starting a node costs, and the tests start hundreds. A fork is a real
+Importing takes most of the CPU that starting a node costs, and the tests start hundreds. A fork is a real
 process: it has its own id, can be killed, and ends as an interpreter ends. It differs from `python -m tools` only in what is
 imported already, and tests/test_docs.py and others start that one. With `MYCOMESH_TEST_SCALE` set (`make long`), and in network
 namespaces, each command is an interpreter of its own.
@@ -167,6 +167,7 @@ def _become(waiting, files):
 def main(requests):
     """Import what commands import, then fork; a child is the command from here on."""
     start = importlib.import_module("mycomesh.tools.start")  # sets the handling of ^C, as at a command's own start
+    importlib.import_module("mycomesh.tools.lazy_dataclasses").install()
     importlib.import_module("mycomesh.tools.lean").load()
     for module in MODULES:
         importlib.import_module(module)

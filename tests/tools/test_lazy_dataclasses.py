@@ -84,6 +84,27 @@ class Deeper(Point):
     """A place with a depth."""
     depth: int = 0
 
+@dataclass(frozen=True)
+class Open(Point):
+    """A place with a dictionary."""
+    depth: int = 0
+
+class Bare(Point):
+    """A plain class without a field of its own."""
+    __slots__ = ()
+
+@dataclass(frozen=True, slots=True)
+class Selfish:
+    """A field has the name of the object."""
+    self: int
+
+class Outer:
+    """It has a class in it."""
+    @dataclass(slots=True)
+    class Nested:
+        """It is called wrongly."""
+        x: int
+
 class Loud(Tally):
     """A plain class below a dataclass."""
     def __init__(self):
@@ -94,6 +115,21 @@ def outcome(work):
         return repr(work())
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+def shared():
+    @dataclass(slots=True)
+    class Wrong:
+        """Its default is shared."""
+        x: list[int] = []
+    return 1  # no object is made
+
+def late():
+    @dataclass(slots=True)
+    class Late:
+        """A field without a default comes last."""
+        x: int = 1
+        y: int
+    return 1  # no object is made
 
 def change(item):
     item.x = 4
@@ -140,6 +176,13 @@ TRIALS = [
     lambda: Deeper(1, depth=3),
     lambda: Deeper(1) == Deeper(1),
     lambda: Deeper(-1),
+    lambda: copy.copy(Open(1, 2, [], 3)),
+    lambda: copy.copy(Bare(4, 5)),
+    lambda: Selfish(self=3),
+    lambda: Outer.Nested(),
+    lambda: shared(),
+    lambda: late(),
+    lambda: Tally.__dataclass_params__,
     lambda: change(Deeper(1)),
     lambda: Loud(),
     lambda: Loud() == Loud(),
