@@ -25,7 +25,6 @@ from mycomesh.simulations.workload import REPORTS, set_clock
 from mycomesh.simulations.world import MS, Clock, World
 from mycomesh.sync import events as sync_events
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
-from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 from mycomesh.sync.wire.interest import Interest
 
@@ -187,7 +186,7 @@ class Shell:
         """Run a request of a reader, with the wall time, and publish the batches that it returns."""
         published = request(self.replica.feed, self.wall_ms())
         if published:
-            self._perform(self.core.on_exchange(publish_actions(published), self._world.now_ms, self.wall_ms()))
+            self._perform(self.core.on_exchange(self.exchange.publish(published), self._world.now_ms, self.wall_ms()))
 
     # ---- calls by the network (simulations.network.Endpoint)
 

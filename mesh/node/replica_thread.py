@@ -258,7 +258,8 @@ class ReplicaThread:
 
     def _publish(self, batches: list[bytes]) -> None:
         if batches:
-            self._report(ExchangeActed(publish_actions(batches)))
+            exchange = self._exchange  # None while the file is opened for the first time
+            self._report(ExchangeActed(publish_actions(batches) if exchange is None else exchange.publish(batches)))
 
     @property
     def _replica(self) -> Replica:
@@ -296,7 +297,7 @@ class ReplicaThread:
                 on_lock=self._lock_timer,
                 sleep=time.sleep,
                 pause=self._sql.pause_if_due,
-                publish=lambda batches: self._report(ExchangeActed(publish_actions(batches))),
+                publish=self._publish,
             ),
         )
         replica.outbox.record_last_write(last_ms)

@@ -138,12 +138,21 @@ class Exchange:
         except apsw.SQLError:  # another program may have dropped an internal table
             self._replica.store.check_whole()
             raise
-        if self._links and any(isinstance(action, Publish) for action in turn.actions):
+        published = [action.payload for action in turn.actions if isinstance(action, Publish)]
+        if self._links and published:
             self._replica.inbox.note_shown()
+        self._report_withheld(published, turn)
         self._observe_file(turn)
         recreated, self._recreated = self._recreated, ()
         notices.notify_restored(recreated, self._replica.catalog.take_rebuilt(), turn)
         notices.notify_adopted(self._replica.catalog.take_doubling(), turn)
+        return turn.actions
+
+    def publish(self, batches: list[bytes]) -> list[Action]:
+        """Return the actions for local batches that were committed outside of `handle`, as by a reader of the change feed."""
+        turn = Turn(0, 0)
+        turn.publish(batches)
+        self._report_withheld(batches, turn)
         return turn.actions
 
     @property
@@ -284,6 +293,12 @@ class Exchange:
             case _:
                 assert_never(event)
 
+    def _report_withheld(self, batches: list[bytes], turn: Turn) -> None:
+        """Report what this node wrote without a right, whatever made it drain: a commit, a merge, a comparison or a reader."""
+        kept = self._replica.rights.forbidden_tables(batches)
+        if kept:
+            notices.notify_withheld(kept, turn)
+
     # ---- links
 
     def _on_peer(self, event: LinkOpened | LinkClosed | LinkWritable | MessageReceived, turn: Turn) -> None:
@@ -349,9 +364,6 @@ class Exchange:
         self._drain_at = turn.now_ms if more else turn.now_ms + self._safety_ms
         self._schema_debounce.reset()
         turn.publish(published)
-        kept = self._replica.rights.forbidden_tables(published)
-        if kept:
-            notices.notify_withheld(kept, turn)
 
     def _settle(self, now_ms: int) -> None:
         """Schedule a comparison after the last change. While changes keep coming, only the periodic comparison happens.

@@ -6,7 +6,7 @@ import pytest
 
 from mycomesh.sync.admin.status import WITHHELD
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.events import BatchReceived, MessageReceived, RightsKnown
+from mycomesh.sync.events import BatchReceived, MessageReceived, Notice, RightsKnown
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire import messages as wire
@@ -70,6 +70,24 @@ def test_writes_of_a_read_only_node_stay_local(world_of):
     world.run(3_000)
     assert rows(reader, "logs") == ["mine alone", "theirs"]
     assert rows(other, "logs") == ["theirs"]
+
+
+def test_withheld_write_is_reported_whatever_drains_it(world_of):
+    """A merge, a comparison or a reader of the feed may see the write before the node learns about its commit."""
+    world = world_of(2, {1: READER})
+    one, reader = world.nodes
+    world.link(one, reader)
+    world.run(3_000)
+    reader.sql("INSERT INTO logs VALUES(1, 'mine alone')")
+    world.write(one, "INSERT INTO logs VALUES(2, 'theirs')")
+    world.run(1_000)
+    assert rows(reader, "logs") == ["mine alone", "theirs"]
+    (said,) = [notice for notice in reader.notices if notice.event == "write.withheld"]
+    assert said.detail == {"tables": ["logs"]}
+    reader.sql("INSERT INTO alerts VALUES(1, 'again')")
+    published, _ = reader.peer.replica.drain(reader.peer.wall_ms + world.now)
+    (said,) = [action for action in reader.exchange.publish(published) if isinstance(action, Notice)]
+    assert said.detail == {"tables": ["alerts"]}
 
 
 def test_rights_apply_per_table_within_one_batch(world_of):
