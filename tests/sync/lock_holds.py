@@ -466,7 +466,7 @@ def main(names):
         gc.collect()
         file, bundle = CASES[name]()
         size, done = file.take(bundle)
-        holds = f"longest {max(file.holds):6.1f} ms, {sum(file.holds):6.0f} ms in {len(file.holds):4}"
+        holds = f"longest {max(file.holds, default=0):6.1f} ms, {sum(file.holds):6.0f} ms in {len(file.holds):4}"
         print(f"{name:40} {size / 1e3:7.0f} kB  {holds}  {done}", flush=True)
         file.close()
 
